@@ -1,1 +1,19 @@
-//! base
+//! Words that every room shares: ids, time, randomness, slots, limits, and Redis's small text rules.
+//!
+//! Knows nothing about commands, logs or sockets. Never reads a clock: an [`Instant`] is handed in by whoever has one.
+
+mod glob;
+mod id;
+mod limits;
+mod number;
+mod rng;
+mod slot;
+mod time;
+
+pub use glob::glob_matches;
+pub use id::{GroupId, NodeId};
+pub use limits::Limits;
+pub use number::{decimal_len, format_i64, parse_f64, parse_i64};
+pub use rng::Rng;
+pub use slot::{SLOT_COUNT, key_slot};
+pub use time::{Duration, Instant, Millis};
