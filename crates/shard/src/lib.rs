@@ -1,1 +1,8 @@
-//! shard
+//! What one log drives: commands over tables, one entry type, one apply.
+//!
+//! Knows nothing about sockets, clocks, threads or files. Deterministic: the same entries leave the same tables.
+
+pub mod command;
+pub mod error;
+pub mod reply;
+pub mod script;

@@ -1,0 +1,5 @@
+//! generic commands.
+
+use super::Spec;
+
+pub(super) const SPECS: &[Spec] = &[];

@@ -1,0 +1,60 @@
+//! Every data command: what it is called, where its keys stand, what it does to tables.
+//!
+//! A command is a plain function. A *read* gets `&Tables` and may run anywhere under a shared lock; a *write* runs only at
+//! apply, in log order, on every replica, and must be deterministic: its only time is `now`, its only randomness `rng`.
+//! One file per family; each brings its `SPECS`, and [`find`] is the whole registry.
+//!
+//! Knows nothing about connections, sockets, Raft, or whether anybody waits for the answer.
+
+mod args;
+mod context;
+mod spec;
+
+mod generic;
+mod hash;
+mod list;
+mod scan;
+mod script;
+mod set;
+mod sort;
+mod stream;
+mod string;
+mod zset;
+
+pub use args::{float, integer, is, milliseconds, timeout, upper};
+pub use context::{Block, Reading, Served, Writing};
+pub use spec::{Args, Flags, Keys, Outcome, Run, Spec};
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// All data commands in the order of their families.
+pub fn all() -> impl Iterator<Item = &'static Spec> {
+    [
+        string::SPECS,
+        generic::SPECS,
+        scan::SPECS,
+        sort::SPECS,
+        list::SPECS,
+        hash::SPECS,
+        set::SPECS,
+        zset::SPECS,
+        stream::SPECS,
+        script::SPECS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The command of that name, in any case. Subcommands belong to their command.
+#[inline]
+pub fn find(name: &[u8]) -> Option<&'static Spec> {
+    static REGISTRY: OnceLock<HashMap<&'static [u8], &'static Spec, store::hash::State>> = OnceLock::new();
+    const LONGEST: usize = 24;
+    let registry = REGISTRY.get_or_init(|| all().map(|spec| (spec.name.as_bytes(), spec)).collect());
+    let mut folded = [0; LONGEST];
+    let folded = folded.get_mut(..name.len())?;
+    folded.copy_from_slice(name);
+    folded.make_ascii_lowercase();
+    registry.get(&*folded).copied()
+}

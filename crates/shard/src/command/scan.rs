@@ -1,0 +1,5 @@
+//! scan commands.
+
+use super::Spec;
+
+pub(super) const SPECS: &[Spec] = &[];

@@ -1,0 +1,5 @@
+//! script commands.
+
+use super::Spec;
+
+pub(super) const SPECS: &[Spec] = &[];

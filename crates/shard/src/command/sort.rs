@@ -1,0 +1,5 @@
+//! sort commands.
+
+use super::Spec;
+
+pub(super) const SPECS: &[Spec] = &[];

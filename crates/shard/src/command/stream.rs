@@ -1,0 +1,5 @@
+//! stream commands.
+
+use super::Spec;
+
+pub(super) const SPECS: &[Spec] = &[];

@@ -1,0 +1,224 @@
+//! A hash table that grows a little at a time: extendible hashing (Fagin et al., 1979) over hashbrown segments.
+//!
+//! The directory maps the top bits of a key's *position* (its hash without the byte that hashbrown uses as tag) to a
+//! segment; a segment that is full splits in two. So no insert moves more than [`SEGMENT_MAX`] pointers, and "ascending
+//! position" is an order that no split disturbs: SCAN's cursor and the snapshot's walk are positions.
+
+use base::Rng;
+use hashbrown::HashTable;
+
+use super::entry::Entry;
+
+/// Entries at which a segment splits: 7/8 of 1024 buckets, hashbrown's own load limit.
+const SEGMENT_MAX: usize = 896;
+/// The directory's depth at which splitting ends and segments grow instead: 2^28 segments are far beyond any memory.
+const DEPTH_MAX: u32 = 28;
+
+#[derive(Debug)]
+struct Segment {
+    entries: HashTable<Box<Entry>>,
+    depth: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Directory {
+    /// Indexes into `segments`, 2^depth of them.
+    map: Vec<u32>,
+    depth: u32,
+    segments: Vec<Segment>,
+    len: usize,
+}
+
+impl Default for Directory {
+    fn default() -> Directory {
+        Directory { map: vec![0], depth: 0, segments: vec![Segment { entries: HashTable::new(), depth: 0 }], len: 0 }
+    }
+}
+
+/// Where a hash stands in the directory's order. The low byte is always zero; never is a position `u64::MAX`.
+#[inline]
+pub(super) fn position(hash: u64) -> u64 {
+    hash << 8
+}
+
+fn rehash(entry: &Box<Entry>) -> u64 {
+    crate::hash::of(entry.key())
+}
+
+impl Directory {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn segment_index(&self, position: u64) -> usize {
+        let prefix = if self.depth == 0 { 0 } else { position >> (64 - self.depth) };
+        self.map[prefix as usize] as usize
+    }
+
+    #[inline]
+    pub(super) fn find(&self, key: &[u8]) -> Option<&Entry> {
+        if self.len == 0 {
+            return None;
+        }
+        let hash = crate::hash::of(key);
+        let segment = &self.segments[self.segment_index(position(hash))];
+        segment.entries.find(hash, |entry| entry.key() == key).map(|entry| &**entry)
+    }
+
+    #[inline]
+    pub(super) fn find_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut Entry> {
+        let index = self.segment_index(position(hash));
+        self.segments[index].entries.find_mut(hash, |entry| entry.key() == key).map(|entry| &mut **entry)
+    }
+
+    /// All entries at one position: one, but for colliding hashes.
+    pub(super) fn at_position(&self, wanted: u64) -> impl Iterator<Item = &Entry> {
+        let segment = &self.segments[self.segment_index(wanted)];
+        segment
+            .entries
+            .iter()
+            .map(|entry| &**entry)
+            .filter(move |entry| position(crate::hash::of(entry.key())) == wanted)
+    }
+
+    /// Adds an entry whose key is not there.
+    pub(super) fn insert(&mut self, hash: u64, entry: Entry) {
+        let mut index = self.segment_index(position(hash));
+        while self.segments[index].entries.len() >= SEGMENT_MAX && self.segments[index].depth < DEPTH_MAX {
+            self.split(index);
+            index = self.segment_index(position(hash));
+        }
+        self.segments[index].entries.insert_unique(hash, Box::new(entry), rehash);
+        self.len += 1;
+    }
+
+    pub(super) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Box<Entry>> {
+        let index = self.segment_index(position(hash));
+        let found = self.segments[index].entries.find_entry(hash, |entry| entry.key() == key).ok()?;
+        self.len -= 1;
+        Some(found.remove().0)
+    }
+
+    fn split(&mut self, index: usize) {
+        if self.segments[index].depth == self.depth {
+            self.map = self.map.iter().flat_map(|segment| [*segment, *segment]).collect();
+            self.depth += 1;
+        }
+        let depth = self.segments[index].depth + 1;
+        let bit = 1u64 << (64 - depth);
+        let mut upper = HashTable::with_capacity(SEGMENT_MAX / 2);
+        let mut lower = HashTable::with_capacity(SEGMENT_MAX / 2);
+        for entry in std::mem::take(&mut self.segments[index].entries) {
+            let hash = rehash(&entry);
+            let half = if position(hash) & bit != 0 { &mut upper } else { &mut lower };
+            half.insert_unique(hash, entry, rehash);
+        }
+        self.segments[index] = Segment { entries: lower, depth };
+        let new = self.segments.len() as u32;
+        self.segments.push(Segment { entries: upper, depth });
+        for (prefix, segment) in self.map.iter_mut().enumerate() {
+            if *segment as usize == index && (prefix as u64) << (64 - self.depth) & bit != 0 {
+                *segment = new;
+            }
+        }
+    }
+
+    /// The first position after the segment that holds `position`, `None` after the last one.
+    fn segment_end(&self, position: u64) -> Option<u64> {
+        let depth = self.segments[self.segment_index(position)].depth;
+        if depth == 0 {
+            return None;
+        }
+        (position >> (64 - depth)).checked_add(1).filter(|next| *next < 1 << depth).map(|next| next << (64 - depth))
+    }
+
+    /// See `Tables::scan`. The cursor is a position without its empty low byte.
+    pub(super) fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&Entry)) -> u64 {
+        let mut from = cursor << 8;
+        let mut left = count.max(1);
+        let mut steps = count.max(1).saturating_mul(10);
+        loop {
+            let segment = &self.segments[self.segment_index(from)];
+            let mut ahead: Vec<(u64, &Entry)> = segment
+                .entries
+                .iter()
+                .map(|entry| (position(rehash(entry)), &**entry))
+                .filter(|(at, _)| *at >= from)
+                .collect();
+            if ahead.len() > left {
+                ahead.sort_unstable_by_key(|(at, _)| *at);
+                // Colliding positions are visited together, or the cursor would skip some of them.
+                let mut cut = left;
+                while cut < ahead.len() && ahead[cut].0 == ahead[cut - 1].0 {
+                    cut += 1;
+                }
+                for (_, entry) in &ahead[..cut] {
+                    visit(entry);
+                }
+                if cut < ahead.len() {
+                    return ahead[cut].0 >> 8;
+                }
+                return self.segment_end(from).map_or(0, |next| next >> 8);
+            }
+            for (_, entry) in &ahead {
+                visit(entry);
+            }
+            left -= ahead.len();
+            steps -= 1;
+            match self.segment_end(from) {
+                None => return 0,
+                Some(next) if left == 0 || steps == 0 => return next >> 8,
+                Some(next) => from = next,
+            }
+        }
+    }
+
+    /// Visits all entries of the segment at `position`, then returns where the next one begins.
+    pub(super) fn walk_segment(&mut self, position: u64, mut visit: impl FnMut(&mut Entry)) -> Option<u64> {
+        let next = self.segment_end(position);
+        let index = self.segment_index(position);
+        for entry in self.segments[index].entries.iter_mut() {
+            visit(entry);
+        }
+        next
+    }
+
+    pub(super) fn random(&self, rng: &mut Rng) -> Option<&Entry> {
+        if self.len == 0 {
+            return None;
+        }
+        loop {
+            let segment = &self.segments[self.map[rng.index(self.map.len())] as usize];
+            if segment.entries.is_empty() {
+                continue;
+            }
+            let nth = rng.index(segment.entries.len());
+            return segment.entries.iter().nth(nth).map(|entry| &**entry);
+        }
+    }
+
+    /// Visits up to `count` entries that stand together somewhere.
+    pub(super) fn sample<'a>(&'a self, count: usize, rng: &mut Rng, mut visit: impl FnMut(&'a Entry)) {
+        let mut left = count;
+        for _ in 0..4 {
+            let segment = &self.segments[self.map[rng.index(self.map.len())] as usize];
+            let skip = if segment.entries.len() > left { rng.index(segment.entries.len() - left + 1) } else { 0 };
+            for entry in segment.entries.iter().skip(skip).take(left) {
+                visit(entry);
+                left -= 1;
+            }
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.segments.iter().flat_map(|segment| segment.entries.iter().map(|entry| &**entry))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.segments.iter_mut().flat_map(|segment| segment.entries.iter_mut().map(|entry| &mut **entry))
+    }
+}

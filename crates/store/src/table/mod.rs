@@ -1,0 +1,528 @@
+//! Tables in memory: sixteen databases of keys, their expiries, their versions, and the walk that snapshots them.
+//!
+//! ```text
+//!   Tables ── db 0..15 ── Directory ── segments of ≤ 896 entries ── Entry { key, value, expire, version }
+//!         └── Books: sequence, bytes per keyspace, versions of the gone, the walk under way, touched keys
+//! ```
+//!
+//! Every change goes through [`Tables::edit`], [`Tables::upsert`], [`Tables::set`] or [`Tables::remove`], so that four
+//! things happen exactly once and nowhere else: the entry's version moves (WATCH), bytes are counted (budgets), a
+//! snapshot's walk that has not come by yet keeps the old form (copy before change), and blocked clients hear of the key.
+//!
+//! Deterministic: the same calls in the same order leave the same tables on every replica. Time comes in as `now`.
+//! An expired key is absent to every call that takes `now`.
+//!
+//! Caveat chosen: a value is encoded whole when a walk meets it, so one huge collection stalls for as long as encoding it
+//! takes (about 10 ms per million small members).
+
+mod directory;
+mod entry;
+mod walk;
+
+pub use entry::Entry;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use base::{Millis, Rng};
+
+use crate::keyspace::{Durability, KeyspaceId, Keyspaces};
+use crate::value::{Kind, Value};
+use directory::Directory;
+use walk::Walk;
+
+/// How many databases SELECT reaches.
+pub const DATABASES: usize = 16;
+const GONE_BUCKETS: usize = 4096;
+
+/// The key holds a value of another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrongType;
+
+/// A key that changed while somebody may be waiting for it.
+pub type Touched = (u8, Vec<u8>);
+
+#[derive(Debug, Default)]
+struct Db {
+    keys: Directory,
+    /// When each volatile key expires, with its position in the directory. Exactly one pair per volatile key.
+    expiries: BTreeSet<(Millis, u64)>,
+}
+
+/// Bytes and keys of one keyspace, over all databases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// By estimate, entry overhead included.
+    pub bytes: u64,
+    /// Keys, the expired but not yet removed ones included.
+    pub keys: u64,
+}
+
+#[derive(Debug)]
+struct Books {
+    /// Counts changes; the version of a key is the count at its last change. Never goes back.
+    sequence: u64,
+    keyspaces: Arc<Keyspaces>,
+    usage: Vec<Usage>,
+    /// Version of keys that are not there, by hash: a WATCH on an absent key sees it come and go.
+    gone: Box<[u64]>,
+    walk: Option<Walk>,
+    generation: u32,
+    /// Keys of kinds that clients block on, changed since the last [`Tables::take_touched`]; only while `watching`.
+    touched: Vec<Touched>,
+    watching: bool,
+}
+
+impl Books {
+    fn next_version(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn account(&mut self, keyspace: KeyspaceId, before: usize, after: usize) {
+        let usage = &mut self.usage[usize::from(keyspace)];
+        usage.bytes = (usage.bytes + after as u64).saturating_sub(before as u64);
+    }
+
+    fn note_touch(&mut self, db: u8, key: &[u8], value: &Value) {
+        if self.watching && matches!(value, Value::List(_) | Value::Zset(_) | Value::Stream(_)) {
+            self.touched.push((db, key.to_vec()));
+        }
+    }
+}
+
+/// All keys of one shard of one durability class.
+#[derive(Debug)]
+pub struct Tables {
+    dbs: Vec<Db>,
+    books: Books,
+}
+
+/// What a write does to the key's expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Leave it as it is (KEEPTTL).
+    Keep,
+    /// Remove it, or give the keyspace's default one.
+    Clear,
+    /// Expire at this shard time.
+    At(Millis),
+}
+
+impl Tables {
+    /// Empty tables under these keyspaces.
+    pub fn new(keyspaces: Arc<Keyspaces>) -> Tables {
+        Tables {
+            dbs: (0..DATABASES).map(|_| Db::default()).collect(),
+            books: Books {
+                sequence: 0,
+                usage: vec![Usage::default(); keyspaces.count()],
+                keyspaces,
+                gone: vec![0; GONE_BUCKETS].into(),
+                walk: None,
+                generation: 0,
+                touched: Vec::new(),
+                watching: false,
+            },
+        }
+    }
+
+    // ---- reading -------------------------------------------------------------------------------------------------
+
+    /// The entry of a live key.
+    #[inline]
+    pub fn entry(&self, db: u8, key: &[u8], now: Millis) -> Option<&Entry> {
+        let entry = self.dbs[usize::from(db)].keys.find(key)?;
+        if entry.is_expired(now) {
+            return None;
+        }
+        entry.mark_used(now);
+        Some(entry)
+    }
+
+    /// The value of a live key.
+    #[inline]
+    pub fn value(&self, db: u8, key: &[u8], now: Millis) -> Option<&Value> {
+        self.entry(db, key, now).map(|entry| &entry.value)
+    }
+
+    /// The value of a live key as one kind; `None` where there is no such key.
+    #[inline]
+    pub fn get<T: Kind>(&self, db: u8, key: &[u8], now: Millis) -> Result<Option<&T>, WrongType> {
+        match self.value(db, key, now) {
+            None => Ok(None),
+            Some(value) => T::of(value).map(Some).ok_or(WrongType),
+        }
+    }
+
+    /// Like [`Tables::entry`], but does not count as use (OBJECT, TTL, WATCH).
+    pub fn peek(&self, db: u8, key: &[u8], now: Millis) -> Option<&Entry> {
+        self.dbs[usize::from(db)].keys.find(key).filter(|entry| !entry.is_expired(now))
+    }
+
+    /// What WATCH remembers: changes whenever the key does, also when it comes or goes.
+    pub fn version(&self, db: u8, key: &[u8], now: Millis) -> u64 {
+        match self.peek(db, key, now) {
+            Some(entry) => entry.version,
+            None => self.books.gone[gone_bucket(db, key)],
+        }
+    }
+
+    /// Keys in a database, the expired but not yet removed ones included (as DBSIZE counts).
+    pub fn len(&self, db: u8) -> usize {
+        self.dbs[usize::from(db)].keys.len()
+    }
+
+    /// Whether no database holds a key.
+    pub fn is_empty(&self) -> bool {
+        self.dbs.iter().all(|db| db.keys.len() == 0)
+    }
+
+    /// Keys with an expiry in a database.
+    pub fn volatile_len(&self, db: u8) -> usize {
+        self.dbs[usize::from(db)].expiries.len()
+    }
+
+    /// One step of an iteration: visits at least one segment's worth or about `count` live keys from `cursor` (0 starts)
+    /// and returns where to go on, 0 at the end. A key that is there during the whole iteration is visited at least once,
+    /// whatever grows or shrinks meanwhile.
+    pub fn scan(&self, db: u8, cursor: u64, count: usize, now: Millis, mut visit: impl FnMut(&Entry)) -> u64 {
+        self.dbs[usize::from(db)].keys.scan(cursor, count, |entry| {
+            if !entry.is_expired(now) {
+                visit(entry);
+            }
+        })
+    }
+
+    /// A live key by chance, `None` where (nearly) all are expired or there is none.
+    pub fn random(&self, db: u8, now: Millis, rng: &mut Rng) -> Option<&Entry> {
+        let keys = &self.dbs[usize::from(db)].keys;
+        (0..100).find_map(|_| keys.random(rng).filter(|entry| !entry.is_expired(now)))
+    }
+
+    /// The settings in force.
+    pub fn keyspaces(&self) -> &Arc<Keyspaces> {
+        &self.books.keyspaces
+    }
+
+    /// What a keyspace holds.
+    pub fn usage(&self, keyspace: KeyspaceId) -> Usage {
+        self.books.usage[usize::from(keyspace)]
+    }
+
+    /// What all keyspaces hold.
+    pub fn total_usage(&self) -> Usage {
+        self.books
+            .usage
+            .iter()
+            .fold(Usage::default(), |sum, one| Usage { bytes: sum.bytes + one.bytes, keys: sum.keys + one.keys })
+    }
+
+    /// Counts changes since the shard began; equal on equal replicas.
+    pub fn sequence(&self) -> u64 {
+        self.books.sequence
+    }
+
+    // ---- changing ------------------------------------------------------------------------------------------------
+
+    /// Lets `change` work on the value of a live key as one kind. Its first result says whether anything changed: only
+    /// then does the version move. An emptied collection is removed. `None` where there is no such key.
+    pub fn edit<T: Kind, R>(
+        &mut self,
+        db: u8,
+        key: &[u8],
+        now: Millis,
+        change: impl FnOnce(&mut T) -> (bool, R),
+    ) -> Result<Option<R>, WrongType> {
+        self.drop_expired(db, key, now);
+        let hash = crate::hash::of(key);
+        let place = &mut self.dbs[usize::from(db)];
+        let Some(entry) = place.keys.find_mut(hash, key) else {
+            return Ok(None);
+        };
+        let result = edit_entry(&mut self.books, db, hash, entry, now, change)?;
+        if entry.value.is_vacant() {
+            self.remove(db, key, now);
+        }
+        Ok(Some(result))
+    }
+
+    /// Like [`Tables::edit`], but makes the key where it is absent (and leaves none behind where it stays empty).
+    pub fn upsert<T: Kind, R>(
+        &mut self,
+        db: u8,
+        key: &[u8],
+        now: Millis,
+        change: impl FnOnce(&mut T) -> (bool, R),
+    ) -> Result<R, WrongType> {
+        self.drop_expired(db, key, now);
+        let hash = crate::hash::of(key);
+        let place = &mut self.dbs[usize::from(db)];
+        if place.keys.find_mut(hash, key).is_none() {
+            let mut value = T::fresh();
+            let (_, result) = change(T::of_mut(&mut value).expect("a fresh value is of its own kind"));
+            if !value.is_vacant() {
+                self.insert(db, hash, key, value, Expiry::Clear, now);
+            }
+            return Ok(result);
+        }
+        let entry = place.keys.find_mut(hash, key).expect("it was found a line ago");
+        let result = edit_entry(&mut self.books, db, hash, entry, now, change)?;
+        if entry.value.is_vacant() {
+            self.remove(db, key, now);
+        }
+        Ok(result)
+    }
+
+    /// Gives the key this value, whatever it held.
+    pub fn set(&mut self, db: u8, key: &[u8], value: Value, expiry: Expiry, now: Millis) {
+        self.drop_expired(db, key, now);
+        let hash = crate::hash::of(key);
+        let place = &mut self.dbs[usize::from(db)];
+        let Some(entry) = place.keys.find_mut(hash, key) else {
+            return self.insert(db, hash, key, value, expiry, now);
+        };
+        self.books.keep_old_form(db, hash, entry);
+        let before = entry.value.heap_bytes();
+        entry.value = value;
+        self.books.account(entry.keyspace, before, entry.value.heap_bytes());
+        entry.version = self.books.next_version();
+        entry.mark_used(now);
+        self.books.note_touch(db, key, &entry.value);
+        self.apply_expiry(db, hash, key, expiry, now);
+    }
+
+    /// Gives the key this string: like [`Tables::set`], but writes over an existing string in place.
+    pub fn set_string(&mut self, db: u8, key: &[u8], text: &[u8], expiry: Expiry, now: Millis) {
+        let hash = crate::hash::of(key);
+        if let Some(entry) = self.dbs[usize::from(db)].keys.find_mut(hash, key)
+            && entry.expire == 0
+            && let Value::Str(old) = &entry.value
+            && old.capacity() >= text.len()
+            && old.capacity() <= text.len() + (text.len() >> 2) + 16
+        {
+            self.books.keep_old_form(db, hash, entry);
+            if let Value::Str(old) = &mut entry.value {
+                old.clear();
+                old.extend_from_slice(text);
+            }
+            entry.version = self.books.next_version();
+            entry.mark_used(now);
+            let volatile = self.books.keyspaces.get(entry.keyspace).default_expiry != 0;
+            if volatile || expiry != Expiry::Clear {
+                self.apply_expiry(db, hash, key, expiry, now);
+            }
+            return;
+        }
+        self.set(db, key, Value::Str(text.to_vec()), expiry, now);
+    }
+
+    /// Removes a key and returns its value and expiry (0 is none). An expired key is removed too, but not returned.
+    pub fn remove(&mut self, db: u8, key: &[u8], now: Millis) -> Option<(Value, Millis)> {
+        let hash = crate::hash::of(key);
+        let place = &mut self.dbs[usize::from(db)];
+        let entry = place.keys.find_mut(hash, key)?;
+        self.books.keep_old_form(db, hash, entry);
+        let entry = place.keys.remove(hash, key).expect("it was found a line ago");
+        if entry.expire != 0 {
+            place.expiries.remove(&(entry.expire, directory::position(hash)));
+        }
+        let usage = &mut self.books.usage[usize::from(entry.keyspace)];
+        usage.bytes = usage.bytes.saturating_sub(entry.bytes() as u64);
+        usage.keys -= 1;
+        self.books.gone[gone_bucket(db, key)] = self.books.next_version();
+        let expired = entry.is_expired(now);
+        (!expired).then_some((entry.value, entry.expire))
+    }
+
+    /// Sets when a live key expires, 0 for never. False where there is no such key or it already is so.
+    pub fn set_expire(&mut self, db: u8, key: &[u8], at: Millis, now: Millis) -> bool {
+        self.drop_expired(db, key, now);
+        let hash = crate::hash::of(key);
+        let Some(entry) = self.dbs[usize::from(db)].keys.find_mut(hash, key) else {
+            return false;
+        };
+        if entry.expire == at {
+            return at != 0;
+        }
+        self.books.keep_old_form(db, hash, entry);
+        entry.version = self.books.next_version();
+        self.apply_expiry(db, hash, key, if at == 0 { Expiry::At(0) } else { Expiry::At(at) }, now);
+        true
+    }
+
+    /// Removes every key of one database, or of all. A walk under way ends (it must be begun again).
+    pub fn clear(&mut self, db: Option<u8>) {
+        self.books.walk = None;
+        let version = self.books.next_version();
+        self.books.gone.fill(version);
+        for (index, place) in self.dbs.iter_mut().enumerate() {
+            if db.is_some_and(|only| usize::from(only) != index) {
+                continue;
+            }
+            for entry in place.keys.iter() {
+                let usage = &mut self.books.usage[usize::from(entry.keyspace)];
+                usage.bytes = usage.bytes.saturating_sub(entry.bytes() as u64);
+                usage.keys -= 1;
+            }
+            *place = Db::default();
+        }
+    }
+
+    /// Exchanges two databases. A walk under way ends.
+    pub fn swap(&mut self, one: u8, other: u8) {
+        self.books.walk = None;
+        self.dbs.swap(usize::from(one), usize::from(other));
+        let version = self.books.next_version();
+        self.books.gone.fill(version);
+        for db in [one, other] {
+            for entry in self.dbs[usize::from(db)].keys.iter_mut() {
+                entry.version = version;
+                if self.books.watching && matches!(entry.value, Value::List(_) | Value::Zset(_) | Value::Stream(_)) {
+                    self.books.touched.push((db, entry.key().to_vec()));
+                }
+            }
+        }
+    }
+
+    /// Keys that expire at or before `now`, at most `count`, soonest first.
+    pub fn expired(&self, now: Millis, count: usize, mut visit: impl FnMut(u8, &[u8])) -> usize {
+        let mut found = 0;
+        for (index, db) in self.dbs.iter().enumerate() {
+            for (at, position) in db.expiries.range(..=(now, u64::MAX)) {
+                if found == count {
+                    return found;
+                }
+                for entry in db.keys.at_position(*position).filter(|entry| entry.expire == *at) {
+                    visit(index as u8, entry.key());
+                    found += 1;
+                }
+            }
+        }
+        found
+    }
+
+    /// When the next key expires, if any does.
+    pub fn next_expiry(&self) -> Option<Millis> {
+        self.dbs.iter().filter_map(|db| db.expiries.first().map(|(at, _)| *at)).min()
+    }
+
+    /// Of `samples` keys of one keyspace taken by chance, the one used longest ago.
+    pub fn eviction_candidate(&self, keyspace: KeyspaceId, samples: usize, rng: &mut Rng) -> Option<(u8, Vec<u8>)> {
+        let mut best: Option<(u32, u8, &Entry)> = None;
+        for (index, db) in self.dbs.iter().enumerate().filter(|(_, db)| db.keys.len() > 0) {
+            db.keys.sample(samples * 4, rng, |entry| {
+                let older = best.is_none_or(|(used, ..)| entry.used_seconds() < used);
+                if entry.keyspace == keyspace && older {
+                    best = Some((entry.used_seconds(), index as u8, entry));
+                }
+            });
+        }
+        best.map(|(_, db, entry)| (db, entry.key().to_vec()))
+    }
+
+    /// Puts other keyspace settings in force. Counts are made anew; values stay where they are.
+    pub fn set_keyspaces(&mut self, keyspaces: Arc<Keyspaces>) {
+        self.books.usage = vec![Usage::default(); keyspaces.count()];
+        for db in &mut self.dbs {
+            for entry in db.keys.iter_mut() {
+                entry.keyspace = keyspaces.of(entry.key());
+                let usage = &mut self.books.usage[usize::from(entry.keyspace)];
+                usage.bytes += entry.bytes() as u64;
+                usage.keys += 1;
+            }
+        }
+        self.books.keyspaces = keyspaces;
+    }
+
+    /// Whether changed keys are to be remembered for [`Tables::take_touched`].
+    pub fn set_watching(&mut self, watching: bool) {
+        self.books.watching = watching;
+    }
+
+    /// The lists, sorted sets and streams that changed since the last call, in the order of the changes.
+    pub fn take_touched(&mut self) -> Vec<Touched> {
+        std::mem::take(&mut self.books.touched)
+    }
+
+    fn insert(&mut self, db: u8, hash: u64, key: &[u8], value: Value, expiry: Expiry, now: Millis) {
+        let keyspace = self.books.keyspaces.of(key);
+        let mut entry = Entry::new(key, value, keyspace, self.books.next_version());
+        entry.mark_used(now);
+        // A key born during a walk is not part of the snapshot.
+        entry.walked = self.books.generation;
+        let usage = &mut self.books.usage[usize::from(keyspace)];
+        usage.bytes += entry.bytes() as u64;
+        usage.keys += 1;
+        self.books.note_touch(db, key, &entry.value);
+        self.dbs[usize::from(db)].keys.insert(hash, entry);
+        if expiry != Expiry::Clear || self.books.keyspaces.get(keyspace).default_expiry != 0 {
+            self.apply_expiry(db, hash, key, expiry, now);
+        }
+    }
+
+    fn apply_expiry(&mut self, db: u8, hash: u64, key: &[u8], expiry: Expiry, now: Millis) {
+        let place = &mut self.dbs[usize::from(db)];
+        let entry = place.keys.find_mut(hash, key).expect("the caller has just written it");
+        let at = match expiry {
+            Expiry::Keep => return,
+            Expiry::At(at) => at,
+            Expiry::Clear => match self.books.keyspaces.get(entry.keyspace).default_expiry {
+                0 => 0,
+                span => now + span,
+            },
+        };
+        let position = directory::position(hash);
+        if entry.expire != 0 {
+            place.expiries.remove(&(entry.expire, position));
+        }
+        entry.expire = at;
+        if at != 0 {
+            place.expiries.insert((at, position));
+        }
+    }
+
+    fn drop_expired(&mut self, db: u8, key: &[u8], now: Millis) {
+        let place = &self.dbs[usize::from(db)];
+        if !place.expiries.is_empty() && place.keys.find(key).is_some_and(|entry| entry.is_expired(now)) {
+            self.remove(db, key, now);
+        }
+    }
+
+    /// The class whose keys these tables hold under current settings, for one key.
+    pub fn durability(&self, key: &[u8]) -> Durability {
+        self.books.keyspaces.get(self.books.keyspaces.of(key)).durability
+    }
+}
+
+fn edit_entry<T: Kind, R>(
+    books: &mut Books,
+    db: u8,
+    hash: u64,
+    entry: &mut Entry,
+    now: Millis,
+    change: impl FnOnce(&mut T) -> (bool, R),
+) -> Result<R, WrongType> {
+    if T::of(&entry.value).is_none() {
+        return Err(WrongType);
+    }
+    books.keep_old_form(db, hash, entry);
+    let value = T::of_mut(&mut entry.value).expect("its kind was checked above");
+    let before = value.heap_bytes();
+    let (changed, result) = change(value);
+    let after = value.heap_bytes();
+    books.account(entry.keyspace, before, after);
+    entry.mark_used(now);
+    if changed {
+        entry.version = books.next_version();
+        books.note_touch(db, entry.key(), &entry.value);
+    }
+    Ok(result)
+}
+
+fn gone_bucket(db: u8, key: &[u8]) -> usize {
+    (crate::hash::of(key) as usize ^ (usize::from(db) * 257)) % GONE_BUCKETS
+}
+
+#[cfg(test)]
+mod tests;
