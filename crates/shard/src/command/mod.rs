@@ -19,6 +19,8 @@ mod set;
 mod sort;
 mod stream;
 mod string;
+#[cfg(test)]
+mod testing;
 mod zset;
 
 pub use args::{float, integer, is, milliseconds, timeout, upper};
