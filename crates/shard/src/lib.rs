@@ -3,6 +3,8 @@
 //! Knows nothing about sockets, clocks, threads or files. Deterministic: the same entries leave the same tables.
 
 pub mod command;
+pub mod entry;
 pub mod error;
 pub mod reply;
 pub mod script;
+pub mod waiters;

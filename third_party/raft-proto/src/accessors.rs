@@ -2,8 +2,8 @@
 //! enumerations; the rest is here. `get_` of an absent message is its default, as protobuf says.
 
 use crate::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
-    Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType,
+    HardState, Message, MessageType, Snapshot, SnapshotMetadata,
 };
 use bytes::Bytes;
 use std::mem::take;

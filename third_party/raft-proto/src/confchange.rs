@@ -1,16 +1,11 @@
 //! Helpers on configuration changes, with the original crate's names.
 
-use crate::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2,
-};
+use crate::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 use std::borrow::Cow;
 
 /// One step of a change.
 pub fn new_conf_change_single(node_id: u64, ty: ConfChangeType) -> ConfChangeSingle {
-    ConfChangeSingle {
-        change_type: ty as i32,
-        node_id,
-    }
+    ConfChangeSingle { change_type: ty as i32, node_id }
 }
 
 /// Reads `v1 l2 r3`: make 1 a voter, make 2 a learner, remove 3. The error names the token.
@@ -23,9 +18,7 @@ pub fn parse_conf_change(s: &str) -> Result<Vec<ConfChangeSingle>, String> {
                 Some(b'r') => (ConfChangeType::RemoveNode, &token[1..]),
                 _ => return Err(format!("unknown token {token}")),
             };
-            let id = rest
-                .parse()
-                .map_err(|e| format!("parse token {token} fail: {e}"))?;
+            let id = rest.parse().map_err(|e| format!("parse token {token} fail: {e}"))?;
             Ok(new_conf_change_single(id, ty))
         })
         .collect()
@@ -57,11 +50,7 @@ pub trait ConfChangeI {
 impl ConfChangeI for ConfChange {
     fn into_v2(self) -> ConfChangeV2 {
         let single = new_conf_change_single(self.node_id, self.get_change_type());
-        ConfChangeV2 {
-            changes: vec![single],
-            context: self.context,
-            ..ConfChangeV2::default()
-        }
+        ConfChangeV2 { changes: vec![single], context: self.context, ..ConfChangeV2::default() }
     }
 
     fn as_v2(&self) -> Cow<'_, ConfChangeV2> {

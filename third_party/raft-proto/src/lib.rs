@@ -17,16 +17,14 @@ mod confstate;
 pub mod eraftpb;
 mod message;
 
-pub use crate::confchange::{
-    ConfChangeI, new_conf_change_single, parse_conf_change, stringify_conf_change,
-};
+pub use crate::confchange::{ConfChangeI, new_conf_change_single, parse_conf_change, stringify_conf_change};
 pub use crate::confstate::conf_state_eq;
 
 /// What the original crate's prelude exports.
 pub mod prelude {
     pub use crate::eraftpb::{
-        ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2,
-        ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+        ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType,
+        HardState, Message, MessageType, Snapshot, SnapshotMetadata,
     };
 }
 
@@ -40,11 +38,7 @@ pub mod util {
         L: IntoIterator<Item = u64>,
     {
         fn from((voters, learners): (V, L)) -> Self {
-            Self {
-                voters: voters.into_iter().collect(),
-                learners: learners.into_iter().collect(),
-                ..Self::default()
-            }
+            Self { voters: voters.into_iter().collect(), learners: learners.into_iter().collect(), ..Self::default() }
         }
     }
 }

@@ -2,8 +2,7 @@
 //! reach (streams of the rust-protobuf codec, unknown fields) answers an error or nothing.
 
 use crate::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot,
-    SnapshotMetadata,
+    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot, SnapshotMetadata,
 };
 use protobuf::error::WireError;
 use protobuf::reflect::MessageDescriptor;

@@ -18,6 +18,17 @@ pub struct Reading<'a> {
     pub other: &'a Tables,
     /// Not replicated: only for what a client asked to be random.
     pub rng: &'a mut Rng,
+    /// Whether the command may ask to wait (XREAD BLOCK): not inside MULTI or a script.
+    pub may_block: bool,
+    /// Set by [`Reading::block`].
+    pub block: Option<Block>,
+}
+
+impl Reading<'_> {
+    /// Nothing there: waits if that is allowed, else answers null. The caller writes no answer of its own.
+    pub fn block(&mut self, block: Block, reply: &mut Reply) {
+        block_or_null(self.may_block, &mut self.block, block, reply);
+    }
 }
 
 /// Where a waiting command was served from, so that the rest of its answer can be built.
@@ -71,17 +82,29 @@ pub struct Writing<'a> {
 impl Writing<'_> {
     /// The same moment for a read, inside MULTI and scripts.
     pub fn reading(&mut self) -> Reading<'_> {
-        Reading { db: self.db, now: self.now, tables: self.tables, other: self.other, rng: self.rng }
+        Reading {
+            db: self.db,
+            now: self.now,
+            tables: self.tables,
+            other: self.other,
+            rng: self.rng,
+            may_block: false,
+            block: None,
+        }
     }
 
     /// Nothing there: waits if that is allowed, else answers null. The caller writes no answer of its own.
     pub fn block(&mut self, block: Block, reply: &mut Reply) {
-        if self.may_block {
-            self.block = Some(block);
-        } else if block.null_is_array {
-            reply.null_array();
-        } else {
-            reply.null();
-        }
+        block_or_null(self.may_block, &mut self.block, block, reply);
+    }
+}
+
+fn block_or_null(may_block: bool, wish: &mut Option<Block>, block: Block, reply: &mut Reply) {
+    if may_block {
+        *wish = Some(block);
+    } else if block.null_is_array {
+        reply.null_array();
+    } else {
+        reply.null();
     }
 }

@@ -105,7 +105,7 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
     match spec.run {
         Run::Read(read) => {
             let World { db, now, tables, other, rng, .. } = world;
-            read(&mut Reading { db: *db, now: *now, tables, other, rng }, args, reply)
+            read(&mut Reading { db: *db, now: *now, tables, other, rng, may_block: false, block: None }, args, reply)
         }
         Run::Write(write) => {
             let World { db, now, tables, other, rng, scripts, limits, published, may_block, block, .. } = world;

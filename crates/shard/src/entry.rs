@@ -1,0 +1,359 @@
+//! The stored form of a log entry: what time it is, a seed, and units of work, each applied whole or not at all.
+//!
+//! ```text
+//!   entry   version:u8=1  stamp:varint(ms)  seed:u64  unit*
+//!   unit    1 command     flags|db:u8  words
+//!           2 multi       flags:u8  watches:(db key version)*  (0 db words | 1 literal reply)*
+//!           3 expire      (db key)*
+//!           4 unblock     waiter:u64  how:u8
+//!           5 keyspaces   settings
+//!   words   count:varint (len:varint bytes)*
+//! ```
+//!
+//! An empty entry is Raft's own: a new leader's first, which ends every wait of the leaders before it.
+
+use base::Millis;
+use smallvec::SmallVec;
+use store::codec::{Corrupt, Input, Stored, put_bytes, put_u64, put_varint};
+use store::keyspace::Keyspaces;
+
+use crate::command::Args;
+use crate::reply::Protocol;
+
+const VERSION: u8 = 1;
+const COMMAND: u8 = 1;
+const MULTI: u8 = 2;
+const EXPIRE: u8 = 3;
+const UNBLOCK: u8 = 4;
+const KEYSPACES: u8 = 5;
+const RESP3: u8 = 0x80;
+
+/// Words of one command; sixteen fit without an allocation.
+pub type Words<'a> = SmallVec<[&'a [u8]; 16]>;
+
+/// Begins an entry: units follow.
+pub fn put_header(out: &mut Vec<u8>, stamp: Millis, seed: u64) {
+    out.push(VERSION);
+    put_varint(out, stamp);
+    put_u64(out, seed);
+}
+
+/// Reads an entry's stamp and seed.
+pub fn read_header(input: &mut Input<'_>) -> Result<(Millis, u64), Corrupt> {
+    if input.u8()? != VERSION {
+        return Err(Corrupt("an entry of a version that this build does not know"));
+    }
+    Ok((input.varint()?, input.u64()?))
+}
+
+/// A key that must not have changed for a MULTI to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Its database.
+    pub db: u8,
+    /// Its name.
+    pub key: Vec<u8>,
+    /// `Tables::version` when WATCH ran.
+    pub version: u64,
+}
+
+/// How a wait ends other than by data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unblock {
+    /// Its time is over: a null answer.
+    Timeout,
+    /// CLIENT UNBLOCK … ERROR.
+    Error,
+    /// The client is gone: no answer.
+    Gone,
+}
+
+/// One unit, as it is read back.
+#[derive(Debug)]
+pub enum Unit<'a> {
+    /// One command.
+    Command {
+        /// The selected database.
+        db: u8,
+        /// What the client speaks, so that a waiting command is answered alike on every replica.
+        protocol: Protocol,
+        /// Name and arguments.
+        words: Words<'a>,
+    },
+    /// MULTI … EXEC.
+    Multi(Multi<'a>),
+    /// Keys that the leader found expired.
+    Expire(Input<'a>),
+    /// The end of a wait.
+    Unblock {
+        /// Which wait.
+        waiter: u64,
+        /// How it ends.
+        how: Unblock,
+    },
+    /// Other keyspace settings from here on.
+    Keyspaces(Keyspaces),
+}
+
+/// A MULTI's parts, read one by one.
+#[derive(Debug)]
+pub struct Multi<'a> {
+    /// What the client speaks.
+    pub protocol: Protocol,
+    /// Keys that must not have changed.
+    pub watches: Vec<Watch>,
+    /// How many parts follow.
+    pub count: usize,
+    parts: Input<'a>,
+}
+
+/// One part of a MULTI.
+#[derive(Debug)]
+pub enum Part<'a> {
+    /// A command and its database.
+    Command(u8, Words<'a>),
+    /// An answer that the door already knows (PING, CLIENT …).
+    Literal(&'a [u8]),
+}
+
+impl<'a> Multi<'a> {
+    /// The next part. Ask `count` times.
+    pub fn next(&mut self) -> Result<Part<'a>, Corrupt> {
+        match self.parts.u8()? {
+            0 => {
+                let db = read_db(self.parts.u8()?)?;
+                Ok(Part::Command(db, read_words(&mut self.parts)?))
+            }
+            1 => Ok(Part::Literal(self.parts.bytes()?)),
+            _ => Err(Corrupt("unknown part of a MULTI")),
+        }
+    }
+}
+
+fn flags(protocol: Protocol) -> u8 {
+    if protocol == Protocol::Resp3 { RESP3 } else { 0 }
+}
+
+fn protocol(flags: u8) -> Protocol {
+    if flags & RESP3 != 0 { Protocol::Resp3 } else { Protocol::Resp2 }
+}
+
+fn put_words(out: &mut Vec<u8>, words: Args<'_>) {
+    put_varint(out, words.len() as u64);
+    for word in words {
+        put_bytes(out, word);
+    }
+}
+
+fn read_words<'a>(input: &mut Input<'a>) -> Result<Words<'a>, Corrupt> {
+    let count = input.count()?;
+    if count == 0 {
+        return Err(Corrupt("a command without a name"));
+    }
+    let mut words = Words::with_capacity(count);
+    for _ in 0..count {
+        words.push(input.bytes()?);
+    }
+    Ok(words)
+}
+
+fn read_db(byte: u8) -> Result<u8, Corrupt> {
+    let db = byte & !RESP3;
+    if usize::from(db) < store::table::DATABASES { Ok(db) } else { Err(Corrupt("no such database")) }
+}
+
+/// Appends a command.
+#[inline]
+pub fn put_command(out: &mut Vec<u8>, db: u8, protocol: Protocol, words: Args<'_>) {
+    out.push(COMMAND);
+    out.push(db | flags(protocol));
+    put_words(out, words);
+}
+
+/// A MULTI being collected between MULTI and EXEC.
+#[derive(Clone, Debug, Default)]
+pub struct MultiBuilder {
+    parts: Vec<u8>,
+    count: usize,
+}
+
+impl MultiBuilder {
+    /// Adds a command.
+    pub fn command(&mut self, db: u8, words: Args<'_>) {
+        self.parts.push(0);
+        self.parts.push(db);
+        put_words(&mut self.parts, words);
+        self.count += 1;
+    }
+
+    /// Adds an answer that is already known.
+    pub fn literal(&mut self, reply: &[u8]) {
+        self.parts.push(1);
+        put_bytes(&mut self.parts, reply);
+        self.count += 1;
+    }
+
+    /// How many parts there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether EXEC would do nothing.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Appends the whole unit.
+    pub fn finish(&self, out: &mut Vec<u8>, protocol: Protocol, watches: &[Watch]) {
+        out.push(MULTI);
+        out.push(flags(protocol));
+        put_varint(out, watches.len() as u64);
+        for watch in watches {
+            out.push(watch.db);
+            put_bytes(out, &watch.key);
+            put_varint(out, watch.version);
+        }
+        put_varint(out, self.count as u64);
+        put_bytes(out, &self.parts);
+    }
+}
+
+/// Appends keys that are to be removed if they are expired.
+pub fn put_expire(out: &mut Vec<u8>, keys: &[(u8, Vec<u8>)]) {
+    out.push(EXPIRE);
+    let mut list = Vec::new();
+    for (db, key) in keys {
+        list.push(*db);
+        put_bytes(&mut list, key);
+    }
+    put_bytes(out, &list);
+}
+
+/// The next key of an expire unit.
+pub fn read_expire<'a>(keys: &mut Input<'a>) -> Result<Option<(u8, &'a [u8])>, Corrupt> {
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let db = read_db(keys.u8()?)?;
+    Ok(Some((db, keys.bytes()?)))
+}
+
+/// Appends the end of a wait.
+pub fn put_unblock(out: &mut Vec<u8>, waiter: u64, how: Unblock) {
+    out.push(UNBLOCK);
+    put_u64(out, waiter);
+    out.push(match how {
+        Unblock::Timeout => 0,
+        Unblock::Error => 1,
+        Unblock::Gone => 2,
+    });
+}
+
+/// Appends keyspace settings.
+pub fn put_keyspaces(out: &mut Vec<u8>, keyspaces: &Keyspaces) {
+    out.push(KEYSPACES);
+    keyspaces.encode(out);
+}
+
+/// Reads the next unit.
+pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
+    match input.u8()? {
+        COMMAND => {
+            let byte = input.u8()?;
+            Ok(Unit::Command { db: read_db(byte)?, protocol: protocol(byte), words: read_words(input)? })
+        }
+        MULTI => {
+            let byte = input.u8()?;
+            let mut watches = Vec::new();
+            for _ in 0..input.count()? {
+                let db = read_db(input.u8()?)?;
+                watches.push(Watch { db, key: input.bytes()?.to_vec(), version: input.varint()? });
+            }
+            let count = input.varint()? as usize;
+            let parts = Input::new(input.bytes()?);
+            if count > parts.len() {
+                return Err(Corrupt("a MULTI of more parts than bytes"));
+            }
+            Ok(Unit::Multi(Multi { protocol: protocol(byte), watches, count, parts }))
+        }
+        EXPIRE => Ok(Unit::Expire(Input::new(input.bytes()?))),
+        UNBLOCK => {
+            let waiter = input.u64()?;
+            let how = match input.u8()? {
+                0 => Unblock::Timeout,
+                1 => Unblock::Error,
+                2 => Unblock::Gone,
+                _ => return Err(Corrupt("unknown end of a wait")),
+            };
+            Ok(Unit::Unblock { waiter, how })
+        }
+        KEYSPACES => Ok(Unit::Keyspaces(Keyspaces::decode(input)?)),
+        _ => Err(Corrupt("unknown kind of unit")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_read_back_as_they_were_written() {
+        let mut bytes = Vec::new();
+        put_header(&mut bytes, 17, 42);
+        put_command(&mut bytes, 3, Protocol::Resp3, &[b"SET", b"k", b"v"]);
+        let mut multi = MultiBuilder::default();
+        multi.command(1, &[b"INCR", b"n"]);
+        multi.literal(b"+PONG\r\n");
+        let watch = Watch { db: 1, key: b"n".to_vec(), version: 9 };
+        multi.finish(&mut bytes, Protocol::Resp2, std::slice::from_ref(&watch));
+        put_expire(&mut bytes, &[(0, b"a".to_vec()), (2, b"b".to_vec())]);
+        put_unblock(&mut bytes, 77, Unblock::Error);
+
+        let mut input = Input::new(&bytes);
+        assert_eq!(read_header(&mut input), Ok((17, 42)));
+        let Ok(Unit::Command { db: 3, protocol: Protocol::Resp3, words }) = read_unit(&mut input) else {
+            panic!("a command was written first");
+        };
+        assert_eq!(words.as_slice(), [b"SET".as_slice(), b"k", b"v"]);
+        let Ok(Unit::Multi(mut multi)) = read_unit(&mut input) else { panic!("a MULTI was written second") };
+        assert_eq!((multi.watches.as_slice(), multi.count), ([watch].as_slice(), 2));
+        assert!(matches!(multi.next(), Ok(Part::Command(1, words)) if words.len() == 2));
+        assert!(matches!(multi.next(), Ok(Part::Literal(b"+PONG\r\n"))));
+        let Ok(Unit::Expire(mut keys)) = read_unit(&mut input) else { panic!("expired keys were written third") };
+        assert_eq!(read_expire(&mut keys), Ok(Some((0, b"a".as_slice()))));
+        assert_eq!(read_expire(&mut keys), Ok(Some((2, b"b".as_slice()))));
+        assert_eq!(read_expire(&mut keys), Ok(None));
+        assert!(matches!(read_unit(&mut input), Ok(Unit::Unblock { waiter: 77, how: Unblock::Error })));
+        assert!(input.is_empty());
+    }
+
+    #[test]
+    fn damaged_entries_are_errors_never_panics() {
+        let mut bytes = Vec::new();
+        put_header(&mut bytes, 17, 42);
+        put_command(&mut bytes, 3, Protocol::Resp3, &[b"SET", b"k", b"v"]);
+        MultiBuilder::default().finish(&mut bytes, Protocol::Resp2, &[]);
+        let mut rng = base::Rng::new(5);
+        for _ in 0..20_000 {
+            let mut damaged = bytes.clone();
+            for _ in 0..=rng.below(3) {
+                let at = rng.index(damaged.len());
+                damaged[at] = rng.next_u64() as u8;
+            }
+            damaged.truncate(rng.index(damaged.len()) + 1);
+            let mut input = Input::new(&damaged);
+            if read_header(&mut input).is_ok() {
+                while let Ok(unit) = read_unit(&mut input) {
+                    if let Unit::Multi(mut multi) = unit {
+                        while multi.next().is_ok() {}
+                    }
+                }
+            }
+        }
+    }
+}
