@@ -89,6 +89,13 @@ impl Books {
             self.touched.push((db, key.to_vec()));
         }
     }
+
+    /// A stream that goes wakes those who wait in its groups: their groups go with it.
+    fn note_loss(&mut self, db: u8, key: &[u8], value: &Value) {
+        if self.watching && matches!(value, Value::Stream(_)) {
+            self.touched.push((db, key.to_vec()));
+        }
+    }
 }
 
 /// All keys of one shard of one durability class.
@@ -284,6 +291,7 @@ impl Tables {
         };
         self.books.keep_old_form(db, hash, entry);
         let before = entry.value.heap_bytes();
+        self.books.note_loss(db, key, &entry.value);
         entry.value = value;
         self.books.account(entry.keyspace, before, entry.value.heap_bytes());
         entry.version = self.books.next_version();
@@ -324,6 +332,7 @@ impl Tables {
         let entry = place.keys.find_mut(hash, key)?;
         self.books.keep_old_form(db, hash, entry);
         let entry = place.keys.remove(hash, key).expect("it was found a line ago");
+        self.books.note_loss(db, key, &entry.value);
         if entry.expire != 0 {
             place.expiries.remove(&(entry.expire, directory::position(hash)));
         }
@@ -361,6 +370,7 @@ impl Tables {
                 continue;
             }
             for entry in place.keys.iter() {
+                self.books.note_loss(index as u8, entry.key(), &entry.value);
                 let usage = &mut self.books.usage[usize::from(entry.keyspace)];
                 usage.bytes = usage.bytes.saturating_sub(entry.bytes() as u64);
                 usage.keys -= 1;
@@ -440,7 +450,7 @@ impl Tables {
         self.books.watching = watching;
     }
 
-    /// The lists, sorted sets and streams that changed since the last call, in the order of the changes.
+    /// The lists, sorted sets and streams that changed, and the streams that went, since the last call, in the order of the changes.
     pub fn take_touched(&mut self) -> Vec<Touched> {
         std::mem::take(&mut self.books.touched)
     }
