@@ -4,7 +4,10 @@
 //! [`disk::Disk`], so the simulator runs this code on a disk that lies.
 
 pub mod codec;
+pub mod disk;
 pub mod hash;
 pub mod keyspace;
+pub mod log;
+pub mod snapshot;
 pub mod table;
 pub mod value;

@@ -1,0 +1,200 @@
+//! The files that a pure room may touch: one flat directory, named files, and the operations whose order decides what
+//! survives a power cut.
+//!
+//! The room never opens a file itself; `host` implements these traits over pread, pwrite, fdatasync and fallocate, and
+//! `sim` over memory that forgets. What every implementation promises:
+//!
+//! - Bytes written are durable after `sync` of that file returned `Ok`, and not before. The length is part of it.
+//! - A name created, renamed or removed is durable after `sync_dir` returned `Ok`, and not before.
+//! - `rename` is atomic: after a crash either the old or the new name is there.
+//! - Nothing is retried behind the caller's back: a failed `sync` is reported once, and what was written before it is in
+//!   doubt for ever (the kernel may have thrown the pages away).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Why a disk call failed, by what the caller must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskError {
+    /// No file of that name. The caller decides whether that is normal.
+    NotFound,
+    /// No room (ENOSPC, EDQUOT). Free some and try again.
+    Full,
+    /// The device or file system failed, or the call is wrong for this file. Stop using what it touched.
+    Failed(String),
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DiskError::NotFound => f.write_str("no such file"),
+            DiskError::Full => f.write_str("no space left on the disk"),
+            DiskError::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for DiskError {}
+
+/// One directory of files. Clones speak of the same directory, so that background work can hold its own.
+pub trait Disk: Clone + Send {
+    /// An open file; reading and writing.
+    type File: DiskFile;
+
+    /// The names of all files, in ascending order (the order is behaviour). Subdirectories are left out.
+    fn list(&self) -> Result<Vec<String>, DiskError>;
+    /// A new empty file. A name that is taken is `Failed`.
+    fn create(&self, name: &str) -> Result<Self::File, DiskError>;
+    /// An existing file, for reading and writing.
+    fn open(&self, name: &str) -> Result<Self::File, DiskError>;
+    /// Gives the file another name, replacing whatever had it. Handles that are open stay valid.
+    fn rename(&self, from: &str, to: &str) -> Result<(), DiskError>;
+    /// Takes the name away.
+    fn remove(&self, name: &str) -> Result<(), DiskError>;
+    /// Makes the names durable as they are now.
+    fn sync_dir(&self) -> Result<(), DiskError>;
+}
+
+/// One open file.
+pub trait DiskFile: Send {
+    /// Length in bytes.
+    fn len(&self) -> Result<u64, DiskError>;
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> Result<bool, DiskError> {
+        Ok(self.len()? == 0)
+    }
+    /// Fills `into` from `offset` and returns how many bytes there were: fewer than asked only at the end of the file.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize, DiskError>;
+    /// Writes all of `bytes`, growing the file where they reach past its end. After an error any part may be written.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
+    /// Makes bytes and length durable (fdatasync).
+    fn sync(&mut self) -> Result<(), DiskError>;
+    /// Reserves room up to `len` and makes the file at least that long (fallocate); new bytes read as zeros.
+    fn allocate(&mut self, len: u64) -> Result<(), DiskError>;
+    /// Cuts the file to `len` bytes.
+    fn truncate(&mut self, len: u64) -> Result<(), DiskError>;
+}
+
+/// A faultless disk in memory: for tests, and for reading bytes that are not on a disk at all. (The one that tears,
+/// forgets and fills up is `sim::disk::VirtualDisk`.)
+#[derive(Clone, Debug, Default)]
+pub struct MemDisk {
+    files: Arc<Mutex<BTreeMap<String, MemFile>>>,
+}
+
+/// A file of a [`MemDisk`].
+#[derive(Clone, Debug, Default)]
+pub struct MemFile {
+    bytes: Arc<Mutex<Vec<u8>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere cannot leave a map or a vector half changed in a way that matters to a test.
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl MemDisk {
+    /// An empty directory.
+    pub fn new() -> MemDisk {
+        MemDisk::default()
+    }
+
+    /// Puts a file of these bytes, replacing any other.
+    pub fn put(&self, name: &str, bytes: Vec<u8>) {
+        lock(&self.files).insert(name.to_string(), MemFile { bytes: Arc::new(Mutex::new(bytes)) });
+    }
+
+    /// A copy of a file's bytes.
+    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
+        lock(&self.files).get(name).map(|file| lock(&file.bytes).clone())
+    }
+
+    /// A directory of its own with the same content.
+    pub fn copy(&self) -> MemDisk {
+        let copy = MemDisk::new();
+        for (name, file) in lock(&self.files).iter() {
+            copy.put(name, lock(&file.bytes).clone());
+        }
+        copy
+    }
+}
+
+impl Disk for MemDisk {
+    type File = MemFile;
+
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        Ok(lock(&self.files).keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> Result<MemFile, DiskError> {
+        let mut files = lock(&self.files);
+        if files.contains_key(name) {
+            return Err(DiskError::Failed(format!("{name} exists")));
+        }
+        let file = MemFile::default();
+        files.insert(name.to_string(), file.clone());
+        Ok(file)
+    }
+
+    fn open(&self, name: &str) -> Result<MemFile, DiskError> {
+        lock(&self.files).get(name).cloned().ok_or(DiskError::NotFound)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        let mut files = lock(&self.files);
+        let file = files.remove(from).ok_or(DiskError::NotFound)?;
+        files.insert(to.to_string(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), DiskError> {
+        lock(&self.files).remove(name).map(|_| ()).ok_or(DiskError::NotFound)
+    }
+
+    fn sync_dir(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+impl DiskFile for MemFile {
+    fn len(&self) -> Result<u64, DiskError> {
+        Ok(lock(&self.bytes).len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize, DiskError> {
+        let bytes = lock(&self.bytes);
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let count = into.len().min(bytes.len() - from);
+        into[..count].copy_from_slice(&bytes[from..from + count]);
+        Ok(count)
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
+        let mut bytes = lock(&self.bytes);
+        let from = offset as usize;
+        let end = from + data.len();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[from..end].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn allocate(&mut self, len: u64) -> Result<(), DiskError> {
+        let mut bytes = lock(&self.bytes);
+        if (bytes.len() as u64) < len {
+            bytes.resize(len as usize, 0);
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: u64) -> Result<(), DiskError> {
+        lock(&self.bytes).truncate(len as usize);
+        Ok(())
+    }
+}

@@ -1,0 +1,264 @@
+//! What the log promises, on a disk without faults. The faulty one is in `sim`.
+
+use super::*;
+use crate::disk::MemDisk;
+
+/// What a node would know after a replay: per group, where the log starts and its entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub groups: BTreeMap<u32, SeenGroup>,
+    pub seals: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SeenGroup {
+    pub start: (u64, u64),
+    /// Term, kind, data.
+    pub entries: Vec<(u64, u8, Vec<u8>)>,
+    pub hard: Option<(u64, u64, u64)>,
+}
+
+impl Seen {
+    pub(super) fn take(&mut self, record: Record<'_>) -> Result<(), String> {
+        match record {
+            Record::Entry { group, index, term, kind, data } => {
+                let seen = self.groups.entry(group.0).or_default();
+                let at = index.checked_sub(seen.start.0 + 1).ok_or("an entry before the start of its group")? as usize;
+                if at > seen.entries.len() {
+                    return Err(format!("{group}: entry {index} leaves a hole"));
+                }
+                seen.entries.truncate(at);
+                seen.entries.push((term, kind, data.to_vec()));
+            }
+            Record::HardState { group, term, vote, commit } => {
+                self.groups.entry(group.0).or_default().hard = Some((term, vote, commit));
+            }
+            Record::SnapshotMark { group, index, term, .. } => {
+                let seen = self.groups.entry(group.0).or_default();
+                seen.start = (index, term);
+                seen.entries.clear();
+            }
+            Record::Seal => self.seals += 1,
+            Record::Node { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn small() -> LogOptions {
+    LogOptions { segment_bytes: 8192, log_id: 0x5eed, node: 7, ..LogOptions::default() }
+}
+
+pub(super) fn open(disk: &MemDisk) -> Result<(Log<MemDisk>, Recovery, Seen), LogError> {
+    let mut seen = Seen::default();
+    let (log, recovery) = Log::open(disk.clone(), small(), &mut |record| seen.take(record))?;
+    Ok((log, recovery, seen))
+}
+
+fn must_open(disk: &MemDisk) -> (Log<MemDisk>, Recovery, Seen) {
+    open(disk).expect("a log that nothing happened to opens")
+}
+
+const G: GroupId = GroupId(1);
+const H: GroupId = GroupId(2);
+
+/// Appends one entry of `bytes` bytes to a group.
+fn add(log: &mut Log<MemDisk>, group: GroupId, index: u64, term: u64, bytes: usize) -> Result<Appended, LogError> {
+    let mut batch = Batch::new();
+    batch.entry(group, index, term, 0, &vec![index as u8; bytes]);
+    log.append(&mut batch, Room::Normal)
+}
+
+#[test]
+fn what_was_appended_is_there_after_reopening() {
+    let disk = MemDisk::new();
+    let (mut log, recovery, _) = must_open(&disk);
+    assert!(recovery.fresh);
+    let mut batch = Batch::new();
+    batch.hard_state(G, 3, 7, 1);
+    batch.entry_parts(G, 1, 3, 4, &[b"hello ", b"world"]);
+    batch.entry(H, 1, 1, 0, b"");
+    let appended = log.append(&mut batch, Room::Normal).expect("room for three records");
+    assert_eq!(appended.position.sequence, 2);
+    drop(log);
+    let (log, recovery, seen) = must_open(&disk);
+    assert!(!recovery.fresh && !recovery.sealed && recovery.cut.is_none());
+    assert_eq!((recovery.log_id, recovery.node, recovery.entries), (0x5eed, 7, 2));
+    assert_eq!(seen.groups[&1].hard, Some((3, 7, 1)));
+    assert_eq!(seen.groups[&1].entries, vec![(3, 4, b"hello world".to_vec())]);
+    assert_eq!(seen.groups[&2].entries, vec![(1, 0, Vec::new())]);
+    assert_eq!(log.end().sequence, 2);
+}
+
+#[test]
+fn a_later_entry_replaces_the_suffix_across_segments() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    for index in 1..=20 {
+        add(&mut log, G, index, 1, 500).expect("room");
+    }
+    for index in 8..=9 {
+        add(&mut log, G, index, 2, 500).expect("room");
+    }
+    assert!(log.status().segments > 2, "{:?}", log.status());
+    drop(log);
+    let (log, _, seen) = must_open(&disk);
+    let terms: Vec<u64> = seen.groups[&1].entries.iter().map(|entry| entry.0).collect();
+    assert_eq!(terms, [1, 1, 1, 1, 1, 1, 1, 2, 2]);
+    assert_eq!(log.last_index(G), 9);
+}
+
+#[test]
+fn compaction_drops_segments_recycles_them_and_bounds_the_disk() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    let mut most = 0;
+    for index in 1..=400 {
+        add(&mut log, G, index, 1, 700).expect("room");
+        if index == 1 {
+            add(&mut log, H, 1, 1, 10).expect("room");
+            log.compact(H, 1, 1).expect("room");
+        }
+        if index % 10 == 0 {
+            log.compact(G, index - 3, 1).expect("room");
+            log.prepare().expect("room");
+        }
+        most = most.max(log.status().disk_bytes);
+    }
+    assert!(most <= 8 * 8192, "{most} bytes for 13 entries of 700");
+    drop(log);
+    let (log, _, seen) = must_open(&disk);
+    assert_eq!(seen.groups[&1].start, (397, 1));
+    assert_eq!(seen.groups[&1].entries.len(), 3);
+    assert_eq!(seen.groups[&2].start, (1, 1));
+    assert_eq!(log.mark(G), (397, 1));
+}
+
+#[test]
+fn an_installed_snapshot_replaces_the_groups_log() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    for index in 1..=10 {
+        add(&mut log, G, index, 1, 100).expect("room");
+    }
+    let mut batch = Batch::new();
+    batch.snapshot_mark(G, 6, 2, true);
+    batch.hard_state(G, 2, 0, 6);
+    log.append(&mut batch, Room::Normal).expect("room");
+    assert_eq!(log.last_index(G), 6);
+    drop(log);
+    let (mut log, _, seen) = must_open(&disk);
+    assert_eq!(seen.groups[&1], SeenGroup { start: (6, 2), entries: vec![], hard: Some((2, 0, 6)) });
+    add(&mut log, G, 7, 2, 1).expect("room");
+    drop(log);
+    assert_eq!(must_open(&disk).2.groups[&1].entries.len(), 1);
+}
+
+#[test]
+fn entries_replaced_below_a_later_mark_do_not_come_back() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    for index in 1..=20 {
+        add(&mut log, G, index, 1, 10).expect("room");
+    }
+    for index in 8..=10 {
+        add(&mut log, G, index, 2, 10).expect("room");
+    }
+    log.compact(G, 10, 2).expect("room");
+    drop(log);
+    let (_, _, seen) = must_open(&disk);
+    assert_eq!(seen.groups[&1].start, (10, 2));
+    assert_eq!(seen.groups[&1].entries, vec![]);
+}
+
+#[test]
+fn a_seal_is_seen_once_and_ends_the_log() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    add(&mut log, G, 1, 1, 10).expect("room");
+    log.seal().expect("a healthy log can be sealed");
+    assert!(matches!(add(&mut log, G, 2, 1, 10), Err(LogError::Stopped(_))));
+    drop(log);
+    let (mut log, recovery, _) = must_open(&disk);
+    assert!(recovery.sealed);
+    add(&mut log, G, 2, 1, 10).expect("room");
+    drop(log);
+    let (_, recovery, seen) = must_open(&disk);
+    assert!(!recovery.sealed);
+    assert_eq!(seen.groups[&1].entries.len(), 2);
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_gets_its_own() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    add(&mut log, G, 1, 1, 100_000).expect("room");
+    add(&mut log, G, 2, 1, 10).expect("room");
+    add(&mut log, G, 3, 1, 5_000).expect("room");
+    drop(log);
+    let (_, _, seen) = must_open(&disk);
+    let sizes: Vec<usize> = seen.groups[&1].entries.iter().map(|entry| entry.2.len()).collect();
+    assert_eq!(sizes, [100_000, 10, 5_000]);
+}
+
+#[test]
+fn misuse_is_refused_before_it_is_stored() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    assert!(matches!(add(&mut log, G, 2, 1, 10), Err(LogError::Misuse(_))), "a hole at the start");
+    add(&mut log, G, 1, 1, 10).expect("room");
+    let mut batch = Batch::new();
+    batch.entry(G, 2, 1, 0, b"");
+    batch.entry(G, 4, 1, 0, b"");
+    assert!(matches!(log.append(&mut batch, Room::Normal), Err(LogError::Misuse(_))), "a hole inside the batch");
+    log.compact(G, 1, 1).expect("room");
+    assert!(matches!(log.compact(G, 0, 1), Err(LogError::Misuse(_))), "a mark that goes back");
+    drop(log);
+    assert_eq!(must_open(&disk).2.groups[&1].start, (1, 1));
+}
+
+#[test]
+fn upkeep_can_be_done_elsewhere_while_appends_go_on() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    let mut upkeep = log.upkeep().expect("a new log has no spares");
+    assert!(log.upkeep().is_none(), "one at a time");
+    let worker = std::thread::spawn(move || {
+        while upkeep.step().expect("room") {}
+        upkeep
+    });
+    for index in 1..=5 {
+        add(&mut log, G, index, 1, 500).expect("room");
+    }
+    log.finish_upkeep(worker.join().expect("the worker ends"));
+    assert_eq!((log.status().spares, log.status().unprepared), (2, 0));
+    for index in 6..=40 {
+        add(&mut log, G, index, 1, 500).expect("room");
+        log.prepare().expect("room");
+    }
+    assert_eq!(log.status().unprepared, 0, "no append ever waited for a segment");
+    drop(log);
+    assert_eq!(must_open(&disk).2.groups[&1].entries.len(), 40);
+}
+
+fn log_segments(disk: &MemDisk) -> Vec<String> {
+    disk.list().expect("a disk in memory").into_iter().filter(|name| name.starts_with('0')).collect()
+}
+
+#[test]
+fn a_missing_segment_is_damage() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    for index in 1..=40 {
+        add(&mut log, G, index, 1, 500).expect("room");
+    }
+    drop(log);
+    let segments = log_segments(&disk);
+    assert!(segments.len() > 3);
+    for number in 1..=segments.len() as u64 {
+        let copy = disk.copy();
+        copy.remove(&segment_name(number)).expect("it is there");
+        let error = open(&copy).err();
+        assert!(matches!(error, Some(LogError::Damaged { .. })), "segment {number} missing: {error:?}");
+    }
+}
