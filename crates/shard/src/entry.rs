@@ -1,12 +1,13 @@
 //! The stored form of a log entry: what time it is, a seed, and units of work, each applied whole or not at all.
 //!
 //! ```text
-//!   entry   version:u8=1  stamp:varint(ms)  seed:u64  unit*
+//!   entry   version:u8=1  stamp:u64(ms)  seed:u64  unit*
 //!   unit    1 command     flags|db:u8  words
 //!           2 multi       flags:u8  watches:(db key version)*  (0 db words | 1 literal reply)*
 //!           3 expire      (db key)*
 //!           4 unblock     waiter:u64  how:u8
 //!           5 keyspaces   settings
+//!           6 literal     reply            (never in a log: only among a leader's own requests)
 //!   words   count:varint (len:varint bytes)*
 //! ```
 //!
@@ -26,16 +27,27 @@ const MULTI: u8 = 2;
 const EXPIRE: u8 = 3;
 const UNBLOCK: u8 = 4;
 const KEYSPACES: u8 = 5;
+const LITERAL: u8 = 6;
 const RESP3: u8 = 0x80;
 
 /// Words of one command; sixteen fit without an allocation.
 pub type Words<'a> = SmallVec<[&'a [u8]; 16]>;
 
-/// Begins an entry: units follow.
-pub fn put_header(out: &mut Vec<u8>, stamp: Millis, seed: u64) {
+/// Bytes of an entry before its first unit.
+pub const HEADER_BYTES: usize = 17;
+
+/// Begins an entry: units follow. Its stamp and seed are filled in by [`stamp_header`] when it is proposed.
+pub fn put_header(out: &mut Vec<u8>) {
+    debug_assert!(out.is_empty(), "a header comes first");
     out.push(VERSION);
-    put_varint(out, stamp);
-    put_u64(out, seed);
+    put_u64(out, 0);
+    put_u64(out, 0);
+}
+
+/// Fills in what [`put_header`] left open.
+pub fn stamp_header(entry: &mut [u8], stamp: Millis, seed: u64) {
+    entry[1..9].copy_from_slice(&stamp.to_le_bytes());
+    entry[9..17].copy_from_slice(&seed.to_le_bytes());
 }
 
 /// Reads an entry's stamp and seed.
@@ -43,7 +55,7 @@ pub fn read_header(input: &mut Input<'_>) -> Result<(Millis, u64), Corrupt> {
     if input.u8()? != VERSION {
         return Err(Corrupt("an entry of a version that this build does not know"));
     }
-    Ok((input.varint()?, input.u64()?))
+    Ok((input.u64()?, input.u64()?))
 }
 
 /// A key that must not have changed for a MULTI to run.
@@ -93,6 +105,8 @@ pub enum Unit<'a> {
     },
     /// Other keyspace settings from here on.
     Keyspaces(Keyspaces),
+    /// An answer that the door already knows, in its place among others.
+    Literal(&'a [u8]),
 }
 
 /// A MULTI's parts, read one by one.
@@ -260,6 +274,12 @@ pub fn put_keyspaces(out: &mut Vec<u8>, keyspaces: &Keyspaces) {
     keyspaces.encode(out);
 }
 
+/// Appends an answer that is already known.
+pub fn put_literal(out: &mut Vec<u8>, reply: &[u8]) {
+    out.push(LITERAL);
+    put_bytes(out, reply);
+}
+
 /// Reads the next unit.
 pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
     match input.u8()? {
@@ -293,6 +313,7 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
             Ok(Unit::Unblock { waiter, how })
         }
         KEYSPACES => Ok(Unit::Keyspaces(Keyspaces::decode(input)?)),
+        LITERAL => Ok(Unit::Literal(input.bytes()?)),
         _ => Err(Corrupt("unknown kind of unit")),
     }
 }
@@ -304,7 +325,8 @@ mod tests {
     #[test]
     fn units_read_back_as_they_were_written() {
         let mut bytes = Vec::new();
-        put_header(&mut bytes, 17, 42);
+        put_header(&mut bytes);
+        stamp_header(&mut bytes, 17, 42);
         put_command(&mut bytes, 3, Protocol::Resp3, &[b"SET", b"k", b"v"]);
         let mut multi = MultiBuilder::default();
         multi.command(1, &[b"INCR", b"n"]);
@@ -335,7 +357,8 @@ mod tests {
     #[test]
     fn damaged_entries_are_errors_never_panics() {
         let mut bytes = Vec::new();
-        put_header(&mut bytes, 17, 42);
+        put_header(&mut bytes);
+        stamp_header(&mut bytes, 17, 42);
         put_command(&mut bytes, 3, Protocol::Resp3, &[b"SET", b"k", b"v"]);
         MultiBuilder::default().finish(&mut bytes, Protocol::Resp2, &[]);
         let mut rng = base::Rng::new(5);

@@ -5,6 +5,8 @@
 pub mod command;
 pub mod entry;
 pub mod error;
+pub mod pending;
 pub mod reply;
 pub mod script;
+pub mod state;
 pub mod waiters;

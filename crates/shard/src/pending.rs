@@ -1,0 +1,164 @@
+//! Requests on their way: what clients have asked and the log has not taken yet.
+//!
+//! One batch becomes one log entry. A command is written once, straight into the entry's bytes; what needs no log (a read
+//! behind a write of the same pipeline) is written beside it and runs in its place when the entry is applied.
+
+use store::codec::Input;
+
+use crate::command::Args;
+use crate::entry::{self, HEADER_BYTES, MultiBuilder, Unblock, Watch};
+use crate::reply::Protocol;
+
+/// Where a request's unit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the entry: replicated.
+    Logged,
+    /// Beside it: run by the leader only.
+    Local,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Request<C> {
+    /// Who asked; nobody for the leader's own doings.
+    pub client: Option<C>,
+    /// Where its unit stands.
+    pub place: Place,
+}
+
+/// Requests in order, the logged ones as the bytes of an entry.
+#[derive(Clone, Debug)]
+pub struct Batch<C> {
+    entry: Vec<u8>,
+    local: Vec<u8>,
+    requests: Vec<Request<C>>,
+    /// Whether every logged unit only frees (DEL, expiry): such an entry may use the log's reserve on a full disk.
+    frees_only: bool,
+}
+
+impl<C> Default for Batch<C> {
+    fn default() -> Batch<C> {
+        Batch { entry: Vec::new(), local: Vec::new(), requests: Vec::new(), frees_only: true }
+    }
+}
+
+impl<C> Batch<C> {
+    fn logged(&mut self, client: Option<C>, frees: bool) -> &mut Vec<u8> {
+        if self.entry.is_empty() {
+            entry::put_header(&mut self.entry);
+        }
+        self.frees_only &= frees;
+        self.requests.push(Request { client, place: Place::Logged });
+        &mut self.entry
+    }
+
+    fn beside(&mut self, client: Option<C>) -> &mut Vec<u8> {
+        self.requests.push(Request { client, place: Place::Local });
+        &mut self.local
+    }
+
+    /// Adds a command.
+    #[inline]
+    pub fn command(&mut self, place: Place, frees: bool, client: C, db: u8, protocol: Protocol, words: Args<'_>) {
+        let out = match place {
+            Place::Logged => self.logged(Some(client), frees),
+            Place::Local => self.beside(Some(client)),
+        };
+        entry::put_command(out, db, protocol, words);
+    }
+
+    /// Adds a MULTI.
+    pub fn multi(
+        &mut self,
+        place: Place,
+        frees: bool,
+        client: C,
+        protocol: Protocol,
+        multi: &MultiBuilder,
+        watches: &[Watch],
+    ) {
+        let out = match place {
+            Place::Logged => self.logged(Some(client), frees),
+            Place::Local => self.beside(Some(client)),
+        };
+        multi.finish(out, protocol, watches);
+    }
+
+    /// Adds an answer that is already known, in its place.
+    pub fn literal(&mut self, client: C, reply: &[u8]) {
+        entry::put_literal(self.beside(Some(client)), reply);
+    }
+
+    /// Adds keys that the leader found expired.
+    pub fn expire(&mut self, keys: &[(u8, Vec<u8>)]) {
+        entry::put_expire(self.logged(None, true), keys);
+    }
+
+    /// Adds the end of a wait.
+    pub fn unblock(&mut self, waiter: u64, how: Unblock) {
+        entry::put_unblock(self.logged(None, true), waiter, how);
+    }
+
+    /// Adds other keyspace settings.
+    pub fn keyspaces(&mut self, keyspaces: &store::keyspace::Keyspaces) {
+        entry::put_keyspaces(self.logged(None, false), keyspaces);
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Whether something needs an entry.
+    pub fn needs_entry(&self) -> bool {
+        !self.entry.is_empty()
+    }
+
+    /// See `frees_only`.
+    pub fn frees_only(&self) -> bool {
+        self.frees_only
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.entry.len() + self.local.len()
+    }
+
+    /// Bytes of the entry so far.
+    pub fn entry_bytes(&self) -> usize {
+        self.entry.len()
+    }
+
+    /// Requests in order.
+    pub fn requests(&self) -> &[Request<C>] {
+        &self.requests
+    }
+
+    /// The units that are not in the entry.
+    pub fn local(&self) -> Input<'_> {
+        Input::new(&self.local)
+    }
+
+    /// Takes the entry's bytes out, with its stamp and seed. Empty where no entry is needed.
+    pub fn take_entry(&mut self, stamp: base::Millis, seed: u64) -> Vec<u8> {
+        let mut entry = std::mem::take(&mut self.entry);
+        if entry.len() >= HEADER_BYTES {
+            entry::stamp_header(&mut entry, stamp, seed);
+        }
+        entry
+    }
+
+    /// The clients whose requests are here, each as often as it asked.
+    pub fn clients(&self) -> impl Iterator<Item = &C> {
+        self.requests.iter().filter_map(|request| request.client.as_ref())
+    }
+
+    /// Whether all requests here are this one client's.
+    pub fn only_of(&self, client: &C) -> bool
+    where
+        C: PartialEq,
+    {
+        self.requests.iter().all(|request| request.client.as_ref() == Some(client))
+    }
+}
