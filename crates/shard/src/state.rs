@@ -309,7 +309,17 @@ impl State {
         let now = now.max(self.stamp);
         let protocol = reply.protocol;
         let ran = self.guarded(Durability::Memory, reply, |state, reply| {
-            state.command(Some(spec), Durability::Memory, db, args, now, true, Served::First, reply, sink_receivers(sink))
+            state.command(
+                Some(spec),
+                Durability::Memory,
+                db,
+                args,
+                now,
+                true,
+                Served::First,
+                reply,
+                sink_receivers(sink),
+            )
         });
         match ran {
             Ran::Waits(block) => {
@@ -470,7 +480,12 @@ impl State {
     }
 
     /// Runs a command and turns a panic into an error.
-    fn guarded(&mut self, class: Durability, reply: &mut Reply, run: impl FnOnce(&mut State, &mut Reply) -> Ran) -> Ran {
+    fn guarded(
+        &mut self,
+        class: Durability,
+        reply: &mut Reply,
+        run: impl FnOnce(&mut State, &mut Reply) -> Ran,
+    ) -> Ran {
         let begun = reply.bytes.len();
         self.commands += 1;
         match catch_unwind(AssertUnwindSafe(|| run(self, reply))) {
@@ -478,7 +493,9 @@ impl State {
             Err(_) => {
                 self.panics += 1;
                 reply.bytes.truncate(begun);
-                reply.error("ERR internal error: this command met a bug of quorate; please report it with its arguments");
+                reply.error(
+                    "ERR internal error: this command met a bug of quorate; please report it with its arguments",
+                );
                 // The interpreter may be in any state; it is made anew.
                 self.half_mut(class).scripts.forget_interpreter();
                 Ran::Answered
