@@ -1,1 +1,5 @@
-//! doors
+//! The doors: one per protocol, each between bytes and commands.
+//!
+//! Knows nothing about sockets, clocks, threads or files.
+
+pub mod resp;

@@ -1,0 +1,3 @@
+//! The Redis door: what its clients send, and what they are answered.
+
+pub mod decode;
