@@ -1,1 +1,22 @@
-fn main() {}
+//! The project's own tools: `cargo xtask NAME …`.
+
+mod differential;
+mod resp;
+mod tair;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (name, rest) = match args.split_first() {
+        Some((name, rest)) => (name.as_str(), rest),
+        None => ("", &args[..]),
+    };
+    let done = match name {
+        "differential" => differential::run(rest),
+        "tair" => tair::run(rest),
+        _ => Err(format!("no tool {name:?}; there are: differential, tair")),
+    };
+    if let Err(message) = done {
+        eprintln!("{name}: {message}");
+        std::process::exit(1);
+    }
+}
