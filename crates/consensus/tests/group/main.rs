@@ -1,0 +1,3 @@
+//! What a group promises, on groups that talk over a network of values in virtual time.
+
+mod lone;
