@@ -4,13 +4,14 @@
 
 mod hash;
 mod list;
+mod packed;
 mod set;
 mod stream;
 mod zset;
 
 pub use hash::Hash;
-pub use list::List;
-pub use set::Set;
+pub use list::{End, List};
+pub use set::{Member, Set};
 pub use stream::*;
 pub use zset::*;
 
@@ -76,9 +77,9 @@ macro_rules! kind {
     };
 }
 
-kind!(List, List, |list| list.len() == 0);
-kind!(Hash, Hash, |hash| hash.len() == 0);
-kind!(Set, Set, |set| set.len() == 0);
+kind!(List, List, |list| list.is_empty());
+kind!(Hash, Hash, |hash| hash.is_empty());
+kind!(Set, Set, |set| set.is_empty());
 kind!(Zset, Zset, |zset| zset.len() == 0);
 kind!(Stream, Stream, |_| false);
 
@@ -135,9 +136,9 @@ impl Value {
     pub fn is_vacant(&self) -> bool {
         match self {
             Value::Str(_) | Value::Stream(_) => false,
-            Value::List(inner) => inner.len() == 0,
-            Value::Hash(inner) => inner.len() == 0,
-            Value::Set(inner) => inner.len() == 0,
+            Value::List(inner) => inner.is_empty(),
+            Value::Hash(inner) => inner.is_empty(),
+            Value::Set(inner) => inner.is_empty(),
             Value::Zset(inner) => inner.len() == 0,
         }
     }
