@@ -10,9 +10,13 @@ mod args;
 mod context;
 mod spec;
 
+mod expire;
 mod generic;
 mod hash;
+mod lcs;
 mod list;
+mod long_double;
+mod number;
 mod scan;
 mod script;
 mod set;
@@ -34,6 +38,8 @@ use std::sync::OnceLock;
 pub fn all() -> impl Iterator<Item = &'static Spec> {
     [
         string::SPECS,
+        number::SPECS,
+        expire::SPECS,
         generic::SPECS,
         scan::SPECS,
         sort::SPECS,

@@ -1,5 +1,194 @@
-//! scan commands.
+//! Whole databases: list, walk, count, clear and exchange them. These see both durability classes.
 
-use super::Spec;
+use base::glob_matches;
+use store::table::{DATABASES, Entry};
 
-pub(super) const SPECS: &[Spec] = &[];
+use super::generic::NO_DATABASE;
+use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, integer, is};
+use crate::error::{CommandError, SYNTAX};
+use crate::reply::Reply;
+
+const fn spec(
+    name: &'static str,
+    arity: i32,
+    flags: Flags,
+    run: Run,
+    group: &'static str,
+    since: &'static str,
+    summary: &'static str,
+) -> Spec {
+    Spec { name, arity, flags: flags.and(Flags::WHOLE), keys: Keys::None, run, group, since, summary }
+}
+
+#[rustfmt::skip]
+pub(super) const SPECS: &[Spec] = &[
+    spec("randomkey", 1, Flags::NONE, Run::Read(randomkey), "generic", "1.0.0", "Returns a random key name from the database."),
+    spec("dbsize", 1, Flags::FAST, Run::Read(dbsize), "server", "1.0.0", "Returns the number of keys in the database."),
+    spec("flushdb", -1, Flags::FREES, Run::Write(flushdb), "server", "1.0.0", "Remove all keys from the current database."),
+    spec("flushall", -1, Flags::FREES, Run::Write(flushall), "server", "1.0.0", "Removes all keys from all databases."),
+    spec("swapdb", 3, Flags::FAST, Run::Write(swapdb), "server", "4.0.0", "Swaps two Redis databases."),
+    spec("keys", 2, Flags::NONE, Run::Read(keys), "generic", "1.0.0", "Returns all key names that match a pattern."),
+    spec("scan", -2, Flags::NONE, Run::Read(scan), "generic", "2.8.0", "Iterates over the key names in the database."),
+];
+
+fn randomkey(reading: &mut Reading<'_>, _: Args<'_>, reply: &mut Reply) -> Outcome {
+    let Reading { db, now, tables, other, rng } = reading;
+    let (here, there) = (tables.len(*db), other.len(*db));
+    let first = here + there > 0 && rng.index(here + there) < here;
+    let [one, two] = if first { [*tables, *other] } else { [*other, *tables] };
+    // Where one class holds only expired keys the other one may still have a live one.
+    let found = one.random(*db, *now, rng);
+    let found = if found.is_some() { found } else { two.random(*db, *now, rng) };
+    match found {
+        Some(entry) => reply.bulk(entry.key()),
+        None => reply.null(),
+    }
+    Ok(())
+}
+
+fn dbsize(reading: &mut Reading<'_>, _: Args<'_>, reply: &mut Reply) -> Outcome {
+    reply.int((reading.tables.len(reading.db) + reading.other.len(reading.db)) as i64);
+    Ok(())
+}
+
+/// ASYNC and SYNC come to the same: a flush is one entry of the log.
+fn check_flush_words(args: Args<'_>) -> Outcome {
+    match args {
+        [_] => Ok(()),
+        [_, word] if is(word, "ASYNC") || is(word, "SYNC") => Ok(()),
+        _ => Err(SYNTAX),
+    }
+}
+
+fn flushdb(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    check_flush_words(args)?;
+    writing.tables.clear(Some(writing.db));
+    writing.other.clear(Some(writing.db));
+    reply.ok();
+    Ok(())
+}
+
+fn flushall(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    check_flush_words(args)?;
+    writing.tables.clear(None);
+    writing.other.clear(None);
+    reply.ok();
+    Ok(())
+}
+
+fn swapdb(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    let index = |word: &[u8], error: &'static str| {
+        let number = base::parse_i64(word).and_then(|number| i32::try_from(number).ok());
+        number.ok_or(CommandError::new(error))
+    };
+    let one = index(args[1], "ERR invalid first DB index")?;
+    let other = index(args[2], "ERR invalid second DB index")?;
+    let database = |number: i32| u8::try_from(number).ok().filter(|db| usize::from(*db) < DATABASES);
+    let (one, other) = database(one).zip(database(other)).ok_or(NO_DATABASE)?;
+    if one != other {
+        writing.tables.swap(one, other);
+        writing.other.swap(one, other);
+    }
+    reply.ok();
+    Ok(())
+}
+
+fn keys(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    let pattern = args[1];
+    let begun = reply.begin_array();
+    let mut count = 0;
+    for tables in [reading.tables, reading.other] {
+        tables.scan(reading.db, 0, usize::MAX, reading.now, |entry| {
+            if glob_matches(pattern, entry.key()) {
+                reply.bulk(entry.key());
+                count += 1;
+            }
+        });
+    }
+    reply.end_array(begun, count);
+    Ok(())
+}
+
+struct Wanted<'a> {
+    pattern: Option<&'a [u8]>,
+    type_name: Option<&'a [u8]>,
+    count: usize,
+}
+
+impl Wanted<'_> {
+    fn includes(&self, entry: &Entry) -> bool {
+        self.type_name.is_none_or(|name| is(name, entry.value.type_name()))
+            && self.pattern.is_none_or(|pattern| glob_matches(pattern, entry.key()))
+    }
+}
+
+/// The cursor's low bit says which of the two classes it stands in, the rest where.
+fn scan(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    let start = cursor(args[1]).ok_or(CommandError::new("ERR invalid cursor"))?;
+    let wanted = wanted(&args[2..])?;
+    // The keys are written aside because the cursor, known last, comes before them.
+    let mut found = Reply::new(reply.protocol);
+    let (mut seen, mut hits) = (0, 0);
+    let mut next = start;
+    loop {
+        let in_other = next & 1 == 1;
+        let tables = if in_other { reading.other } else { reading.tables };
+        let at = tables.scan(reading.db, next >> 1, wanted.count.saturating_sub(seen).max(1), reading.now, |entry| {
+            seen += 1;
+            if wanted.includes(entry) {
+                found.bulk(entry.key());
+                hits += 1;
+            }
+        });
+        next = match (at, in_other) {
+            (0, true) => 0,
+            (0, false) if reading.other.len(reading.db) == 0 => 0,
+            (0, false) => 1,
+            (at, _) => at << 1 | u64::from(in_other),
+        };
+        // Only a small first class leaves room for the second one in the same answer.
+        if next != 1 || seen >= wanted.count {
+            break;
+        }
+    }
+    reply.array(2);
+    reply.bulk(next.to_string().as_bytes());
+    reply.array(hits);
+    reply.bytes.extend_from_slice(&found.bytes);
+    Ok(())
+}
+
+/// A cursor as C's `strtoul` reads it, which is what Redis's clients have got used to: an empty one is 0.
+pub(super) fn cursor(word: &[u8]) -> Option<u64> {
+    let (negative, digits) = match word {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    if digits.is_empty() {
+        return word.is_empty().then_some(0);
+    }
+    let value = digits.iter().try_fold(0u64, |value, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        value.checked_mul(10)?.checked_add(digit)
+    })?;
+    Some(if negative { value.wrapping_neg() } else { value })
+}
+
+fn wanted<'a>(words: Args<'a>) -> Result<Wanted<'a>, CommandError> {
+    let mut wanted = Wanted { pattern: None, type_name: None, count: 10 };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or(SYNTAX)?;
+        if is(word, "COUNT") {
+            wanted.count = usize::try_from(integer(value)?).ok().filter(|count| *count > 0).ok_or(SYNTAX)?;
+        } else if is(word, "MATCH") {
+            wanted.pattern = Some(value);
+        } else if is(word, "TYPE") {
+            wanted.type_name = Some(value);
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    Ok(wanted)
+}
