@@ -32,7 +32,7 @@ pub(super) const SPECS: &[Spec] = &[
 ];
 
 fn randomkey(reading: &mut Reading<'_>, _: Args<'_>, reply: &mut Reply) -> Outcome {
-    let Reading { db, now, tables, other, rng } = reading;
+    let Reading { db, now, tables, other, rng, .. } = reading;
     let (here, there) = (tables.len(*db), other.len(*db));
     let first = here + there > 0 && rng.index(here + there) < here;
     let [one, two] = if first { [*tables, *other] } else { [*other, *tables] };
