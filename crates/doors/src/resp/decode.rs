@@ -34,7 +34,7 @@ pub struct Word {
 impl Word {
     /// The word's bytes in `text`, which must be what [`DecodeState::text`] returned for it.
     #[inline]
-    pub fn of<'a>(self, text: &'a [u8]) -> &'a [u8] {
+    pub fn of(self, text: &[u8]) -> &[u8] {
         &text[self.start as usize..self.end as usize]
     }
 }

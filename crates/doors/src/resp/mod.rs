@@ -1,3 +1,5 @@
 //! The Redis door: what its clients send, and what they are answered.
 
 pub mod decode;
+pub mod pubsub;
+pub mod text;
