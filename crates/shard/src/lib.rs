@@ -2,10 +2,14 @@
 //!
 //! Knows nothing about sockets, clocks, threads or files. Deterministic: the same entries leave the same tables.
 
+pub mod clock;
 pub mod command;
+pub mod driver;
 pub mod entry;
 pub mod error;
+pub mod live;
 pub mod pending;
+pub mod recover;
 pub mod reply;
 pub mod script;
 pub mod state;

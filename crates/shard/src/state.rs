@@ -34,6 +34,8 @@ pub trait Sink<C> {
     fn parked(&mut self, client: &C, waiter: u64);
     /// The answer of a request that waited. Ids that nobody on this node waits for are ignored.
     fn served(&mut self, waiter: u64, bytes: &[u8]);
+    /// The outcome of this client's request is unknown: its connection must be closed, never answered.
+    fn lost(&mut self, client: &C);
     /// A message published by a MULTI or a script.
     fn publish(&mut self, channel: &[u8], message: &[u8]);
     /// How many clients of this node a message on the channel would reach.
@@ -47,6 +49,7 @@ impl<C> Sink<C> for Silent {
     fn reply(&mut self, _: &C, _: &[u8]) {}
     fn parked(&mut self, _: &C, _: u64) {}
     fn served(&mut self, _: u64, _: &[u8]) {}
+    fn lost(&mut self, _: &C) {}
     fn publish(&mut self, _: &[u8], _: &[u8]) {}
     fn receivers(&self, _: &[u8]) -> i64 {
         0
@@ -225,6 +228,11 @@ impl State {
             reply.error(&error.0);
         }
         reading.block
+    }
+
+    /// Counts an entry that changes nothing here (a change of membership).
+    pub fn pass(&mut self, index: u64) {
+        self.applied = self.applied.max(index);
     }
 
     // ---- apply -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,692 @@
+//! What turns one log: requests in, entries through consensus and onto the disk, answers out. Pure: the host and the
+//! simulator run the same code and obey the same outputs.
+//!
+//! ```text
+//!   queue ─► propose ─► Persist ─┐ merged over all groups   ┌─► Commit ─► apply ─► answers
+//!                                └► Output::Append ─(disk)─► Input::Appended
+//! ```
+//!
+//! One append is under way at a time; whatever arrives meanwhile becomes the next one (group commit). An answer leaves only
+//! from apply, and apply only follows a commit, so nothing is acknowledged that is not durable on a quorum.
+//!
+//! **Invariant:** knows no files, sockets, threads or clocks; a failed append is never retried.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use base::{Duration, GroupId, Instant, Limits, Millis, NodeId, Rng};
+use bytes::Bytes;
+use consensus::{
+    Entry, EntryKind, Envelope, Group, GroupConfig, HardState, Input as Told, Membership, Output as Asked, Position,
+    Role,
+};
+use store::keyspace::Keyspaces;
+
+use crate::entry::Unblock;
+use crate::live::{Refusal, Shard};
+use crate::pending::Batch;
+use crate::recover::Recovered;
+use crate::state::{MEMORY_WAIT, Sink};
+
+/// Keys that one expiry entry removes at most, so that it stays short work.
+const EXPIRE_KEYS_MAX: usize = 512;
+/// Bytes of one snapshot chunk: what the state's lock is held for at a time.
+const WALK_BYTES: usize = 128 << 10;
+/// How often the driver looks at expiries while some are set.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// Requests wait, or a deadline was reached.
+    Wake,
+    /// The append is durable.
+    Appended,
+    /// The append found no room; nothing of it was written. It is asked for again when there is room.
+    AppendFull,
+    /// What the log can take from now on.
+    Room(Room),
+    /// The log has stopped; whether the last append is on the disk is unknown.
+    LogStopped(String),
+    /// From another node.
+    Message(GroupId, Envelope),
+    /// The last snapshot output has been written; the next may come.
+    SnapshotWritten(GroupId),
+    /// The snapshot is durable under its name.
+    SnapshotDurable(GroupId),
+    /// The snapshot could not be written.
+    SnapshotFailed(GroupId),
+    /// Take a snapshot of this group soon, whatever the log's length.
+    SnapshotWanted(GroupId),
+}
+
+/// What the log can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Everything.
+    Plenty,
+    /// What frees, out of the reserve.
+    Reserve,
+}
+
+/// Records that become durable together, in this order.
+#[derive(Debug, Default)]
+pub struct Append {
+    /// Entries by group; the first of a group may replace what was written before.
+    pub entries: Vec<(GroupId, Entry)>,
+    /// The newest hard states, after the entries.
+    pub hard_states: Vec<(GroupId, HardState)>,
+    /// Whether it may use the reserve: everything in it frees.
+    pub frees_only: bool,
+}
+
+impl Append {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.hard_states.is_empty()
+    }
+}
+
+/// What the host has to do, in the order given.
+#[derive(Debug)]
+pub enum Output {
+    /// Make this durable, then say [`Input::Appended`]. Only one is under way.
+    Append(Append),
+    /// Send to another node.
+    Send(GroupId, Envelope),
+    /// Begin a snapshot file with this first chunk, then say [`Input::SnapshotWritten`].
+    SnapshotBegin {
+        /// Whose.
+        group: GroupId,
+        /// Of which moment.
+        position: Position,
+        /// Who belongs to the group as of then.
+        membership: Membership,
+        /// The first chunk.
+        chunk: Vec<u8>,
+    },
+    /// Append a chunk to the snapshot file, then say [`Input::SnapshotWritten`].
+    SnapshotChunk(GroupId, Vec<u8>),
+    /// Finish the snapshot file; say [`Input::SnapshotDurable`] when it is.
+    SnapshotEnd(GroupId),
+    /// Drop the unfinished snapshot file.
+    SnapshotAbort(GroupId),
+    /// A durable snapshot covers the group's log up to here.
+    CompactLog(GroupId, Position),
+    /// An entry was applied, for the tape of commits.
+    Applied(Applied),
+    /// Something that must never happen did: stop the node and say this.
+    Fatal(String),
+}
+
+/// What the tape shows of an entry.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// Whose entry.
+    pub group: GroupId,
+    /// Its index.
+    pub index: u64,
+    /// Shard time.
+    pub stamp: Millis,
+    /// The entry's bytes.
+    pub data: Bytes,
+    /// Requests that it answered.
+    pub requests: usize,
+}
+
+/// Requests whose entry is on its way.
+struct Flight<C> {
+    index: u64,
+    term: u64,
+    /// Whether `index` is the entry of this batch; else the batch only waits for that index to be applied.
+    own: bool,
+    batch: Batch<C>,
+}
+
+enum Snapshot {
+    None,
+    Wanted,
+    /// Chunks are being written; the position it will have.
+    Walking(Position, bool),
+    /// The file is being made durable.
+    Ending(Position),
+}
+
+/// One group's lane.
+struct Lane<C> {
+    shard: Arc<Shard<C>>,
+    group: Group,
+    membership: Membership,
+    flights: VecDeque<Flight<C>>,
+    /// The last hard state written, and a newer one of which only the commit index differs: it needs no sync of its own.
+    written: HardState,
+    lazy: Option<HardState>,
+    /// Consensus writes in the append under way, and in the next one.
+    persisting: Option<u64>,
+    waiting: Option<u64>,
+    /// Messages that must wait for a write.
+    held: VecDeque<(u64, Envelope)>,
+    leads: bool,
+    applied: Position,
+    rng: Rng,
+    snapshot: Snapshot,
+    bytes_since_snapshot: u64,
+    looked: Instant,
+}
+
+/// How a driver behaves.
+#[derive(Clone, Debug)]
+pub struct DriverConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Bytes of a group's entries after which it takes a snapshot.
+    pub snapshot_log_bytes: u64,
+    /// Bounds.
+    pub limits: Limits,
+    /// Tells the wall clock's word at a fresh start: whether this node may believe it (a lone voter).
+    pub believe_wall: bool,
+}
+
+/// All groups of one log.
+pub struct Driver<C> {
+    config: DriverConfig,
+    lanes: Vec<Lane<C>>,
+    appending: bool,
+    next: Append,
+    room: Room,
+    stopped: bool,
+}
+
+impl<C: Clone> Driver<C> {
+    /// An empty driver; groups are added by [`Driver::add`].
+    pub fn new(config: DriverConfig) -> Driver<C> {
+        let next = Append { frees_only: true, ..Append::default() };
+        Driver { config, lanes: Vec::new(), appending: false, next, room: Room::Plenty, stopped: false }
+    }
+
+    /// Adds a group as it was recovered. Returns its shard for connections to use.
+    pub fn add(&mut self, mut config: GroupConfig, recovered: Recovered) -> Result<Arc<Shard<C>>, String> {
+        let applied = recovered.state.applied();
+        config.applied = applied;
+        config.start = recovered.start;
+        config.hard_state = recovered.hard_state;
+        let term_at = |index| {
+            let behind = recovered.entries.iter().find(|entry| entry.index == index).map(|entry| entry.term);
+            behind.unwrap_or(recovered.start.term)
+        };
+        let applied = Position { index: applied, term: term_at(applied) };
+        config.entries = recovered.entries;
+        let shard = Arc::new(Shard::new(config.group, recovered.state, &self.config.limits));
+        let (membership, written, seed, name) =
+            (config.membership.clone(), config.hard_state, config.seed, config.group);
+        let group = Group::new(config).map_err(|error| format!("{name} cannot start: {error}"))?;
+        self.lanes.push(Lane {
+            shard: shard.clone(),
+            group,
+            membership,
+            flights: VecDeque::new(),
+            written,
+            lazy: None,
+            persisting: None,
+            waiting: None,
+            held: VecDeque::new(),
+            leads: false,
+            applied,
+            rng: Rng::new(seed ^ 0x0071_756f_7261_7465),
+            snapshot: Snapshot::None,
+            bytes_since_snapshot: 0,
+            looked: Instant::default(),
+        });
+        Ok(shard)
+    }
+
+    /// The shards, in the order they were added.
+    pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard<C>>> {
+        self.lanes.iter().map(|lane| &lane.shard)
+    }
+
+    /// Role, term, leader, applied and last index of each group, for people.
+    pub fn status(&self) -> Vec<(GroupId, consensus::Status, Position)> {
+        self.lanes.iter().map(|lane| (lane.shard.group, lane.group.status(), lane.applied)).collect()
+    }
+
+    /// Whether an append is under way or wanted, or requests wait: not the moment to stop.
+    pub fn is_busy(&self) -> bool {
+        let lane_busy = |lane: &Lane<C>| !lane.flights.is_empty() || lane.shard.has_queued();
+        self.appending || (!self.stopped && self.lanes.iter().any(lane_busy))
+    }
+
+    /// Proposes keyspace settings to every group whose own differ.
+    pub fn propose_keyspaces(&mut self, keyspaces: &Keyspaces) {
+        for lane in &self.lanes {
+            if **lane.shard.state().keyspaces() != *keyspaces {
+                // Nothing else waits at a start, so the queue has room.
+                let _ = lane.shard.submit(|batch| batch.keyspaces(keyspaces));
+            }
+        }
+    }
+
+    /// When [`Input::Wake`] is due at the latest.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let consensus = self.lanes.iter().filter_map(|lane| lane.group.deadline());
+        let due = self.lanes.iter().filter(|lane| lane.leads).filter_map(|lane| {
+            let due = lane.shard.clock.when(lane.shard.state().next_due()?);
+            Some(due.max(lane.looked + LOOK_EVERY).max(now + Duration::from_millis(1)))
+        });
+        consensus.chain(due).min()
+    }
+
+    /// One step. `wall` is the wall clock in milliseconds since the Unix epoch.
+    pub fn step<S: Sink<C>>(&mut self, now: Instant, wall: Millis, input: Input, sink: &mut S, out: &mut Vec<Output>) {
+        match input {
+            Input::Wake => {}
+            Input::Appended => self.appended(now, wall, sink, out),
+            Input::AppendFull => self.append_full(),
+            Input::Room(room) => self.set_room(room),
+            Input::LogStopped(why) => return self.log_stopped(&why, sink),
+            Input::Message(group, envelope) => {
+                if let Some(at) = self.lanes.iter().position(|lane| lane.shard.group == group) {
+                    self.tell(at, now, wall, Told::Message(envelope), sink, out);
+                }
+            }
+            Input::SnapshotWritten(group) => self.walk(group, out),
+            Input::SnapshotDurable(group) => self.snapshot_durable(group, now, wall, sink, out),
+            Input::SnapshotFailed(group) => self.snapshot_failed(group),
+            Input::SnapshotWanted(group) => {
+                for lane in self.lanes.iter_mut().filter(|lane| lane.shard.group == group) {
+                    if matches!(lane.snapshot, Snapshot::None) {
+                        lane.snapshot = Snapshot::Wanted;
+                    }
+                }
+            }
+        }
+        self.pump(now, wall, sink, out);
+    }
+
+    fn pump<S: Sink<C>>(&mut self, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
+        if self.stopped {
+            return;
+        }
+        for at in 0..self.lanes.len() {
+            let lane = &mut self.lanes[at];
+            if lane.group.deadline().is_some_and(|deadline| deadline <= now) {
+                self.tell(at, now, wall, Told::Wake, sink, out);
+            }
+            let lane = &mut self.lanes[at];
+            lane.shard.clock.slew(now, wall);
+            if lane.leads && now.since(lane.looked) >= LOOK_EVERY {
+                lane.look(now, sink);
+            }
+            if !self.appending && self.lanes[at].leads {
+                self.propose(at, now, wall, sink, out);
+            }
+            self.lanes[at].begin_snapshot(self.config.snapshot_log_bytes, out);
+        }
+        if !self.appending && !self.next.is_empty() {
+            self.appending = true;
+            for lane in &mut self.lanes {
+                if let Some(hard_state) = lane.lazy.take() {
+                    self.next.hard_states.retain(|(group, _)| *group != lane.shard.group);
+                    self.next.hard_states.push((lane.shard.group, hard_state));
+                    lane.written = hard_state;
+                }
+                lane.persisting = lane.waiting.take();
+            }
+            let next = Append { frees_only: true, ..Append::default() };
+            out.push(Output::Append(std::mem::replace(&mut self.next, next)));
+        }
+    }
+
+    /// Turns what waits into entries.
+    fn propose<S: Sink<C>>(&mut self, at: usize, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
+        const ENTRIES_MAX: usize = 8;
+        for _ in 0..ENTRIES_MAX {
+            let lane = &mut self.lanes[at];
+            let Some(mut batch) = lane.shard.take() else {
+                return;
+            };
+            let stamp = lane.shard.now(now);
+            if !batch.needs_entry() {
+                match lane.flights.back() {
+                    None => {
+                        let ran = lane.shard.state_mut().run_local(&batch, stamp, sink);
+                        if let Err(corrupt) = ran {
+                            out.push(Output::Fatal(format!(
+                                "a request that this node wrote cannot be read: {corrupt}"
+                            )));
+                        }
+                    }
+                    Some(last) => {
+                        let (index, term) = (last.index, last.term);
+                        lane.flights.push_back(Flight { index, term, own: false, batch });
+                    }
+                }
+                continue;
+            }
+            let frees_only = batch.frees_only();
+            if self.room == Room::Reserve && !frees_only {
+                // The disk filled up after these were queued: nothing of the batch has been proposed, so all are refused.
+                refuse(&batch, &Refusal::Full, sink);
+                continue;
+            }
+            let data = Bytes::from(batch.take_entry(stamp, lane.rng.next_u64()));
+            self.next.frees_only &= frees_only;
+            lane.bytes_since_snapshot += data.len() as u64;
+            lane.flights.push_back(Flight { index: 0, term: 0, own: true, batch });
+            self.tell(at, now, wall, Told::Propose { token: 0, data }, sink, out);
+        }
+    }
+
+    /// Steps consensus and does what it asks until it asks for nothing more.
+    fn tell<S: Sink<C>>(
+        &mut self,
+        at: usize,
+        now: Instant,
+        wall: Millis,
+        told: Told,
+        sink: &mut S,
+        out: &mut Vec<Output>,
+    ) {
+        let mut asked = Vec::new();
+        self.lanes[at].group.step(now, told, &mut asked);
+        let mut queue = VecDeque::from(asked);
+        while let Some(ask) = queue.pop_front() {
+            let lane = &mut self.lanes[at];
+            let mut more = Vec::new();
+            match ask {
+                Asked::Persist { token, entries, hard_state } => {
+                    let only_commit =
+                        hard_state.is_none_or(|hard| (hard.term, hard.vote) == (lane.written.term, lane.written.vote));
+                    if entries.is_empty() && only_commit && lane.waiting.is_none() && lane.persisting.is_none() {
+                        // A commit index alone may be lost without harm: it rides along with the next append.
+                        lane.lazy = hard_state.or(lane.lazy);
+                        lane.group.step(now, Told::Persisted { token }, &mut more);
+                    } else {
+                        let group = lane.shard.group;
+                        self.next.entries.extend(entries.into_iter().map(|entry| (group, entry)));
+                        if let Some(hard_state) = hard_state {
+                            lane.lazy = None;
+                            lane.written = hard_state;
+                            self.next.hard_states.retain(|(other, _)| *other != group);
+                            self.next.hard_states.push((group, hard_state));
+                        }
+                        lane.waiting = Some(token);
+                    }
+                }
+                Asked::Send { message, after } => match after {
+                    Some(token) if lane.waiting.or(lane.persisting).is_some_and(|last| token <= last) => {
+                        lane.held.push_back((token, message));
+                    }
+                    _ => out.push(Output::Send(lane.shard.group, message)),
+                },
+                Asked::Commit { entries } => {
+                    for entry in &entries {
+                        if let Err(why) = lane.apply(entry, now, sink, out) {
+                            out.push(Output::Fatal(why));
+                            return;
+                        }
+                    }
+                    let index = lane.applied.index;
+                    lane.group.step(now, Told::Applied { index }, &mut more);
+                }
+                Asked::Membership { membership, .. } => lane.membership = membership,
+                Asked::Proposed { index, term, .. } => {
+                    if let Some(flight) = lane.flights.iter_mut().rev().find(|flight| flight.own) {
+                        (flight.index, flight.term) = (index, term);
+                    }
+                }
+                Asked::ProposalDropped { .. } => {
+                    if let Some(flight) = lane.flights.pop_back() {
+                        refuse(&flight.batch, &Refusal::Loading, sink);
+                    }
+                }
+                Asked::Role { role, .. } => {
+                    let leads = role == Role::Leader;
+                    if leads && !lane.leads {
+                        let stamp = lane.shard.state().stamp();
+                        lane.shard.clock.begin(now, stamp, self.config.believe_wall.then_some(wall));
+                    }
+                    if !leads && lane.leads {
+                        lane.lose(sink);
+                    }
+                    lane.leads = leads;
+                    if !leads {
+                        lane.shard.set_refusal(Some(Refusal::Loading));
+                    }
+                }
+                Asked::Lease { until } => {
+                    if lane.leads && until.is_some() {
+                        let full = self.room == Room::Reserve;
+                        lane.shard.set_refusal(full.then_some(Refusal::Full));
+                    }
+                }
+                // One voter asks for none of these; the cluster brings them.
+                Asked::ReadReady { .. } | Asked::ReadDropped { .. } => {}
+                Asked::InstallSnapshot { .. } | Asked::SendSnapshot { .. } => {
+                    out.push(Output::Fatal("snapshots between nodes are not there yet".into()));
+                }
+            }
+            queue.extend(more);
+        }
+    }
+
+    fn appended<S: Sink<C>>(&mut self, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
+        assert!(self.appending, "an append ends only where one was under way");
+        self.appending = false;
+        for at in 0..self.lanes.len() {
+            let lane = &mut self.lanes[at];
+            let Some(token) = lane.persisting.take() else {
+                continue;
+            };
+            while let Some((_, message)) = lane.held.pop_front_if(|(after, _)| *after <= token) {
+                out.push(Output::Send(lane.shard.group, message));
+            }
+            self.tell(at, now, wall, Told::Persisted { token }, sink, out);
+        }
+    }
+
+    fn append_full(&mut self) {
+        // Consensus has these entries already; they are written when there is room, and their clients wait so long.
+        self.set_room(Room::Reserve);
+    }
+
+    fn set_room(&mut self, room: Room) {
+        if self.room == room {
+            return;
+        }
+        self.room = room;
+        for lane in self.lanes.iter().filter(|lane| lane.leads) {
+            lane.shard.set_refusal((room == Room::Reserve).then_some(Refusal::Full));
+        }
+    }
+
+    fn log_stopped<S: Sink<C>>(&mut self, why: &str, sink: &mut S) {
+        self.stopped = true;
+        for lane in &mut self.lanes {
+            lane.shard.set_refusal(Some(Refusal::Stopped(why.to_owned())));
+            lane.lose(sink);
+            while let Some(batch) = lane.shard.take() {
+                refuse(&batch, &Refusal::Stopped(why.to_owned()), sink);
+            }
+        }
+    }
+
+    // ---- snapshots ---------------------------------------------------------------------------------------------------
+
+    fn walk(&mut self, group: GroupId, out: &mut Vec<Output>) {
+        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.shard.group == group) else {
+            return;
+        };
+        let Snapshot::Walking(position, done) = lane.snapshot else {
+            return;
+        };
+        if done {
+            lane.snapshot = Snapshot::Ending(position);
+            return out.push(Output::SnapshotEnd(group));
+        }
+        let mut chunk = Vec::with_capacity(WALK_BYTES * 2);
+        match lane.shard.state_mut().walk(WALK_BYTES, &mut chunk) {
+            None => {
+                lane.snapshot = Snapshot::Wanted;
+                out.push(Output::SnapshotAbort(group));
+            }
+            Some(done) => {
+                lane.snapshot = Snapshot::Walking(position, done);
+                out.push(Output::SnapshotChunk(group, chunk));
+            }
+        }
+    }
+
+    fn snapshot_durable<S: Sink<C>>(
+        &mut self,
+        group: GroupId,
+        now: Instant,
+        wall: Millis,
+        sink: &mut S,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(at) = self.lanes.iter().position(|lane| lane.shard.group == group) else {
+            return;
+        };
+        let Snapshot::Ending(position) = std::mem::replace(&mut self.lanes[at].snapshot, Snapshot::None) else {
+            return;
+        };
+        self.tell(at, now, wall, Told::Snapshotted { index: position.index }, sink, out);
+        self.tell(at, now, wall, Told::Compact { index: position.index }, sink, out);
+        out.push(Output::CompactLog(group, position));
+    }
+
+    fn snapshot_failed(&mut self, group: GroupId) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.shard.group == group) {
+            lane.shard.state_mut().tables_mut(store::keyspace::Durability::Fsync).abort_walk();
+            lane.snapshot = Snapshot::None;
+            // Tried again after as many bytes once more: a full disk must not be asked at every entry.
+            lane.bytes_since_snapshot = 0;
+        }
+    }
+}
+
+impl<C: Clone> Lane<C> {
+    fn apply<S: Sink<C>>(
+        &mut self,
+        entry: &Entry,
+        now: Instant,
+        sink: &mut S,
+        out: &mut Vec<Output>,
+    ) -> Result<(), String> {
+        let mut requests = 0;
+        let mut state = self.shard.state_mut();
+        match entry.kind {
+            EntryKind::Membership => state.pass(entry.index),
+            EntryKind::Normal => {
+                let flight = self.flights.pop_front_if(|flight| flight.own && flight.index == entry.index);
+                let flight = match flight {
+                    Some(flight) if flight.term != entry.term => {
+                        // Another leader's entry stands where this batch should: it is lost, and its clients cannot know.
+                        lose(&flight.batch, sink);
+                        None
+                    }
+                    other => other,
+                };
+                let batch = flight.as_ref().map(|flight| &flight.batch);
+                requests = batch.map_or(0, |batch| batch.requests().len());
+                state.apply(entry.index, &entry.data, batch, sink).map_err(|corrupt| {
+                    format!("{}: entry {} cannot be applied: {corrupt}", self.shard.group, entry.index)
+                })?;
+            }
+        }
+        self.applied = Position { index: entry.index, term: entry.term };
+        while let Some(flight) = self.flights.pop_front_if(|flight| !flight.own && flight.index <= entry.index) {
+            let stamp = self.shard.now(now);
+            state
+                .run_local(&flight.batch, stamp, sink)
+                .map_err(|corrupt| format!("a request that this node wrote cannot be read: {corrupt}"))?;
+        }
+        if !entry.data.is_empty() {
+            let (group, index, stamp) = (self.shard.group, entry.index, state.stamp());
+            out.push(Output::Applied(Applied { group, index, stamp, data: entry.data.clone(), requests }));
+        }
+        Ok(())
+    }
+
+    /// Looks for what has become due: expired keys and waits whose time is over.
+    fn look<S: Sink<C>>(&mut self, now: Instant, sink: &mut S) {
+        use store::keyspace::Durability::{Fsync, Memory};
+        self.looked = now;
+        let stamp = self.shard.now(now);
+        let state = self.shard.state();
+        self.shard.set_due(state.next_due());
+        if state.next_due().is_none_or(|due| due > stamp) {
+            return;
+        }
+        let memory_due = [state.tables(Memory).next_expiry(), state.waiters(Memory).next_until()];
+        let mut keys = Vec::new();
+        state.tables(Fsync).expired(stamp, EXPIRE_KEYS_MAX, |db, key| keys.push((db, key.to_vec())));
+        let overdue = state.waiters(Fsync).overdue(stamp);
+        drop(state);
+        if keys.len() == EXPIRE_KEYS_MAX {
+            // More is due: look again at once.
+            self.looked = Instant::default();
+        }
+        if !keys.is_empty() || !overdue.is_empty() {
+            // Where the queue is full, they are found again by the next look.
+            let _ = self.shard.submit(|batch| {
+                if !keys.is_empty() {
+                    batch.expire(&keys);
+                }
+                for waiter in overdue.iter().filter(|id| **id & crate::waiters::LOCAL == 0) {
+                    batch.unblock(*waiter, Unblock::Timeout);
+                }
+            });
+        }
+        let mut state = self.shard.state_mut();
+        for waiter in overdue.into_iter().filter(|id| *id & crate::waiters::LOCAL != 0) {
+            state.unblock(waiter, Unblock::Timeout, sink);
+        }
+        if memory_due.into_iter().flatten().any(|due| due <= stamp) {
+            state.sweep_memory(stamp, EXPIRE_KEYS_MAX, sink);
+        }
+    }
+
+    /// Leadership or the log is gone: what was proposed may or may not happen.
+    fn lose<S: Sink<C>>(&mut self, sink: &mut S) {
+        for flight in self.flights.drain(..) {
+            lose(&flight.batch, sink);
+        }
+    }
+
+    fn begin_snapshot(&mut self, log_bytes: u64, out: &mut Vec<Output>) {
+        let due = matches!(self.snapshot, Snapshot::None) && self.bytes_since_snapshot >= log_bytes;
+        if !due && !matches!(self.snapshot, Snapshot::Wanted) || self.applied.index == 0 {
+            return;
+        }
+        let (index, chunk) = self.shard.state_mut().begin_snapshot();
+        let position = Position { index, term: self.applied.term };
+        self.snapshot = Snapshot::Walking(position, false);
+        self.bytes_since_snapshot = 0;
+        let membership = self.membership.clone();
+        out.push(Output::SnapshotBegin { group: self.shard.group, position, membership, chunk });
+    }
+}
+
+/// Ends a wait on this node's leader: a cancelled or killed client, CLIENT UNBLOCK. True where the driver must be woken.
+pub fn end_wait<C, S: Sink<C>>(shard: &Shard<C>, waiter: u64, how: Unblock, sink: &mut S) -> bool {
+    if waiter & (MEMORY_WAIT | crate::waiters::LOCAL) != 0 {
+        shard.state_mut().unblock(waiter, how, sink);
+        return false;
+    }
+    // A queue that is full keeps the wait until its time is over.
+    shard.submit(|batch| batch.unblock(waiter, how)).unwrap_or(false)
+}
+
+fn refuse<C, S: Sink<C>>(batch: &Batch<C>, refusal: &Refusal, sink: &mut S) {
+    let line = format!("-{}\r\n", refusal.error().0);
+    for client in batch.clients() {
+        sink.reply(client, line.as_bytes());
+    }
+}
+
+fn lose<C, S: Sink<C>>(batch: &Batch<C>, sink: &mut S) {
+    for client in batch.clients() {
+        sink.lost(client);
+    }
+}

@@ -1,0 +1,158 @@
+//! A shard as connections see it: its state under a lock that readers share, and the queue of what waits for the log.
+//!
+//! ```text
+//!   connection ── read ──► state (shared lock)            driver ── apply ──► state (exclusive lock)
+//!              └─ submit ► queue (batches) ──────────────► driver
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base::{GroupId, Instant, Limits, Millis};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::clock::Clock;
+use crate::error::CommandError;
+use crate::pending::Batch;
+use crate::state::State;
+
+/// Why logged writes are refused at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not yet ready: the log is being replayed.
+    Loading,
+    /// The disk is full: only what frees is taken.
+    Full,
+    /// The log has stopped for good, for this reason.
+    Stopped(String),
+}
+
+impl Refusal {
+    /// What a client is told.
+    pub fn error(&self) -> CommandError {
+        match self {
+            Refusal::Loading => CommandError::new("LOADING Redis is loading the dataset in memory"),
+            Refusal::Full => CommandError::new(
+                "MISCONF the disk is full: writes are refused until there is room; reads, deletes and expiry go on",
+            ),
+            Refusal::Stopped(why) => CommandError::from(format!(
+                "MISCONF the log has stopped and the node takes no more writes: {why}; see /readyz, mend the disk and restart"
+            )),
+        }
+    }
+}
+
+/// One shard on one node.
+pub struct Shard<C> {
+    /// Its group.
+    pub group: GroupId,
+    /// Shard time.
+    pub clock: Clock,
+    state: RwLock<State>,
+    queue: Mutex<VecDeque<Batch<C>>>,
+    queued_bytes: AtomicU64,
+    refusal: RwLock<Option<Refusal>>,
+    /// When the driver will look at expiries and waits by itself, shard time; `u64::MAX` for never.
+    due: AtomicU64,
+    pending_bytes_max: u64,
+    entry_bytes_max: usize,
+}
+
+impl<C> Shard<C> {
+    /// A shard that refuses writes until its driver says otherwise.
+    pub fn new(group: GroupId, state: State, limits: &Limits) -> Shard<C> {
+        Shard {
+            group,
+            clock: Clock::default(),
+            state: RwLock::new(state),
+            queue: Mutex::new(VecDeque::new()),
+            queued_bytes: AtomicU64::new(0),
+            refusal: RwLock::new(Some(Refusal::Loading)),
+            due: AtomicU64::new(u64::MAX),
+            pending_bytes_max: limits.pending_bytes_max as u64,
+            entry_bytes_max: limits.entry_bytes_max,
+        }
+    }
+
+    /// The state, for reading.
+    #[inline]
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read()
+    }
+
+    /// The state, for apply and for memory keyspaces.
+    #[inline]
+    pub fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write()
+    }
+
+    /// Shard time now.
+    #[inline]
+    pub fn now(&self, mono: Instant) -> Millis {
+        self.clock.now(mono)
+    }
+
+    /// Why logged writes are refused, if they are. `frees` for a command that frees room.
+    #[inline]
+    pub fn refusal(&self, frees: bool) -> Option<CommandError> {
+        let refusal = self.refusal.read();
+        match &*refusal {
+            None => None,
+            Some(Refusal::Full) if frees => None,
+            Some(refusal) => Some(refusal.error()),
+        }
+    }
+
+    /// Says whether and why logged writes are refused from now on.
+    pub fn set_refusal(&self, refusal: Option<Refusal>) {
+        *self.refusal.write() = refusal;
+    }
+
+    /// What is refused at the moment.
+    pub fn current_refusal(&self) -> Option<Refusal> {
+        self.refusal.read().clone()
+    }
+
+    /// Adds requests to the queue. True where the driver must be woken. An error where too much waits already; then
+    /// nothing was added.
+    #[inline]
+    pub fn submit(&self, add: impl FnOnce(&mut Batch<C>)) -> Result<bool, CommandError> {
+        if self.queued_bytes.load(Ordering::Relaxed) > self.pending_bytes_max {
+            return Err(CommandError::new(
+                "BUSY too many bytes of commands wait for the log (limit pending_bytes_max); nothing was done, slow down and try again",
+            ));
+        }
+        let mut queue = self.queue.lock();
+        let idle = queue.is_empty();
+        if queue.back().is_none_or(|batch| batch.entry_bytes() >= self.entry_bytes_max) {
+            queue.push_back(Batch::default());
+        }
+        let batch = queue.back_mut().expect("one was pushed where there was none");
+        let before = batch.bytes();
+        add(batch);
+        self.queued_bytes.fetch_add((batch.bytes() - before) as u64, Ordering::Relaxed);
+        Ok(idle)
+    }
+
+    /// Takes the next batch, oldest first.
+    pub fn take(&self) -> Option<Batch<C>> {
+        let batch = self.queue.lock().pop_front()?;
+        self.queued_bytes.fetch_sub(batch.bytes() as u64, Ordering::Relaxed);
+        Some(batch)
+    }
+
+    /// Whether something waits.
+    pub fn has_queued(&self) -> bool {
+        !self.queue.lock().is_empty()
+    }
+
+    /// After a change outside the driver: whether something is now due earlier than the driver knows, so that it must be woken.
+    pub fn is_due_earlier(&self, state: &State) -> bool {
+        state.next_due().is_some_and(|due| due < self.due.load(Ordering::Relaxed))
+    }
+
+    /// Remembers when the driver will look by itself.
+    pub fn set_due(&self, due: Option<Millis>) {
+        self.due.store(due.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,138 @@
+//! A shard's way back: the newest snapshot, then the log's records behind it, streamed.
+//!
+//! Entries known to be committed are applied as they come and dropped; only the tail that no hard state vouches for is kept
+//! in memory, and handed to consensus, which decides about it.
+
+use std::collections::VecDeque;
+
+use base::GroupId;
+use consensus::{Entry, EntryKind, HardState, Position};
+
+use crate::pending::Batch;
+use crate::state::{Silent, State};
+
+/// One group being brought back.
+pub struct Recovery {
+    group: GroupId,
+    /// The state as far as it has been brought back.
+    pub state: State,
+    snapshot: Position,
+    start: Position,
+    entries: VecDeque<Entry>,
+    hard_state: HardState,
+}
+
+/// What consensus needs to go on.
+pub struct Recovered {
+    /// The state; its `applied` lies at or behind `start`.
+    pub state: State,
+    /// The position before the first entry.
+    pub start: Position,
+    /// The undecided tail.
+    pub entries: Vec<Entry>,
+    /// The newest hard state.
+    pub hard_state: HardState,
+}
+
+impl Recovery {
+    /// Starts from a state that was read from the snapshot at this position (zeros: an empty one).
+    pub fn new(group: GroupId, state: State, snapshot: Position) -> Recovery {
+        let mut recovery = Recovery {
+            group,
+            state,
+            snapshot,
+            start: Position::default(),
+            entries: VecDeque::new(),
+            hard_state: HardState::default(),
+        };
+        recovery.hard_state.commit = snapshot.index;
+        recovery.hard_state.term = snapshot.term;
+        recovery
+    }
+
+    /// The log of this group starts after this position; with `install`, what was read before is void.
+    pub fn mark(&mut self, position: Position, install: bool) -> Result<(), String> {
+        if position.index > self.snapshot.index {
+            return Err(format!(
+                "the log of {} starts after index {}, but the newest readable snapshot is at {}: a snapshot is missing",
+                self.group, position.index, self.snapshot.index
+            ));
+        }
+        if install {
+            self.entries.clear();
+        }
+        while self.entries.front().is_some_and(|entry| entry.index <= position.index) {
+            self.entries.pop_front();
+        }
+        if position.index >= self.start.index {
+            self.start = position;
+        }
+        Ok(())
+    }
+
+    /// The next entry as the log has it.
+    pub fn entry(&mut self, entry: Entry) -> Result<(), String> {
+        while self.entries.back().is_some_and(|last| last.index >= entry.index) {
+            self.entries.pop_back();
+        }
+        let last = self.entries.back().map_or(self.start.index, |last| last.index);
+        if entry.index <= self.start.index {
+            return Err(format!("{}: entry {} stands behind a start of {}", self.group, entry.index, self.start.index));
+        }
+        if entry.index != last + 1 {
+            return Err(format!("{}: entry {} follows entry {last}", self.group, entry.index));
+        }
+        self.entries.push_back(entry);
+        Ok(())
+    }
+
+    /// A hard state as the log has it: everything up to its commit index is decided.
+    pub fn hard_state(&mut self, hard_state: HardState) -> Result<(), String> {
+        self.hard_state = HardState { commit: hard_state.commit.max(self.hard_state.commit), ..hard_state };
+        self.apply_decided()
+    }
+
+    fn apply_decided(&mut self) -> Result<(), String> {
+        while let Some(entry) = self.entries.front().filter(|entry| entry.index <= self.hard_state.commit) {
+            apply_entry(&mut self.state, entry, self.group)?;
+            self.start = Position { index: entry.index, term: entry.term };
+            self.entries.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Everything has been read.
+    pub fn finish(mut self) -> Result<Recovered, String> {
+        self.apply_decided()?;
+        if self.start.index < self.snapshot.index && self.entries.is_empty() {
+            // The log holds nothing behind the snapshot: it goes on there.
+            self.start = self.snapshot;
+        }
+        let last = self.entries.back().map_or(self.start.index, |entry| entry.index);
+        if last < self.snapshot.index || self.state.applied() < self.start.index {
+            return Err(format!(
+                "the log of {} ends at index {last}, before the snapshot at {}: acknowledged entries are missing",
+                self.group, self.snapshot.index
+            ));
+        }
+        Ok(Recovered {
+            state: self.state,
+            start: self.start,
+            entries: self.entries.into(),
+            hard_state: self.hard_state,
+        })
+    }
+}
+
+/// Applies a committed entry for which nobody on this node waits.
+pub(crate) fn apply_entry(state: &mut State, entry: &Entry, group: GroupId) -> Result<(), String> {
+    match entry.kind {
+        EntryKind::Normal => state
+            .apply::<u64, _>(entry.index, &entry.data, None::<&Batch<u64>>, &mut Silent)
+            .map_err(|corrupt| format!("{group}: entry {} cannot be applied: {corrupt}", entry.index)),
+        EntryKind::Membership => {
+            state.pass(entry.index);
+            Ok(())
+        }
+    }
+}
