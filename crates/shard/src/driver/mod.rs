@@ -690,3 +690,6 @@ fn lose<C, S: Sink<C>>(batch: &Batch<C>, sink: &mut S) {
         sink.lost(client);
     }
 }
+
+#[cfg(test)]
+mod tests;

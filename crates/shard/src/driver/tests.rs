@@ -1,0 +1,124 @@
+//! A lone voter's life, driven by hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{GroupId, Instant, Limits, NodeId};
+use consensus::{GroupConfig, Membership, Position};
+use store::keyspace::Keyspaces;
+
+use super::{Driver, DriverConfig, Input, Output};
+use crate::live::Shard;
+use crate::pending::Place;
+use crate::recover::Recovery;
+use crate::reply::Protocol;
+use crate::state::{Sink, State};
+
+#[derive(Default)]
+struct Answers {
+    by_client: BTreeMap<u64, String>,
+    waiting: BTreeMap<u64, u64>,
+}
+
+impl Sink<u64> for Answers {
+    fn reply(&mut self, client: &u64, bytes: &[u8]) {
+        self.by_client.entry(*client).or_default().push_str(&String::from_utf8_lossy(bytes));
+    }
+    fn parked(&mut self, client: &u64, waiter: u64) {
+        self.waiting.insert(waiter, *client);
+    }
+    fn served(&mut self, waiter: u64, bytes: &[u8]) {
+        if let Some(client) = self.waiting.remove(&waiter) {
+            self.reply(&client, bytes);
+        }
+    }
+    fn lost(&mut self, client: &u64) {
+        self.by_client.entry(*client).or_default().push_str("<lost>");
+    }
+    fn publish(&mut self, _: &[u8], _: &[u8]) {}
+    fn receivers(&self, _: &[u8]) -> i64 {
+        0
+    }
+}
+
+struct World {
+    driver: Driver<u64>,
+    shard: Arc<Shard<u64>>,
+    answers: Answers,
+    now: u64,
+    appends: usize,
+}
+
+impl World {
+    fn new() -> World {
+        let config =
+            DriverConfig { node: NodeId(1), snapshot_log_bytes: u64::MAX, limits: Limits::DEFAULT, believe_wall: true };
+        let mut driver = Driver::new(config);
+        let state = State::new(Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
+        let recovered = Recovery::new(GroupId(1), state, Position::default()).finish().expect("nothing was stored yet");
+        let membership = Membership::new([NodeId(1)], []);
+        let shard = driver
+            .add(GroupConfig::new(GroupId(1), NodeId(1), membership, 7), recovered)
+            .expect("an empty group can start");
+        let mut world = World { driver, shard, answers: Answers::default(), now: 0, appends: 0 };
+        world.run();
+        world
+    }
+
+    /// Steps until nothing more is asked; every append is durable at once.
+    fn run(&mut self) {
+        let mut input = Input::Wake;
+        loop {
+            let mut out = Vec::new();
+            self.driver.step(Instant(self.now * 1_000_000), 1_000_000 + self.now, input, &mut self.answers, &mut out);
+            let append = out.iter().any(|output| matches!(output, Output::Append(_)));
+            assert!(!out.iter().any(|output| matches!(output, Output::Fatal(_))), "{out:?}");
+            if !append {
+                return;
+            }
+            self.appends += 1;
+            input = Input::Appended;
+        }
+    }
+
+    fn ask(&mut self, client: u64, place: Place, line: &str) {
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        self.shard
+            .submit(|batch| batch.command(place, false, client, 0, Protocol::Resp2, &words))
+            .expect("the queue has room");
+    }
+
+    fn answers(&mut self, client: u64) -> String {
+        self.answers.by_client.remove(&client).unwrap_or_default()
+    }
+}
+
+#[test]
+fn whatever_waits_becomes_one_entry_and_is_answered_in_order() {
+    let mut world = World::new();
+    assert_eq!(world.shard.current_refusal(), None, "a lone voter leads at once");
+    let before = world.appends;
+    world.ask(1, Place::Logged, "SET k 1");
+    world.ask(1, Place::Local, "GET k");
+    world.ask(2, Place::Logged, "SET k 2");
+    world.ask(1, Place::Local, "GET k");
+    world.run();
+    assert_eq!(world.answers(1), "+OK\r\n$1\r\n1\r\n$1\r\n2\r\n");
+    assert_eq!(world.answers(2), "+OK\r\n");
+    assert_eq!(world.appends - before, 1, "one append, and no second one for the commit index");
+}
+
+#[test]
+fn keys_expire_by_an_entry_when_their_time_has_come() {
+    let mut world = World::new();
+    world.ask(1, Place::Logged, "SET k 1");
+    world.run();
+    let stamp = world.shard.state().stamp();
+    world.shard.state_mut().tables_mut(store::keyspace::Durability::Fsync).set_expire(0, b"k", stamp + 500, stamp);
+    world.now += 400;
+    world.run();
+    assert_eq!(world.shard.state().tables(store::keyspace::Durability::Fsync).len(0), 1);
+    world.now += 200;
+    world.run();
+    assert_eq!(world.shard.state().tables(store::keyspace::Durability::Fsync).len(0), 0);
+}
