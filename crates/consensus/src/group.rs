@@ -81,6 +81,7 @@ pub struct Group {
     loyal_until: Instant,
     lease: Lease,
     reads: Reads,
+    snapshot_wanted: bool,
 
     announced: (Role, u64, Option<NodeId>),
     announced_lease: Option<Instant>,
@@ -176,6 +177,7 @@ impl Group {
             loyal_until: Instant(0),
             lease: Lease::default(),
             reads,
+            snapshot_wanted: false,
             announced: (Role::Follower, hard_state.term, None),
             announced_lease: None,
             refused: 0,
@@ -523,6 +525,7 @@ impl Group {
         }
         let (_, membership) = self.memberships.front().expect("there is always a membership");
         let membership = membership.clone();
+        self.snapshot_wanted = false;
         self.raft.raft.mut_store().set_snapshot(Position { index, term }, &membership);
     }
 
@@ -551,9 +554,7 @@ impl Group {
         if !self.raft.raft.promotable() || self.is_writing_log() {
             return;
         }
-        if self.is_lone_voter() {
-            self.campaign(now);
-        } else if now >= self.election_at {
+        if self.is_lone_voter() || now >= self.election_at {
             self.campaign(now);
         }
     }
@@ -592,6 +593,11 @@ impl Group {
         self.start_reads(now, out);
         loop {
             self.announce(now, out);
+            if self.raft.raft.store().take_newer_wanted() && !self.snapshot_wanted {
+                self.snapshot_wanted = true;
+                let at_least = self.memberships.back().map_or(0, |(index, _)| *index);
+                out.push(Output::SnapshotWanted { at_least });
+            }
             if !self.raft.has_ready() {
                 return;
             }

@@ -118,6 +118,12 @@ pub enum Output {
         /// As in `Send`.
         after: Option<WriteToken>,
     },
+    /// A node lags behind the log's start, or is new, and the newest snapshot cannot help it: take one at `at_least` or
+    /// behind and say `Snapshotted`. Said once until then.
+    SnapshotWanted {
+        /// The index where that node came to the group, or an earlier one.
+        at_least: u64,
+    },
     /// These are decided: apply them in order and say `Applied`. `Normal` entries without data change nothing.
     Commit {
         /// Follows the last `Commit` without a gap.

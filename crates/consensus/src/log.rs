@@ -13,6 +13,7 @@ use raft::eraftpb::{self, ConfState, Snapshot, SnapshotMetadata};
 use raft::util::limit_size;
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) struct MemLog {
     /// The position before the first entry held.
@@ -21,6 +22,8 @@ pub(crate) struct MemLog {
     entries: VecDeque<eraftpb::Entry>,
     /// The newest snapshot that the host holds durably: what a follower that lags too far is sent.
     snapshot: SnapshotMetadata,
+    /// A follower needs a newer snapshot than there is. (`raft` asks through a shared borrow.)
+    newer_wanted: AtomicBool,
     /// As of the start; `raft` asks once.
     initial: RaftState,
 }
@@ -42,6 +45,7 @@ impl MemLog {
             start,
             entries: entries.iter().map(Entry::to_raft).collect(),
             snapshot: meta,
+            newer_wanted: AtomicBool::new(false),
             initial: RaftState::new(hard_state.to_raft(), conf_state),
         }
     }
@@ -92,6 +96,11 @@ impl MemLog {
         self.snapshot.index
     }
 
+    /// Whether a newer snapshot was asked for since the last time.
+    pub(crate) fn take_newer_wanted(&self) -> bool {
+        self.newer_wanted.load(Ordering::Relaxed) && self.newer_wanted.swap(false, Ordering::Relaxed)
+    }
+
     /// Replaces the whole log by a snapshot from the leader.
     pub(crate) fn install(&mut self, snapshot: &Snapshot) {
         let meta = snapshot.get_metadata();
@@ -140,12 +149,18 @@ impl Storage for MemLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _: u64) -> Result<Snapshot> {
-        // An index of zero, or one before the log, would not let the follower go on; `raft` aborts on the former.
-        if self.snapshot.index == 0 || self.snapshot.index < request_index.max(self.start.index) {
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+        let meta = &self.snapshot;
+        let conf = meta.get_conf_state();
+        // An index of zero, or one before the log, would not let the follower go on; `raft` aborts on the former. And a
+        // follower refuses a snapshot from before it belonged to the group.
+        let reaches = meta.index > 0 && meta.index >= request_index.max(self.start.index);
+        let names = [&conf.voters, &conf.learners, &conf.voters_outgoing].into_iter().any(|ids| ids.contains(&to));
+        if !reaches || !names {
+            self.newer_wanted.store(true, Ordering::Relaxed);
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }
-        Ok(Snapshot { metadata: Some(self.snapshot.clone()), ..Snapshot::default() })
+        Ok(Snapshot { metadata: Some(meta.clone()), ..Snapshot::default() })
     }
 }
 
@@ -199,8 +214,10 @@ mod tests {
         log.compact(5);
         log.compact(99);
         assert_eq!(log.start().index, 5);
-        assert!(log.snapshot(0, 2).is_err(), "the snapshot at 3 does not reach the log's start");
+        assert!(log.snapshot(0, 1).is_err(), "the snapshot at 3 does not reach the log's start");
+        assert!(log.take_newer_wanted() && !log.take_newer_wanted());
         log.set_snapshot(Position { index: 6, term: 9 }, &Membership::new([NodeId(1)], []));
-        assert_eq!(log.snapshot(0, 2).unwrap().get_metadata().index, 6);
+        assert_eq!(log.snapshot(0, 1).unwrap().get_metadata().index, 6);
+        assert!(log.snapshot(0, 2).is_err(), "2 was no member at 6");
     }
 }

@@ -1,3 +1,5 @@
 //! What a group promises, on groups that talk over a network of values in virtual time.
 
 mod lone;
+mod random;
+mod world;
