@@ -101,14 +101,8 @@ impl Order {
         }
         self.len -= ranks.len();
         // Only the first and the last of the touched chunks can have anything left.
-        let mut index = first;
-        let kept = chunk;
-        let mut keep = Vec::with_capacity(2);
-        self.chunks.drain(first..kept).filter(|items| !items.is_empty()).for_each(|items| keep.push(items));
-        for items in keep {
-            self.chunks.insert(index, items);
-            index += 1;
-        }
+        let kept: Vec<_> = self.chunks.drain(first..chunk).filter(|items| !items.is_empty()).collect();
+        self.chunks.splice(first..first, kept);
         self.rebuild();
         if first < self.chunks.len() && self.chunks[first].len() < CHUNK_MAX / 8 {
             self.tidy(first);

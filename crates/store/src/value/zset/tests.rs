@@ -61,7 +61,7 @@ fn does_what_two_b_trees_do() {
                     let start = rng.index(zset.len() + 2);
                     let end = (start + rng.index(600)).min(zset.len() + 5);
                     let gone: Vec<_> = model.list().into_iter().take(end).skip(start).collect();
-                    gone.iter().for_each(|(member, _)| drop(model.remove(member)));
+                    gone.iter().for_each(|(member, _)| _ = model.remove(member));
                     assert_eq!(zset.remove_range(start..end), gone.len());
                 }
                 _ => {
@@ -142,7 +142,7 @@ fn a_scan_visits_every_member_that_stays() {
     let mut seen = BTreeSet::new();
     let (mut cursor, mut steps) = (0, 0);
     loop {
-        cursor = zset.scan(cursor, 10, |member, _| drop(seen.insert(member.to_vec())));
+        cursor = zset.scan(cursor, 10, |member, _| _ = seen.insert(member.to_vec()));
         steps += 1;
         if cursor == 0 {
             break;
