@@ -1,5 +1,6 @@
 //! The project's own tools: `cargo xtask NAME …`.
 
+mod clients;
 mod differential;
 mod resp;
 mod tair;
@@ -12,8 +13,9 @@ fn main() {
     };
     let done = match name {
         "differential" => differential::run(rest),
+        "clients" => clients::run(rest),
         "tair" => tair::run(rest),
-        _ => Err(format!("no tool {name:?}; there are: differential, tair")),
+        _ => Err(format!("no tool {name:?}; there are: clients, differential, tair")),
     };
     if let Err(message) = done {
         eprintln!("{name}: {message}");

@@ -36,7 +36,16 @@ pub const PLANTS: &[Plant] = &[
     Plant { name: "expireat-ignores-gt", rewrite: |args| drop_word(args, "EXPIREAT", "GT") },
     Plant { name: "persist-does-nothing", rewrite: |args| become_other(args, "PERSIST", "EXISTS") },
     Plant { name: "zadd-ignores-lt", rewrite: |args| drop_word(args, "ZADD", "LT") },
-    Plant { name: "zrange-score-inclusive", rewrite: |args| replace_word(args, "ZRANGEBYSCORE", "(2", "2") },
+    Plant {
+        name: "zrange-score-inclusive",
+        rewrite: |args| {
+            if is(args, "ZRANGEBYSCORE") || is(args, "ZCOUNT") {
+                for arg in args.iter_mut().skip(2).filter(|arg| arg.starts_with(b"(")) {
+                    arg.remove(0);
+                }
+            }
+        },
+    },
     Plant { name: "zunion-max-is-sum", rewrite: |args| replace_word(args, "ZUNIONSTORE", "MAX", "SUM") },
     Plant { name: "lmove-wrong-end", rewrite: |args| replace_word(args, "LMOVE", "LEFT", "RIGHT") },
     Plant { name: "blmove-wrong-end", rewrite: |args| replace_word(args, "BLMOVE", "LEFT", "RIGHT") },

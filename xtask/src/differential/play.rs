@@ -169,7 +169,9 @@ impl Arena {
             }
             // A key set with an expiry in the past is counted until somebody looks at it.
             self.send(pair, &words("KEYS *"))?;
-            (reply(&mut pair.left), reply(&mut pair.right));
+            for conn in [&mut pair.left, &mut pair.right] {
+                reply(conn);
+            }
         }
         self.send(pair, args)?;
         let (left, right) = (reply(&mut pair.left), reply(&mut pair.right));

@@ -1,0 +1,220 @@
+//! `cargo xtask clients`: real clients of Redis against a running server, each a script in `tests/clients/`.
+//!
+//! ```text
+//! cargo xtask clients --port P [--host H] [--only NAME,NAME]
+//! ```
+//!
+//! Environments are made once under `.tools/` (not in git) from pinned lists: `requirements-*.txt` by pip, `package-lock.json` by npm. Each
+//! script prints what it did into `.tools/logs/NAME.log`, here it is one line. What cannot run here is skipped with its reason; with `CI=true`
+//! in the environment a skip is a failure.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a script runs in.
+#[derive(Clone, Copy)]
+enum Runtime {
+    /// Only Python's own library.
+    Python,
+    /// The environment of this requirements file.
+    Venv(&'static str),
+    Node,
+}
+
+/// One script.
+struct Script {
+    name: &'static str,
+    file: &'static str,
+    runtime: Runtime,
+    seconds_max: u64,
+}
+
+const SCRIPTS: &[Script] = &[
+    Script { name: "redis-cli", file: "redis_cli.py", runtime: Runtime::Python, seconds_max: 60 },
+    Script { name: "redis-benchmark", file: "redis_benchmark.py", runtime: Runtime::Python, seconds_max: 60 },
+    Script { name: "redis-py-5", file: "redis_py.py", runtime: Runtime::Venv("redis5"), seconds_max: 60 },
+    Script { name: "redis-py-8", file: "redis_py.py", runtime: Runtime::Venv("redis8"), seconds_max: 60 },
+    Script { name: "ioredis", file: "ioredis.mjs", runtime: Runtime::Node, seconds_max: 60 },
+    Script { name: "celery", file: "celery_test.py", runtime: Runtime::Venv("redis5"), seconds_max: 90 },
+];
+
+/// By this exit code a script says that it cannot run here.
+const SKIPPED: i32 = 77;
+
+/// How a script ended.
+enum Outcome {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+/// Entry of `cargo xtask clients`.
+pub fn run(args: &[String]) -> Result<(), String> {
+    let mut host = "127.0.0.1".to_owned();
+    let mut port = None;
+    let mut only: Option<Vec<String>> = None;
+    let mut rest = args.iter();
+    while let Some(flag) = rest.next() {
+        let mut value = || rest.next().cloned().ok_or_else(|| format!("{flag} wants a value"));
+        match flag.as_str() {
+            "--host" => host = value()?,
+            "--port" => port = Some(value()?),
+            "--only" => only = Some(value()?.split(',').map(str::to_owned).collect()),
+            _ => return Err(format!("clients does not know {flag}")),
+        }
+    }
+    let port = port.ok_or("clients wants --port")?;
+    if let Some(unknown) = only.iter().flatten().find(|name| !SCRIPTS.iter().any(|script| script.name == **name)) {
+        let known: Vec<_> = SCRIPTS.iter().map(|script| script.name).collect();
+        return Err(format!("--only: no client {unknown:?}; there are {}", known.join(", ")));
+    }
+    let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let mut failed = Vec::new();
+    for script in SCRIPTS {
+        if only.as_ref().is_some_and(|only| !only.iter().any(|name| name == script.name)) {
+            continue;
+        }
+        let start = Instant::now();
+        let outcome = match prepare(script.runtime) {
+            Ok(program) => play(script, &program, &host, &port),
+            Err(reason) => Outcome::Skipped(reason),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Outcome::Passed => println!("{:16} ok ({seconds:.1} s)", script.name),
+            Outcome::Skipped(reason) => {
+                println!("{:16} skipped: {reason}", script.name);
+                if strict {
+                    failed.push(script.name);
+                }
+            }
+            Outcome::Failed(reason) => {
+                println!("{:16} FAILED ({seconds:.1} s)\n{reason}", script.name);
+                failed.push(script.name);
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
+}
+
+/// The repository's root: xtask is built in it.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Makes the environment unless it is there as the pinned list wants it, and names the program that runs the script. The error is why not.
+fn prepare(runtime: Runtime) -> Result<PathBuf, String> {
+    let (root, scripts) = (root(), root().join("tests/clients"));
+    match runtime {
+        Runtime::Python => {
+            quiet("python3", &["--version".into()], &root)?;
+            Ok(PathBuf::from("python3"))
+        }
+        Runtime::Venv(name) => {
+            let venv = root.join(".tools").join(name);
+            let python = venv.join("bin/python");
+            let list = scripts.join(format!("requirements-{name}.txt"));
+            once(&list, &venv.join("pinned.txt"), || {
+                quiet("python3", &["-m".into(), "venv".into(), "--clear".into(), text(&venv)], &root)?;
+                let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"].map(String::from);
+                quiet(&text(&python), &[&pip[..], &[text(&list)]].concat(), &root)
+            })?;
+            Ok(python)
+        }
+        Runtime::Node => {
+            quiet("node", &["--version".into()], &root)?;
+            let list = scripts.join("package-lock.json");
+            once(&list, &scripts.join("node_modules/.pinned"), || {
+                quiet("npm", &["ci", "--no-audit", "--no-fund", "--silent"].map(String::from), &scripts)
+            })?;
+            Ok(PathBuf::from("node"))
+        }
+    }
+}
+
+/// Runs `make` unless `stamp` says that it was made from this very list.
+fn once(list: &Path, stamp: &Path, make: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let wanted = fs::read(list).map_err(|error| format!("{}: {error}", list.display()))?;
+    if fs::read(stamp).is_ok_and(|made| made == wanted) {
+        return Ok(());
+    }
+    make()?;
+    fs::write(stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn quiet(program: &str, args: &[String], dir: &Path) -> Result<(), String> {
+    let done = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.stderr).trim().lines().last().unwrap_or("").to_owned();
+    Err(format!("{program} {}: {}: {said}", args.join(" "), done.status))
+}
+
+fn play(script: &Script, program: &Path, host: &str, port: &str) -> Outcome {
+    let logs = root().join(".tools/logs");
+    let log = logs.join(format!("{}.log", script.name));
+    let opened =
+        fs::create_dir_all(&logs).and_then(|()| fs::File::create(&log)).and_then(|file| Ok((file.try_clone()?, file)));
+    let (out, err) = match opened {
+        Ok(files) => files,
+        Err(error) => return Outcome::Failed(format!("{}: {error}", log.display())),
+    };
+    let child = Command::new(program)
+        .args([script.file, host, port])
+        .current_dir(root().join("tests/clients"))
+        .env("PYTHONUNBUFFERED", "1")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return Outcome::Skipped(format!("{}: {error}", program.display())),
+    };
+    let start = Instant::now();
+    let mut asked_to_end = false;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) => {}
+            Err(error) => return Outcome::Failed(error.to_string()),
+        }
+        let late = start.elapsed().saturating_sub(Duration::from_secs(script.seconds_max));
+        if late > Duration::ZERO && !asked_to_end {
+            // An interrupt, so that the script ends what it started.
+            let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            asked_to_end = true;
+        }
+        if late > Duration::from_secs(15) {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    match status.code() {
+        Some(0) => Outcome::Passed,
+        Some(SKIPPED) => Outcome::Skipped(said.trim().trim_start_matches("skipped: ").to_owned()),
+        _ => {
+            let lines: Vec<_> = said.lines().collect();
+            let why = if asked_to_end { format!("not done within {} s; ", script.seconds_max) } else { String::new() };
+            Outcome::Failed(format!(
+                "{why}{status}; the end of {}:\n{}",
+                log.display(),
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            ))
+        }
+    }
+}
