@@ -10,6 +10,7 @@ mod args;
 mod context;
 mod spec;
 
+mod elements;
 mod expire;
 mod generic;
 mod hash;
