@@ -172,3 +172,12 @@ fn persist(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outc
     reply.int(i64::from(volatile));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[ignore = "waits for the collections' commands"]
+    fn golden_answers() {
+        super::super::testing::golden(include_str!("golden/expire.txt"));
+    }
+}

@@ -207,10 +207,19 @@ fn encoding(value: &Value) -> &'static str {
         Value::Str(text) if base::parse_i64(text).is_some() => "int",
         Value::Str(text) if text.len() <= EMBEDDED_MAX => "embstr",
         Value::Str(_) => "raw",
-        Value::List(_) => "listpack",
-        Value::Hash(_) => "listpack",
-        Value::Set(_) => "listpack",
-        Value::Zset(_) => "listpack",
+        Value::List(list) => list.encoding(),
+        Value::Hash(hash) => hash.encoding(),
+        Value::Set(set) => set.encoding(),
+        Value::Zset(zset) => zset.encoding(),
         Value::Stream(_) => "stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[ignore = "waits for the collections' commands"]
+    fn golden_answers() {
+        super::super::testing::golden(include_str!("golden/generic.txt"));
     }
 }

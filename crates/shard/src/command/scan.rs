@@ -192,3 +192,11 @@ fn wanted<'a>(words: Args<'a>) -> Result<Wanted<'a>, CommandError> {
     }
     Ok(wanted)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn golden_answers() {
+        super::super::testing::golden(include_str!("golden/scan.txt"));
+    }
+}

@@ -342,3 +342,12 @@ pub(super) fn two<'a>(reading: &'a Reading<'_>, args: Args<'_>) -> Result<(&'a [
     };
     Ok((get(args[1])?, get(args[2])?))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[ignore = "waits for the collections' commands"]
+    fn golden_answers() {
+        super::super::testing::golden(include_str!("golden/string.txt"));
+    }
+}

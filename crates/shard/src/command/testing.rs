@@ -134,6 +134,7 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
 pub(super) fn golden(script: &str) {
     let mut world = World::new();
     let mut asked: Option<(usize, &str, String)> = None;
+    let mut wrong = Vec::new();
     for (at, line) in script.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -148,11 +149,14 @@ pub(super) fn golden(script: &str) {
             }
             None => {
                 let (at, command, answer) = asked.take().expect("an answer stands under a command");
-                assert_eq!(answer, line, "line {at}: {command}");
+                if answer != line {
+                    wrong.push(format!("line {at}: {command}\n  answers   {answer}\n  should be {line}"));
+                }
             }
         }
     }
     assert!(asked.is_none(), "the last command has no answer");
+    assert!(wrong.is_empty(), "{} answers differ\n{}", wrong.len(), wrong.join("\n"));
 }
 
 fn directive(world: &mut World, line: &str) -> bool {
