@@ -176,7 +176,6 @@ fn persist(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outc
 #[cfg(test)]
 mod tests {
     #[test]
-    #[ignore = "waits for the collections' commands"]
     fn golden_answers() {
         super::super::testing::golden(include_str!("golden/expire.txt"));
     }

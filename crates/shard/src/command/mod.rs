@@ -10,6 +10,8 @@ mod args;
 mod context;
 mod spec;
 
+mod bitfield;
+mod bits;
 mod elements;
 mod expire;
 mod generic;
@@ -40,6 +42,7 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
     [
         string::SPECS,
         number::SPECS,
+        bits::SPECS,
         expire::SPECS,
         generic::SPECS,
         scan::SPECS,

@@ -78,7 +78,6 @@ fn incrbyfloat(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> 
 #[cfg(test)]
 mod tests {
     #[test]
-    #[ignore = "waits for the collections' commands"]
     fn golden_answers() {
         super::super::testing::golden(include_str!("golden/number.txt"));
     }

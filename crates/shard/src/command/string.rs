@@ -346,7 +346,6 @@ pub(super) fn two<'a>(reading: &'a Reading<'_>, args: Args<'_>) -> Result<(&'a [
 #[cfg(test)]
 mod tests {
     #[test]
-    #[ignore = "waits for the collections' commands"]
     fn golden_answers() {
         super::super::testing::golden(include_str!("golden/string.txt"));
     }
