@@ -109,7 +109,8 @@ pub enum Output {
         /// Only once this write is durable.
         after: Option<WriteToken>,
     },
-    /// Stream the snapshot at this index to a node that lags too far, the message last; then say `SnapshotSent`.
+    /// Stream the snapshot at this index to a node that lags too far, the message last; then say `SnapshotSent`, whatever
+    /// became of it: until then that node is sent nothing.
     SendSnapshot {
         /// Announces the snapshot, to `message.to()`.
         message: Envelope,

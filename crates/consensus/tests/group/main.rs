@@ -1,5 +1,6 @@
 //! What a group promises, on groups that talk over a network of values in virtual time.
 
+mod claims;
 mod lone;
 mod random;
 mod world;

@@ -8,7 +8,7 @@
 //!
 //! A disk keeps what was synced; a crash loses the rest, or a part of it in order.
 
-use base::{Duration, GroupId, Instant, NodeId, Rng};
+use base::{GroupId, Instant, NodeId, Rng};
 use bytes::Bytes;
 use consensus::{
     Change, Entry, EntryKind, Envelope, Group, GroupConfig, HardState, Input, Membership, Output, Planted, Position,
@@ -82,6 +82,8 @@ struct Node {
     incoming: Option<Image>,
     paused: bool,
     inbox: Vec<(Envelope, Option<Image>)>,
+    /// Fates of snapshots that the node was not awake to hear of.
+    reports: Vec<Input>,
     wake_at: Option<u64>,
     snapshot_wanted: bool,
 }
@@ -234,6 +236,7 @@ impl World {
             incoming: None,
             paused: false,
             inbox: Vec::new(),
+            reports: Vec::new(),
             wake_at: None,
             snapshot_wanted: false,
         };
@@ -270,6 +273,7 @@ impl World {
         node.life += 1;
         node.held.clear();
         node.inbox.clear();
+        node.reports.clear();
         node.paused = false;
         let survivors: Vec<Write> = node.unsynced.drain(..).take(kept).map(|(_, write)| write).collect();
         survivors.into_iter().for_each(|write| node.disk.put(write));
@@ -309,6 +313,8 @@ impl World {
         node.paused = false;
         let inbox = std::mem::take(&mut node.inbox);
         let life = node.life;
+        let reports = std::mem::take(&mut node.reports);
+        self.step(id, reports);
         for (message, image) in inbox {
             self.deliver(id, message, image);
         }
@@ -405,8 +411,18 @@ impl World {
             node.incoming = image;
             self.step(to, vec![Input::Message(message)]);
         }
-        if with_image && self.nodes.get(&from).is_some_and(|node| node.group.is_some()) {
-            self.step(from, vec![Input::SnapshotSent { to, ok: reached }]);
+        if with_image {
+            self.report(from, to, reached);
+        }
+    }
+
+    /// Tells the sender of a snapshot how it went.
+    fn report(&mut self, from: NodeId, to: NodeId, ok: bool) {
+        let Some(node) = self.nodes.get_mut(&from) else { return };
+        if node.paused {
+            node.reports.push(Input::SnapshotSent { to, ok });
+        } else {
+            self.step(from, vec![Input::SnapshotSent { to, ok }]);
         }
     }
 
@@ -446,7 +462,7 @@ impl World {
         let delay = self.draw_ms(self.weather.delay_ms);
         if lost {
             if image.is_some() {
-                self.step(from, vec![Input::SnapshotSent { to, ok: false }]);
+                self.report(from, to, false);
             }
             return;
         }
@@ -673,9 +689,4 @@ impl World {
 
 fn ids(nodes: &[NodeId]) -> Vec<u64> {
     nodes.iter().map(|node| node.0).collect()
-}
-
-/// How long the default timing lets a follower wait at most.
-pub fn election_max() -> Duration {
-    consensus::Timing::default().election * 2
 }
