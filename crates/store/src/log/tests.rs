@@ -262,3 +262,56 @@ fn a_missing_segment_is_damage() {
         assert!(matches!(error, Some(LogError::Damaged { .. })), "segment {number} missing: {error:?}");
     }
 }
+
+#[test]
+fn a_batch_that_was_never_acknowledged_does_not_come_back_two_crashes_later() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    log.prepare().expect("room");
+    let mut index = 0;
+    let segment = segment_name(2);
+    // Up to the append that begins the second segment: its checkpoint and its batch are one write with one sync.
+    let before = loop {
+        let before = disk.copy();
+        index += 1;
+        add(&mut log, G, index, 1, 500).expect("room");
+        if disk.get(&segment).is_some() {
+            break before;
+        }
+    };
+    drop(log);
+    // The power went during that: the checkpoint's sector is lost, the batch's are there, the rename is durable.
+    let mut torn = disk.get(&segment).expect("it was just made");
+    torn[BATCHES_AT as usize..BATCHES_AT as usize + BATCH_HEADER].fill(0);
+    before.put(&segment, torn);
+    let disk = before.copy();
+    disk.remove("spare-0000000000000002.log").expect("it became the second segment");
+    let (mut log, recovery, seen) = must_open(&disk);
+    assert_eq!(seen.groups[&1].entries.len() as u64, index - 1);
+    assert_eq!(recovery.cut.map(|cut| cut.file), Some(segment.clone()));
+    // Another leader's entry takes its place, and the power goes again: this time only the checkpoint arrives.
+    let spares: Vec<(String, Vec<u8>)> = disk
+        .list()
+        .expect("a disk in memory")
+        .into_iter()
+        .filter(|name| name.starts_with("spare"))
+        .filter_map(|name| disk.get(&name).map(|bytes| (name, bytes)))
+        .collect();
+    add(&mut log, G, index, 2, 400).expect("room");
+    drop(log);
+    let now = disk.get(&segment).expect("the second segment again");
+    let data_at = BATCHES_AT as usize + BATCH_HEADER + RECORD_HEADER;
+    for (_, stale) in spares.iter().filter(|(name, _)| disk.get(name).is_none()) {
+        let mut torn = now.clone();
+        torn[data_at..].copy_from_slice(&stale[data_at..]);
+        let copy = disk.copy();
+        copy.put(&segment, torn);
+        let first = copy.get(&segment_name(1)).expect("the first segment");
+        let mut first = first;
+        first[MARKS_AT[0] as usize..MARKS_AT[0] as usize + 64].fill(0);
+        first[MARKS_AT[1] as usize..MARKS_AT[1] as usize + 64].fill(0);
+        copy.put(&segment_name(1), first);
+        let (_, _, seen) = must_open(&copy);
+        assert_eq!(seen.groups[&1].entries.len() as u64, index - 1, "an old, refused entry came back");
+    }
+}
