@@ -22,9 +22,10 @@
 //!
 //! **What a lone node cannot tell.** The last batch before a power cut has no successor. If it cannot be read, it was
 //! either never acknowledged (torn) or acknowledged and then spoiled (rotten); both look the same, and it is cut. The
-//! window is one batch, and `mark_durable`, called when the log falls idle, closes it: after that the last batch is proven
-//! too. Also, if both a last batch's header and its length are gone entirely (zeroed), there is no trace to report: the cut
-//! is empty. And a data directory whose segments were all deleted, with no snapshot left, is a new one to the log.
+//! window is that batch, or a stretch of rot that takes every batch from some place to the end and so all proof;
+//! `mark_durable`, called when the log falls idle, closes it: after that the end is proven too. If nothing is left of a
+//! batch's header (zeroed), there is no trace to report either: the cut is empty. And a data directory whose segments were
+//! all deleted, with no snapshot left, is a new one to the log.
 //!
 //! # Full disk
 //! The spares are the room that is certain. One of them is the *reserve*: an append with [`Room::Normal`] never takes it
@@ -39,15 +40,19 @@
 
 mod batch;
 mod format;
+mod fuzz;
 mod open;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod verify;
 
 pub use batch::Batch;
 pub use format::Record;
+pub use fuzz::fuzz;
 pub use upkeep::Upkeep;
+pub use verify::{Damage, GroupReport, Progress, Report, verify};
 
 use crate::disk::{Disk, DiskError, DiskFile};
 use base::GroupId;

@@ -35,6 +35,13 @@ impl<'f, F: DiskFile> Window<'f, F> {
         Ok(&self.bytes[from.min(end)..end])
     }
 
+    /// Whatever is at hand from `offset` on, at least `want` bytes unless the file ends.
+    fn rest(&mut self, offset: u64, want: usize) -> Result<&[u8], DiskError> {
+        self.get(offset, want)?;
+        let from = usize::try_from(offset - self.at).expect("the window starts at or before the offset");
+        Ok(&self.bytes[from.min(self.bytes.len())..])
+    }
+
     fn load(&mut self, offset: u64, want: usize) -> Result<(), DiskError> {
         let keep_from = offset.checked_sub(self.at).and_then(|from| usize::try_from(from).ok());
         match keep_from {
@@ -152,35 +159,56 @@ impl<'f, F: DiskFile> SegmentReader<'f, F> {
 
     /// Looks behind the end for headers of this segment's batches: proof of what else was written.
     pub(super) fn search(&mut self) -> Result<Option<Later>, DiskError> {
+        let len = self.window.len;
         let mut later: Option<Later> = None;
         let mut at = self.offset;
+        while let Some((offset, header)) = self.find(at)? {
+            let found = later.get_or_insert(Later { durable: 0, end: 0 });
+            found.durable = found.durable.max(header.durable);
+            found.end = found.end.max(header.end(offset).min(len));
+            at = offset + ALIGN;
+        }
+        Ok(later)
+    }
+
+    /// Moves on to the next whole batch behind a place that cannot be read; false if there is none.
+    pub(super) fn skip_to_next(&mut self) -> Result<bool, DiskError> {
+        let mut at = self.offset + ALIGN;
+        while let Some((offset, _)) = self.find(at)? {
+            self.offset = offset;
+            if self.next()?.is_ok() {
+                self.offset = offset;
+                self.expected = None;
+                return Ok(true);
+            }
+            at = offset + ALIGN;
+        }
+        Ok(false)
+    }
+
+    /// The first header of one of this segment's batches at or after `at`. Its checksum is always checked: a search that
+    /// believed anything would prove nothing.
+    fn find(&mut self, mut at: u64) -> Result<Option<(u64, BatchHeader)>, DiskError> {
         let magic = format::BATCH_MAGIC.to_le_bytes();
-        let len = self.window.len;
-        while at + BATCH_HEADER as u64 <= len {
-            let bytes = self.window.get(at, READ_BYTES)?;
+        let (log_id, number) = (self.log_id, self.number);
+        while at + BATCH_HEADER as u64 <= self.window.len {
+            let bytes = self.window.rest(at, BATCH_HEADER)?;
             if bytes.len() < BATCH_HEADER {
                 break;
             }
             let steps = (bytes.len() - BATCH_HEADER) / ALIGN as usize + 1;
-            for step in 0..steps {
-                let from = step * ALIGN as usize;
-                if bytes[from..from + 4] != magic {
-                    continue;
-                }
-                // Always checked: a search that believed unchecked bytes would prove nothing.
-                if let Some(header) = BatchHeader::decode(&bytes[from..from + BATCH_HEADER], true)
-                    && header.log_id == self.log_id
-                    && header.segment == self.number
+            for from in (0..steps).map(|step| step * ALIGN as usize) {
+                if bytes[from..from + 4] == magic
+                    && let Some(header) = BatchHeader::decode(&bytes[from..from + BATCH_HEADER], true)
+                    && header.log_id == log_id
+                    && header.segment == number
                 {
-                    let offset = at + from as u64;
-                    let found = later.get_or_insert(Later { durable: 0, end: 0 });
-                    found.durable = found.durable.max(header.durable);
-                    found.end = found.end.max(header.end(offset).min(len));
+                    return Ok(Some((at + from as u64, header)));
                 }
             }
             at += (steps * ALIGN as usize) as u64;
         }
-        Ok(later)
+        Ok(None)
     }
 }
 

@@ -100,8 +100,8 @@ impl<D: Disk> SnapshotWriter<D> {
         Ok(())
     }
 
-    /// Bytes written so far.
-    pub fn bytes(&self) -> u64 {
+    /// Length of the file so far, bytes.
+    pub fn file_bytes(&self) -> u64 {
         self.offset
     }
 
