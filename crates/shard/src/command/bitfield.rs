@@ -164,7 +164,13 @@ fn run(text: &mut [u8], operations: &[Operation], reply: &mut Reply) -> bool {
 impl Width {
     /// What SET stores: an unsigned field reads the given number as 64 unsigned bits, so -1 is the largest of all.
     fn set_to(self, number: i64, overflow: Overflow) -> Option<i128> {
-        self.fit(if self.signed { i128::from(number) } else { i128::from(number as u64) }, overflow)
+        let number = if self.signed { i128::from(number) } else { i128::from(number as u64) };
+        let (_, high) = self.range();
+        // Redis saturates the lowest numbers of all upwards: its distance to the upper bound overflows.
+        if matches!(overflow, Overflow::Saturate) && self.bits < 64 && high - number > i128::from(i64::MAX) {
+            return Some(high);
+        }
+        self.fit(number, overflow)
     }
 }
 

@@ -190,11 +190,15 @@ fn first(text: &[u8], start: u64, end: u64, wanted: bool) -> Option<u64> {
 
 fn bitop(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
     let (target, sources) = (args[2], &args[3..]);
+    let mut negate = false;
     let operation: fn(u8, u8) -> u8 = match super::upper(args[1]).as_slice() {
         b"AND" => |a, b| a & b,
         b"OR" => |a, b| a | b,
         b"XOR" => |a, b| a ^ b,
-        b"NOT" if sources.len() == 1 => |a, _| !a,
+        b"NOT" if sources.len() == 1 => {
+            negate = true;
+            |a, _| a
+        }
         b"NOT" => return Err(CommandError::new("ERR BITOP NOT must be called with a single source key.")),
         _ => return Err(SYNTAX),
     };
@@ -204,10 +208,8 @@ fn bitop(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcom
     let len = texts.iter().map(|text| text.len()).max().unwrap_or(0);
     let mut result = texts[0].to_vec();
     result.resize(len, 0);
-    if texts.len() == 1 {
-        for byte in &mut result {
-            *byte = operation(*byte, *byte);
-        }
+    if negate {
+        result.iter_mut().for_each(|byte| *byte = !*byte);
     }
     for text in &texts[1..] {
         let (within, beyond) = result.split_at_mut(text.len());
