@@ -1,8 +1,10 @@
 //! The project's own tools: `cargo xtask NAME …`.
 
+mod chaos;
 mod clients;
 mod differential;
 mod resp;
+mod rng;
 mod tair;
 
 fn main() {
@@ -13,9 +15,10 @@ fn main() {
     };
     let done = match name {
         "differential" => differential::run(rest),
+        "chaos" => chaos::run(rest),
         "clients" => clients::run(rest),
         "tair" => tair::run(rest),
-        _ => Err(format!("no tool {name:?}; there are: clients, differential, tair")),
+        _ => Err(format!("no tool {name:?}; there are: chaos, clients, differential, tair")),
     };
     if let Err(message) = done {
         eprintln!("{name}: {message}");

@@ -170,7 +170,7 @@ fn broken(what: impl Into<String>) -> io::Error {
 }
 
 impl Conn {
-    /// Connects within `timeout`; replies must come within the same time until [`Conn::set_timeout`] says otherwise.
+    /// Connects within `timeout`; the next bytes of a reply must come within the same time.
     pub fn open(addr: &str, timeout: Duration) -> io::Result<Conn> {
         let to = addr
             .to_socket_addrs()?
@@ -181,11 +181,6 @@ impl Conn {
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
         Ok(Conn { stream, buf: Vec::new(), pos: 0 })
-    }
-
-    /// How long [`Conn::read`] waits for the next bytes.
-    pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
-        self.stream.set_read_timeout(Some(timeout))
     }
 
     /// Writes one command as an array of bulk strings.

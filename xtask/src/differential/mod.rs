@@ -19,7 +19,8 @@ mod sha1;
 mod shrink;
 mod templates;
 
-use generate::{Generator, Rng, Step};
+use crate::rng::Rng;
+use generate::{Generator, Step};
 use play::{Arena, Mismatch, show_step};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
