@@ -582,3 +582,36 @@ fn a_checksum_that_nobody_checks_is_caught() {
     let after = caught_after(&planted).expect("the planted bug went unnoticed");
     println!("checksum not checked: caught after {} spoiled bytes", after + 1);
 }
+
+#[test]
+fn a_full_disk_still_has_room_for_the_snapshot_that_frees_it() {
+    let disk = VirtualDisk::new();
+    let (mut log, ..) = open(&disk, &options()).expect("a new log");
+    log.prepare().expect("room");
+    snapshot::hold_ballast(&disk, 16 << 10).expect("room");
+    disk.set_capacity(Some(disk.used() + 8192));
+    assert_eq!(snapshot::hold_ballast(&disk, 1 << 20), Err(LogError::Full));
+    assert!(!disk.list().expect("alive").contains(&"ballast".to_string()), "a ballast that does not fit is none");
+    snapshot::hold_ballast(&disk, 16 << 10).expect("room for the smaller one");
+    let mut batch = Batch::new();
+    let mut index = 0;
+    for room in [Room::Normal, Room::Reserve] {
+        loop {
+            batch.clear();
+            batch.entry(GroupId(1), index + 1, 1, 0, &[7; 400]);
+            if log.append(&mut batch, room).is_err() {
+                break;
+            }
+            index += 1;
+        }
+    }
+    assert_eq!(write_snapshot(&disk, 1, index, 1), Err(LogError::Full));
+    snapshot::sweep(&disk).expect("alive");
+    assert_eq!(snapshot::release_ballast(&disk), Ok(true));
+    write_snapshot(&disk, 1, index, 1).expect("the room that was kept");
+    assert!(log.compact(GroupId(1), index, 1).expect("kept for this") > 0);
+    log.prepare().expect("old segments become spares");
+    log.append(&mut batch, Room::Normal).expect("room again");
+    drop(log);
+    assert_eq!(open(&disk, &options()).expect("a whole log").1.groups[&1].last(), index + 1);
+}

@@ -16,11 +16,13 @@
 //! The order that keeps every acknowledged entry: finish the new snapshot, then tell the log ([`crate::log::Log::compact`]),
 //! then remove older snapshots.
 
+mod ballast;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use ballast::{hold_ballast, release_ballast};
 pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
 

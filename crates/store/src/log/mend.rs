@@ -1,0 +1,145 @@
+//! From a plan to an open log: a new one made, or an old one's files brought into the state that they mean.
+
+use super::open::{self, segment_name};
+use super::upkeep::{self, Spare, Zeroing};
+use super::{BATCHES_AT, Batch, Live, Log, LogError, LogOptions, Record, Recovery, Visit};
+use crate::disk::{Disk, DiskFile};
+use std::collections::{BTreeMap, VecDeque};
+
+impl<D: Disk> Log<D> {
+    /// A new log. Its first segment gets its name only when it is whole.
+    pub(super) fn make(disk: D, options: LogOptions, visit: Visit<'_>) -> Result<(Log<D>, Recovery), LogError> {
+        let names = open::names(&disk)?;
+        for name in names.unfinished.iter().chain(names.spares.iter().map(|(_, name)| name)) {
+            disk.remove(name)?;
+        }
+        let (log_id, node) = (options.log_id, options.node);
+        let spare = Zeroing::whole(&disk, 1, options.segment_bytes)?;
+        let mut log = Log {
+            disk,
+            log_id,
+            node,
+            live: VecDeque::from([Live { number: 1, capacity: spare.capacity, used: BATCHES_AT, highest: Vec::new() }]),
+            file: spare.file,
+            before: None,
+            sequence: 0,
+            marked: 0,
+            mark_turn: 0,
+            groups: BTreeMap::new(),
+            spares: Vec::new(),
+            retired: Vec::new(),
+            next_spare: 2,
+            upkeep_out: false,
+            in_reserve: false,
+            full: false,
+            unprepared: 0,
+            stopped: None,
+            checkpoint: Batch::new(),
+            page: Vec::new(),
+            options,
+        };
+        let end = log.write_checkpoint(1)?;
+        log.file.sync()?;
+        log.disk.rename(&spare.name, &segment_name(1))?;
+        log.disk.sync_dir()?;
+        log.sequence = 1;
+        log.current().used = end;
+        visit(Record::Node { log_id, node }).map_err(LogError::Refused)?;
+        let recovery = Recovery { fresh: true, segments: 1, sequence: 1, log_id, node, ..Recovery::default() };
+        Ok((log, recovery))
+    }
+
+    /// Brings the files into the state that the plan found them to mean, and makes sure that what was read is durable.
+    pub(super) fn mend(
+        disk: D,
+        options: LogOptions,
+        plan: open::Plan<D::File>,
+        replay: open::Replay,
+    ) -> Result<(Log<D>, Recovery), LogError> {
+        let mut next_spare = plan.names.spares.iter().map(|(id, _)| id + 1).max().unwrap_or(1);
+        for name in &plan.names.unfinished {
+            disk.remove(name)?;
+        }
+        let mut live = VecDeque::new();
+        let mut last_file = None;
+        for ((number, file), replayed) in plan.live.into_iter().zip(replay.segments) {
+            live.push_back(Live { number, capacity: file.len()?, used: replayed.used, highest: replayed.highest });
+            last_file = Some(file);
+        }
+        let mut file = last_file.expect("a plan has at least one segment");
+        let end = live.back().map_or(BATCHES_AT, |last| last.used);
+        if plan.last.torn_until().is_some() {
+            // Zeroed to the end: no later recovery may find this torn write again and take part of it for good.
+            let length = file.len()?;
+            upkeep::zero(&mut file, end, length)?;
+        }
+        // After a crash of the process alone, what was read may still be on its way to the disk.
+        file.sync()?;
+
+        let mut spares = Vec::new();
+        for (number, touched) in plan.unused {
+            let name = segment_name(number);
+            let mut unused = disk.open(&name)?;
+            let capacity = unused.len()?;
+            if touched {
+                upkeep::zero(&mut unused, 0, capacity)?;
+                unused.sync()?;
+            }
+            spares.push(upkeep::recycle(&disk, &name, next_spare)?);
+            next_spare += 1;
+        }
+        for (_, name) in &plan.names.spares {
+            let file = disk.open(name)?;
+            let capacity = file.len()?;
+            spares.push(Spare { name: name.clone(), file, capacity });
+        }
+        let mut kept = Vec::new();
+        for spare in spares {
+            if spare.capacity == options.segment_bytes && kept.len() < options.spares {
+                kept.push(spare);
+            } else {
+                disk.remove(&spare.name)?;
+            }
+        }
+        let mut retired = Vec::new();
+        for number in plan.retired {
+            let name = segment_name(number);
+            let length = disk.open(&name)?.len()?;
+            retired.push((name, length));
+        }
+        disk.sync_dir()?;
+        let mut log = Log {
+            disk,
+            options,
+            log_id: plan.log_id,
+            node: plan.node,
+            live,
+            file,
+            before: None,
+            sequence: replay.sequence,
+            marked: plan.last.marked,
+            mark_turn: plan.last.turn,
+            groups: replay.groups,
+            spares: kept,
+            retired,
+            next_spare,
+            upkeep_out: false,
+            in_reserve: false,
+            full: false,
+            unprepared: 0,
+            stopped: None,
+            checkpoint: Batch::new(),
+            page: Vec::new(),
+        };
+        log.write_mark(false)?;
+        if log.spares.is_empty() {
+            // A log that was in its reserve when it stopped must not forget that.
+            match log.make_spare() {
+                Ok(()) => {}
+                Err(LogError::Full) => log.in_reserve = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((log, replay.recovery))
+    }
+}
