@@ -10,7 +10,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use base::{Limits, Millis, Rng};
+use base::{GroupId, Limits, Millis, Rng};
 use store::codec::{Corrupt, Input, Stored, put_u64, put_varint};
 use store::keyspace::{Durability, Eviction, Keyspaces};
 use store::table::Tables;
@@ -98,11 +98,11 @@ enum Ran {
 
 impl State {
     /// An empty shard.
-    pub fn new(limits: Limits, keyspaces: Arc<Keyspaces>, seed: u64) -> State {
+    pub fn new(group: GroupId, limits: Limits, keyspaces: Arc<Keyspaces>, seed: u64) -> State {
         let half = |seed| Half {
             tables: Tables::new(keyspaces.clone()),
             scripts: Scripts::default(),
-            waiters: Waiters::default(),
+            waiters: Waiters::new(group),
             rng: Rng::new(seed),
         };
         State {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use base::Millis;
+use base::{GroupId, Millis};
 use store::codec::{Corrupt, Input, put_bytes, put_u64, put_varint};
 
 use crate::command::Block;
@@ -15,6 +15,14 @@ use crate::reply::Protocol;
 
 /// Top bit of the ids of waits that are not replicated.
 pub const LOCAL: u64 = 1 << 63;
+
+/// Bits of an id that count waits; above them stands the group, so that ids differ between shards.
+const COUNT_BITS: u32 = 40;
+
+/// The group whose wait this is.
+pub fn group_of(id: u64) -> GroupId {
+    GroupId((id >> COUNT_BITS) as u32 & 0xFFFF)
+}
 
 /// One wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +51,12 @@ pub struct Waiters {
 }
 
 impl Waiters {
+    /// No waits yet in this group.
+    pub fn new(group: GroupId) -> Waiters {
+        assert!(group.0 <= 0xFFFF, "a node has fewer groups than that");
+        Waiters { next: u64::from(group.0) << COUNT_BITS, ..Waiters::default() }
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.waits.len()

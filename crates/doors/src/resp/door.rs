@@ -1,0 +1,256 @@
+//! What all connections of a Redis door share: the shards, who is connected, who listens to which channel, and figures.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+use base::{Instant, Limits, Millis, SLOT_COUNT, key_slot};
+use parking_lot::{Mutex, RwLock};
+use shard::entry::Unblock;
+use shard::live::Shard;
+use shard::reply::{Protocol, Reply};
+use shard::state::Sink;
+
+use super::peer::Peer;
+use super::pubsub::{self, Delivery, Kind, Registry};
+
+/// A client, shared.
+pub type Client = Arc<Peer>;
+
+/// Counters of a door; all only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub connections: AtomicU64,
+    /// Connections refused: too many.
+    pub refused: AtomicU64,
+    /// Commands received.
+    pub commands: AtomicU64,
+    /// Error replies sent by the door itself.
+    pub errors: AtomicU64,
+    /// Connections closed because a limit was hit, by limit.
+    pub limit_hits: Mutex<BTreeMap<&'static str, u64>>,
+    /// Wrong passwords.
+    pub auth_failures: AtomicU64,
+    /// Bytes read.
+    pub bytes_in: AtomicU64,
+    /// Bytes written.
+    pub bytes_out: AtomicU64,
+    /// Reads that found their key, and that did not.
+    pub hits: AtomicU64,
+    /// See `hits`.
+    pub misses: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a limit that was hit.
+    pub fn limit(&self, name: &'static str) {
+        *self.limit_hits.lock().entry(name).or_default() += 1;
+    }
+}
+
+/// CLIENT PAUSE.
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    /// Until when.
+    pub until: Instant,
+    /// Only writes, or everything.
+    pub writes_only: bool,
+}
+
+/// What the outside world gives to the door.
+pub trait World: Send + Sync {
+    /// Wakes the driver: requests wait.
+    fn wake_driver(&self);
+    /// The wall clock, microseconds since the Unix epoch.
+    fn wall_micros(&self) -> u64;
+    /// The text of INFO for these sections (lower case; none is the default set).
+    fn info(&self, sections: &[&[u8]]) -> String;
+    /// CONFIG and the like: `None` where the host knows nothing of it.
+    fn config(&self, args: &[&[u8]], reply: &mut Reply);
+}
+
+/// A Redis door.
+pub struct Door {
+    /// Bounds.
+    pub limits: Limits,
+    /// Data shards in slot order.
+    pub shards: Vec<Arc<Shard<Client>>>,
+    /// The password, if one is set.
+    pub password: Option<String>,
+    /// Who listens to what.
+    pub channels: RwLock<Registry>,
+    /// Who is connected.
+    pub clients: Mutex<BTreeMap<u64, Client>>,
+    /// See [`Counters`].
+    pub counters: Counters,
+    /// Waits by id: whose they are.
+    waits: Mutex<HashMap<u64, Client>>,
+    /// CLIENT PAUSE.
+    pub pause: Mutex<Option<Pause>>,
+    /// Close clients that were idle this long; zero never.
+    pub idle_ms: AtomicU64,
+    /// Most connections.
+    pub connections_max: AtomicU64,
+    next_client: AtomicU64,
+    /// See [`World`].
+    pub world: Box<dyn World>,
+}
+
+impl Door {
+    /// A door to these shards.
+    pub fn new(limits: Limits, shards: Vec<Arc<Shard<Client>>>, password: Option<String>, world: Box<dyn World>) -> Door {
+        assert!(!shards.is_empty(), "a door leads somewhere");
+        Door {
+            channels: RwLock::new(Registry::new(limits.subscriptions_max)),
+            connections_max: AtomicU64::new(limits.connections_max as u64),
+            limits,
+            shards,
+            password,
+            clients: Mutex::default(),
+            counters: Counters::default(),
+            waits: Mutex::default(),
+            pause: Mutex::new(None),
+            idle_ms: AtomicU64::new(0),
+            next_client: AtomicU64::new(0),
+            world,
+        }
+    }
+
+    /// Lets a client in. `None` where there are too many.
+    pub fn admit(&self, addr: String, laddr: String, now: Instant) -> Option<Client> {
+        self.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let mut clients = self.clients.lock();
+        if clients.len() as u64 >= self.connections_max.load(Ordering::Relaxed) {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            self.counters.limit("connections_max");
+            return None;
+        }
+        let id = self.next_client.fetch_add(1, Ordering::Relaxed) + 1;
+        let client = Arc::new(Peer::new(id, addr, laddr, now, self.limits.output_bytes_max));
+        clients.insert(id, client.clone());
+        Some(client)
+    }
+
+    /// The shard of a slot.
+    #[inline]
+    pub fn shard_of(&self, key: &[u8]) -> usize {
+        match self.shards.len() {
+            1 => 0,
+            count => usize::from(key_slot(key)) * count / usize::from(SLOT_COUNT),
+        }
+    }
+
+    /// Shard time of the first shard: what TIME-like commands of the door use where no key is named.
+    pub fn shard_now(&self, now: Instant) -> Millis {
+        self.shards[0].now(now)
+    }
+
+    /// Sends a message to whoever listens. Returns how many got it.
+    pub fn publish(&self, kind: Kind, channel: &[u8], message: &[u8], wakers: &mut Vec<Waker>) -> i64 {
+        let channels = self.channels.read();
+        let clients = self.clients.lock();
+        let mut count = 0;
+        let mut send = |delivery: Delivery<'_>| {
+            count += 1;
+            let Some(client) = clients.get(&delivery.client) else {
+                return;
+            };
+            let protocol = if client.card.lock().resp == 3 { Protocol::Resp3 } else { Protocol::Resp2 };
+            let mut reply = Reply::new(protocol);
+            pubsub::write_message(delivery.kind, delivery.pattern, channel, message, &mut reply);
+            wakers.extend(client.message(&reply.bytes));
+        };
+        match kind {
+            Kind::Shard => channels.publish_shard(channel).for_each(&mut send),
+            _ => channels.publish(channel).for_each(&mut send),
+        }
+        count
+    }
+
+    /// Ends a client's wait other than by data. False where it waits for nothing.
+    pub fn unblock(&self, client: &Client, how: Unblock) -> bool {
+        let waiter = client.waiting.load(Ordering::SeqCst);
+        if waiter == 0 {
+            return false;
+        }
+        let mut outbox = Outbox::new(self);
+        outbox.end_wait(waiter, how);
+        outbox.flush();
+        true
+    }
+
+    /// How many clients wait.
+    pub fn blocked_clients(&self) -> usize {
+        self.waits.lock().len()
+    }
+}
+
+/// Where answers go: the clients' mailboxes. Wakes them once, by [`Outbox::flush`].
+pub struct Outbox<'a> {
+    door: &'a Door,
+    wakers: Vec<Waker>,
+    orphans: Vec<u64>,
+}
+
+impl<'a> Outbox<'a> {
+    /// An empty outbox.
+    pub fn new(door: &'a Door) -> Outbox<'a> {
+        Outbox { door, wakers: Vec::new(), orphans: Vec::new() }
+    }
+
+    /// Wakes everybody who got something, and ends the waits of clients that have gone meanwhile.
+    pub fn flush(mut self) {
+        for waiter in std::mem::take(&mut self.orphans) {
+            self.end_wait(waiter, Unblock::Gone);
+        }
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn end_wait(&mut self, waiter: u64, how: Unblock) {
+        let group = shard::waiters::group_of(waiter);
+        let door = self.door;
+        if let Some(shard) = door.shards.iter().find(|shard| shard.group == group)
+            && shard::driver::end_wait(shard, waiter, how, self)
+        {
+            door.world.wake_driver();
+        }
+    }
+}
+
+impl Sink<Client> for Outbox<'_> {
+    #[inline]
+    fn reply(&mut self, client: &Client, bytes: &[u8]) {
+        self.wakers.extend(client.answer(bytes));
+    }
+
+    fn parked(&mut self, client: &Client, waiter: u64) {
+        client.waiting.store(waiter, Ordering::SeqCst);
+        self.door.waits.lock().insert(waiter, client.clone());
+        if client.is_closed() {
+            self.orphans.push(waiter);
+        }
+    }
+
+    fn served(&mut self, waiter: u64, bytes: &[u8]) {
+        if let Some(client) = self.door.waits.lock().remove(&waiter) {
+            client.waiting.store(0, Ordering::SeqCst);
+            self.wakers.extend(client.answer(bytes));
+        }
+    }
+
+    fn lost(&mut self, client: &Client) {
+        client.doom();
+    }
+
+    fn publish(&mut self, channel: &[u8], message: &[u8]) {
+        self.door.publish(Kind::Channel, channel, message, &mut self.wakers);
+    }
+
+    fn receivers(&self, channel: &[u8]) -> i64 {
+        self.door.channels.read().publish(channel).count() as i64
+    }
+}

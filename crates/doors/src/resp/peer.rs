@@ -1,0 +1,175 @@
+//! One connected client as everybody else sees it: a mailbox for answers and messages, and what CLIENT LIST tells.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+
+use base::Instant;
+use parking_lot::Mutex;
+
+/// What is put into a client's mailbox by the driver and by publishers, until its own task takes it.
+#[derive(Debug, Default)]
+struct Mail {
+    bytes: Vec<u8>,
+    /// Answers among the bytes.
+    answers: u64,
+    waker: Option<Waker>,
+}
+
+/// What is known of a client beside its session. Written by the session, read by CLIENT LIST.
+#[derive(Clone, Debug, Default)]
+pub struct Card {
+    /// CLIENT SETNAME.
+    pub name: Vec<u8>,
+    /// CLIENT SETINFO LIB-NAME.
+    pub lib_name: Vec<u8>,
+    /// CLIENT SETINFO LIB-VER.
+    pub lib_ver: Vec<u8>,
+    /// Selected database.
+    pub db: u8,
+    /// 2 or 3.
+    pub resp: u8,
+    /// The last command.
+    pub command: &'static str,
+    /// When it was.
+    pub active: Instant,
+    /// Commands queued by MULTI; -1 outside.
+    pub multi: i64,
+    /// Watched keys.
+    pub watching: usize,
+    /// Bytes read but not yet understood.
+    pub buffered: usize,
+    /// Bytes read and written in total.
+    pub traffic: (u64, u64),
+    /// CLIENT NO-EVICT and NO-TOUCH.
+    pub no_evict: bool,
+    /// See `no_evict`.
+    pub no_touch: bool,
+}
+
+/// A connected client.
+#[derive(Debug)]
+pub struct Peer {
+    /// Counted from 1 in the order of arrival.
+    pub id: u64,
+    /// Its address.
+    pub addr: String,
+    /// The address it came to.
+    pub laddr: String,
+    /// When it came.
+    pub since: Instant,
+    /// See [`Card`].
+    pub card: Mutex<Card>,
+    mail: Mutex<Mail>,
+    /// The wait it is in, 0 for none.
+    pub waiting: AtomicU64,
+    closed: AtomicBool,
+    /// Answers are counted but dropped (CLIENT REPLY OFF).
+    pub muted: AtomicBool,
+    /// Set when the outcome of a request is unknown, or by CLIENT KILL: the connection must end.
+    doomed: AtomicBool,
+    output_bytes_max: usize,
+}
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Peer) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Peer {
+    /// A client that has just come.
+    pub fn new(id: u64, addr: String, laddr: String, since: Instant, output_bytes_max: usize) -> Peer {
+        let card = Card { resp: 2, multi: -1, command: "NULL", active: since, ..Card::default() };
+        Peer {
+            id,
+            addr,
+            laddr,
+            since,
+            card: Mutex::new(card),
+            mail: Mutex::default(),
+            waiting: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            muted: AtomicBool::new(false),
+            doomed: AtomicBool::new(false),
+            output_bytes_max,
+        }
+    }
+
+    /// Puts an answer into the mailbox. Returns whom to wake, once, after everything has been put.
+    #[inline]
+    pub fn answer(&self, bytes: &[u8]) -> Option<Waker> {
+        let mut mail = self.mail.lock();
+        mail.answers += 1;
+        self.put(&mut mail, bytes)
+    }
+
+    /// Puts a message that is no answer into the mailbox (pub/sub).
+    pub fn message(&self, bytes: &[u8]) -> Option<Waker> {
+        self.put(&mut self.mail.lock(), bytes)
+    }
+
+    fn put(&self, mail: &mut Mail, bytes: &[u8]) -> Option<Waker> {
+        if !self.muted.load(Ordering::Relaxed) {
+            mail.bytes.extend_from_slice(bytes);
+        }
+        if mail.bytes.len() > self.output_bytes_max {
+            // A client that does not read must not cost more memory than this.
+            mail.bytes = Vec::new();
+            self.doomed.store(true, Ordering::Relaxed);
+        }
+        mail.waker.take()
+    }
+
+    /// Moves what has come to the end of `out`. Returns how many answers it held.
+    pub fn collect(&self, out: &mut Vec<u8>) -> u64 {
+        let mut mail = self.mail.lock();
+        if out.is_empty() && mail.bytes.len() > 4096 {
+            std::mem::swap(out, &mut mail.bytes);
+        } else {
+            out.extend_from_slice(&mail.bytes);
+            mail.bytes.clear();
+        }
+        std::mem::take(&mut mail.answers)
+    }
+
+    /// Has `waker` called when something comes. True where something is there already.
+    pub fn listen(&self, waker: &Waker) -> bool {
+        let mut mail = self.mail.lock();
+        if mail.answers > 0 || !mail.bytes.is_empty() || self.doomed.load(Ordering::Relaxed) {
+            return true;
+        }
+        if mail.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            mail.waker = Some(waker.clone());
+        }
+        false
+    }
+
+    /// Ends the connection: killed, or a request's outcome is unknown.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Relaxed);
+        let waker = self.mail.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether the connection must end.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Relaxed)
+    }
+
+    /// The connection has ended; a wait that begins after this has nobody to answer.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that wait for the client.
+    pub fn outstanding(&self) -> usize {
+        self.mail.lock().bytes.len()
+    }
+}
