@@ -12,6 +12,7 @@ use shard::live::Shard;
 use shard::reply::{Protocol, Reply};
 use shard::state::Sink;
 
+use super::introspect;
 use super::peer::Peer;
 use super::pubsub::{self, Delivery, Kind, Registry};
 
@@ -44,6 +45,23 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// CONFIG RESETSTAT: what INFO counts starts again.
+    pub fn reset(&self) {
+        let counters = [
+            &self.connections,
+            &self.refused,
+            &self.commands,
+            &self.errors,
+            &self.bytes_in,
+            &self.bytes_out,
+            &self.hits,
+            &self.misses,
+        ];
+        for counter in counters {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Counts a limit that was hit.
     pub fn limit(&self, name: &'static str) {
         *self.limit_hits.lock().entry(name).or_default() += 1;
@@ -65,10 +83,8 @@ pub trait World: Send + Sync {
     fn wake_driver(&self);
     /// The wall clock, microseconds since the Unix epoch.
     fn wall_micros(&self) -> u64;
-    /// The text of INFO for these sections (lower case; none is the default set).
-    fn info(&self, sections: &[&[u8]]) -> String;
-    /// CONFIG and the like: `None` where the host knows nothing of it.
-    fn config(&self, args: &[&[u8]], reply: &mut Reply);
+    /// What INFO tells of the node; the door fills in its clients.
+    fn facts(&self) -> introspect::Facts;
 }
 
 /// A Redis door.
@@ -94,13 +110,21 @@ pub struct Door {
     /// Most connections.
     pub connections_max: AtomicU64,
     next_client: AtomicU64,
+    /// CONFIG's parameters.
+    pub config: Mutex<introspect::Config>,
     /// See [`World`].
     pub world: Box<dyn World>,
 }
 
 impl Door {
     /// A door to these shards.
-    pub fn new(limits: Limits, shards: Vec<Arc<Shard<Client>>>, password: Option<String>, world: Box<dyn World>) -> Door {
+    pub fn new(
+        limits: Limits,
+        shards: Vec<Arc<Shard<Client>>>,
+        password: Option<String>,
+        config: introspect::Config,
+        world: Box<dyn World>,
+    ) -> Door {
         assert!(!shards.is_empty(), "a door leads somewhere");
         Door {
             channels: RwLock::new(Registry::new(limits.subscriptions_max)),
@@ -114,6 +138,7 @@ impl Door {
             pause: Mutex::new(None),
             idle_ms: AtomicU64::new(0),
             next_client: AtomicU64::new(0),
+            config: Mutex::new(config),
             world,
         }
     }

@@ -1,6 +1,13 @@
 //! The Redis door: what its clients send, and what they are answered.
+//!
+//! [`session`] is one client's conversation, [`door`] what all of them share, [`peer`] a client as others see it; the other
+//! modules are the protocol's parts. Sockets are the host's.
 
 pub mod decode;
+pub mod door;
 pub mod introspect;
+mod own;
+pub mod peer;
 pub mod pubsub;
+pub mod session;
 pub mod text;

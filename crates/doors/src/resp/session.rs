@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::{Instant, Rng};
-use shard::command::{self, Flags, Run, Spec};
+use shard::command::{self, Flags, Spec};
 use shard::entry::{MultiBuilder, Unblock, Watch};
 use shard::error::CommandError;
 use shard::pending::Place;
@@ -24,7 +24,6 @@ use store::keyspace::Durability;
 
 use super::decode::{self, DecodeLimits, DecodeState, Decoded};
 use super::door::{Client, Door, Outbox};
-use super::text;
 
 /// Words of one command.
 pub(super) type Words<'a> = SmallVec<[&'a [u8]; 16]>;
@@ -175,7 +174,9 @@ impl Session {
         let mut pause = Pause::None;
         let mut last = None;
         while !self.closing {
-            if self.blocked && self.is_pending() || self.sent - self.received >= self.door.limits.pipeline_depth_max as u64 {
+            if self.blocked && self.is_pending()
+                || self.sent - self.received >= self.door.limits.pipeline_depth_max as u64
+            {
                 pause = Pause::Answers;
                 break;
             }
@@ -369,8 +370,7 @@ impl Session {
         let frees = spec.flags.has(Flags::FREES);
         let (db, protocol) = (self.db, self.protocol);
         let client = self.client.clone();
-        let submitted =
-            self.door.shards[at].submit(|batch| batch.command(place, frees, client, db, protocol, args));
+        let submitted = self.door.shards[at].submit(|batch| batch.command(place, frees, client, db, protocol, args));
         match submitted {
             Ok(wake) => {
                 self.wake |= wake;
@@ -451,7 +451,8 @@ impl Session {
             return self.answer(out, |reply| reply.error("ERR MULTI calls can not be nested"));
         }
         let db = self.db;
-        self.transaction = Some(Transaction { db, frees_only: true, shard: self.watch_shard, ..Transaction::default() });
+        self.transaction =
+            Some(Transaction { db, frees_only: true, shard: self.watch_shard, ..Transaction::default() });
         self.answer(out, Reply::ok)
     }
 
@@ -463,7 +464,9 @@ impl Session {
         let error = match checked {
             Ok(_) if transaction.builder.len() >= limits.0 || transaction.builder.bytes() >= limits.1 => {
                 self.door.counters.limit("multi_commands_max");
-                CommandError::new("ERR too many commands or bytes in one transaction (limits multi_commands_max, command_bytes_max)")
+                CommandError::new(
+                    "ERR too many commands or bytes in one transaction (limits multi_commands_max, command_bytes_max)",
+                )
             }
             Ok((class, shard)) => {
                 let has_keys = spec.is_write() || !spec.key_places(args).is_empty();
@@ -543,7 +546,8 @@ impl Session {
         let logged = transaction.writes && transaction.class != Some(Durability::Memory);
         if logged && let Some(error) = self.door.shards[shard].refusal(transaction.frees_only) {
             self.db = transaction.db;
-            return self.answer(out, |reply| reply.error(&format!("EXECABORT Transaction discarded because of: {}", error.0)));
+            return self
+                .answer(out, |reply| reply.error(&format!("EXECABORT Transaction discarded because of: {}", error.0)));
         }
         let place = if logged { Place::Logged } else { Place::Local };
         let (client, protocol) = (self.client.clone(), self.protocol);
@@ -629,10 +633,4 @@ pub(super) fn subscriber_only(name: &str) -> CommandError {
         name.to_ascii_lowercase()
     )
     .into()
-}
-
-#[allow(unused)]
-fn unused(run: Run) {
-    let _ = text::unknown_command;
-    let _ = run;
 }

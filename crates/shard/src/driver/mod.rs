@@ -461,7 +461,7 @@ impl<C: Clone> Driver<C> {
                 }
                 // One voter asks for none of these; the cluster brings them.
                 Asked::ReadReady { .. } | Asked::ReadDropped { .. } => {}
-                Asked::InstallSnapshot { .. } | Asked::SendSnapshot { .. } => {
+                Asked::InstallSnapshot { .. } | Asked::SendSnapshot { .. } | Asked::SnapshotWanted { .. } => {
                     out.push(Output::Fatal("snapshots between nodes are not there yet".into()));
                 }
             }
