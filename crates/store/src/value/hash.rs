@@ -112,8 +112,9 @@ impl Hash {
     /// Heap bytes by estimate, kept up to date with every change. A function of the form and the contents alone.
     #[inline]
     pub fn heap_bytes(&self) -> usize {
-        /// A slot of the table, the hash's index, an allocation with its header.
-        const PAIR: usize = size_of::<Pair>() + 8 + 16 + 16;
+        /// The table's slot (24) and its index (9), both half as much again since they grow twofold; an allocation's
+        /// header and rounding (15).
+        const PAIR: usize = 64;
         let held = match &self.form {
             Form::Small(packed) => packed.used() + packed.used() / 8,
             Form::Table(table) => self.payload + table.len() * PAIR,

@@ -40,10 +40,15 @@ impl Packed {
     #[inline]
     pub(super) fn find<const STEP: usize>(&self, needle: &[u8]) -> Option<usize> {
         let bytes = &self.bytes[..];
+        // Names in one collection often have one length and begin alike, so the last byte is looked at first.
+        let last = needle.last();
         let mut offset = 0;
-        while offset < bytes.len() {
-            let next = offset + 1 + usize::from(bytes[offset]);
-            if next - offset - 1 == needle.len() && &bytes[offset + 1..next] == needle {
+        while let Some(&len) = bytes.get(offset) {
+            let next = offset + 1 + usize::from(len);
+            if usize::from(len) == needle.len()
+                && last.is_none_or(|last| bytes[next - 1] == *last)
+                && &bytes[offset + 1..next] == needle
+            {
                 return Some(offset);
             }
             offset = next;
