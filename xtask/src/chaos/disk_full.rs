@@ -4,6 +4,7 @@ use super::image::Image;
 use super::server::Server;
 use super::{Ask, at};
 use crate::resp::{Conn, Value};
+use crate::rng::Rng;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -17,10 +18,10 @@ const VALUE_BYTES: usize = 64 * 1024;
 /// How soon writes must work again after room was made.
 const RECOVERY: Duration = Duration::from_secs(30);
 
+/// Noise that depends on the number alone: nothing that compresses.
 fn value(number: usize) -> Vec<u8> {
-    let mut value = format!("{number}:").into_bytes();
-    value.resize(VALUE_BYTES, b'a' + (number % 26) as u8);
-    value
+    let mut rng = Rng::new(number as u64);
+    (0..VALUE_BYTES / 8).flat_map(|_| rng.next().to_le_bytes()).collect()
 }
 
 fn ballast(path: &Path) -> Result<(), String> {

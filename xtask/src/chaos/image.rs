@@ -4,11 +4,15 @@ use super::at;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// `_IOR('X', 125, __u32)`: shuts an ext4 down.
 const EXT4_IOC_SHUTDOWN: u64 = 0x8004_587d;
 /// Flush nothing, not even the journal: the power is gone.
 const NO_LOG_FLUSH: u32 = 2;
+
+/// How long somebody may still have files open there.
+const BUSY: Duration = Duration::from_secs(10);
 
 /// A mounted image; unmounted when dropped.
 pub struct Image {
@@ -64,9 +68,14 @@ impl Image {
     }
 
     fn detach(&mut self) -> Result<(), String> {
-        if self.mounted {
-            command("umount", &[&self.mount.to_string_lossy()])?;
-            self.mounted = false;
+        let start = Instant::now();
+        while self.mounted {
+            match command("umount", &[&self.mount.to_string_lossy()]) {
+                Ok(()) => self.mounted = false,
+                // A process that the server forked may be on its way out.
+                Err(_) if start.elapsed() < BUSY => std::thread::sleep(Duration::from_millis(20)),
+                Err(why) => return Err(why),
+            }
         }
         Ok(())
     }

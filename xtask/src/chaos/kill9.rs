@@ -46,7 +46,7 @@ fn summary(kind: &str, rounds: &[Vec<Object>], slowest: Duration) {
     );
 }
 
-/// kill -9 at random moments, also during the start that follows.
+/// kill -9 at random moments, also during the start that follows; SIGTERM now and then.
 pub fn run(ask: &Ask) -> Result<(), String> {
     let (data, log) = (ask.dir.join("data"), ask.dir.join("server.log"));
     at(&data, std::fs::create_dir_all(&data))?;
@@ -67,11 +67,24 @@ pub fn run(ask: &Ask) -> Result<(), String> {
         let mut objects = objects(round);
         let mut moments = Rng::new(rng.next());
         let addr = server.addr.clone();
-        load(&addr, &mut objects, &mut rng, |_| {
+        // Now and then the polite way: whatever was answered before the end must be there too, and the end must be a success.
+        let polite = moments.percent(20);
+        let mut ended = Ok(());
+        let written = load(&addr, &mut objects, &mut rng, |_| {
             pause(&mut moments);
-            server.kill();
-        })
-        .map_err(|why| format!("round {round}: {why}"))?;
+            if polite {
+                ended = server
+                    .stop()
+                    .and_then(|status| if status.success() { Ok(()) } else { Err(format!("after SIGTERM: {status}")) });
+            } else {
+                server.kill();
+            }
+        });
+        ended.map_err(|why| format!("round {round}: {why}"))?;
+        if !polite {
+            // A server that is told to stop may refuse; one that is killed says nothing any more.
+            written.map_err(|why| format!("round {round}: {why}"))?;
+        }
         rounds.push(objects);
     }
     let mut server = Server::start(&ask.template, &data, &log)?;

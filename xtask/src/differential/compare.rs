@@ -35,8 +35,8 @@ pub const MASKS: &[(&str, &str)] = &[
         "7.0: UNBLOCKED the stream key no longer exists; 7.2: NOGROUP as if asked anew",
     ),
     (
-        "the arrow in a script's error: the script's SHA-1 and line",
-        "kept, but 'script: SHA, on @user_script:LINE.' may be 'function: …' or absent between versions",
+        "the end of a script's error, from ' script: ' on",
+        "it names the script's SHA-1 and line, which not every version adds to every error",
     ),
     ("ids, version and modules in HELLO, ids in CLIENT", "not asked"),
 ];

@@ -148,7 +148,15 @@ fn search(arena: &Arena, ask: &Ask, loud: bool) -> Result<Findings, String> {
         };
         findings.played += mismatch.at + 1;
         if mismatch.missing {
-            let name = String::from_utf8_lossy(&mismatch.command[0]).to_ascii_uppercase();
+            // "unknown subcommand": only that form is left out from here on.
+            let words = if mismatch.right.starts_with("-ERR unknown sub") { 2 } else { 1 };
+            let name: Vec<_> = mismatch
+                .command
+                .iter()
+                .take(words)
+                .map(|word| String::from_utf8_lossy(word).to_ascii_uppercase())
+                .collect();
+            let name = name.join(" ");
             *findings.missing.entry(name.clone()).or_default() += 1;
             generator.banned.insert(name);
             continue;
