@@ -3,6 +3,7 @@
 //! [`session`] is one client's conversation, [`door`] what all of them share, [`peer`] a client as others see it; the other
 //! modules are the protocol's parts. Sockets are the host's.
 
+pub mod client;
 pub mod decode;
 pub mod door;
 pub mod introspect;
