@@ -494,7 +494,11 @@ fn write_raw(value: &Value, text: &mut Vec<u8>) {
     match value {
         Value::Null => {}
         Value::Error(error) => line(text, &[error]),
-        Value::Simple(bytes) | Value::Bulk(bytes) | Value::Verbatim(bytes) | Value::Double(bytes) | Value::Big(bytes) => {
+        Value::Simple(bytes)
+        | Value::Bulk(bytes)
+        | Value::Verbatim(bytes)
+        | Value::Double(bytes)
+        | Value::Big(bytes) => {
             text.extend_from_slice(bytes);
         }
         Value::Int(number) => text.extend_from_slice(number.to_string().as_bytes()),
