@@ -235,16 +235,7 @@ impl Generator {
     }
 
     fn draw(&mut self) -> Draw<'_> {
-        let home = self.focus.and_then(|family| match family.name {
-            "strings" => Some(STRING_KEYS),
-            "hashes" => Some(HASH_KEYS),
-            "lists" => Some(LIST_KEYS),
-            "sets" => Some(SET_KEYS),
-            "zsets" => Some(ZSET_KEYS),
-            "streams" => Some(STREAM_KEYS),
-            _ => None,
-        });
-        Draw { rng: &mut self.rng, home, clock: self.clock }
+        Draw { rng: &mut self.rng, home: self.focus.and_then(home), clock: self.clock }
     }
 
     /// The next step.
@@ -288,27 +279,23 @@ impl Generator {
 
     fn command(&mut self) -> Vec<Vec<u8>> {
         let mut at = self.rng.next() % self.weight;
-        let mut lines = self.families[0].lines;
-        for family in &self.families {
-            if at < family.weight {
-                lines = family.lines;
+        let mut family = self.families[0];
+        for candidate in &self.families {
+            if at < candidate.weight {
+                family = candidate;
                 break;
             }
-            at -= family.weight;
+            at -= candidate.weight;
         }
-        let mut focused = false;
-        if let Some(family) = self.focus
+        if let Some(focus) = self.focus
             && self.rng.percent(80)
         {
-            lines = family.lines;
-            focused = true;
+            family = focus;
         }
         self.clock += 1;
-        let line = *self.rng.pick(lines);
+        let line = *self.rng.pick(family.lines);
         let mut draw = self.draw();
-        if !focused {
-            draw.home = None;
-        }
+        draw.home = home(family);
         let mut args = draw.expand(line);
         if self.rng.percent(6) {
             self.damage(&mut args);
@@ -414,6 +401,19 @@ impl Generator {
     }
 }
 
+/// The keys that a family's commands are mostly about.
+fn home(family: &Family) -> Option<&'static [&'static [u8]]> {
+    match family.name {
+        "strings" => Some(STRING_KEYS),
+        "hashes" => Some(HASH_KEYS),
+        "lists" => Some(LIST_KEYS),
+        "sets" => Some(SET_KEYS),
+        "zsets" => Some(ZSET_KEYS),
+        "streams" => Some(STREAM_KEYS),
+        _ => None,
+    }
+}
+
 impl Draw<'_> {
     /// The template's words with everything drawn.
     fn expand(&mut self, template: &str) -> Vec<Vec<u8>> {
@@ -482,7 +482,7 @@ impl Draw<'_> {
         match name {
             "$any" | "$k" => {
                 if let Some(home) = self.home
-                    && rng.percent(85)
+                    && rng.percent(75)
                 {
                     return rng.pick(home).to_vec();
                 }

@@ -103,8 +103,11 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let start = Instant::now();
     let findings = search(&arena, &ask, true)?;
     if tally {
-        for (name, (times, errors)) in arena.tally.borrow().iter().filter(|(_, (times, _))| *times > 3) {
-            println!("{name:20} {times:7} replies, {:3} % errors", errors * 100 / times);
+        for (name, tally) in arena.tally.borrow().iter().filter(|(_, tally)| tally.replies > 3) {
+            let errors: usize = tally.errors.values().sum();
+            let most = tally.errors.iter().max_by_key(|(_, times)| **times);
+            let most = most.map_or(String::new(), |(text, times)| format!(", {times} times {text:?}"));
+            println!("{name:20} {:7} replies, {:3} % errors{most}", tally.replies, errors * 100 / tally.replies);
         }
     }
     for (name, times) in &findings.missing {
@@ -164,7 +167,7 @@ fn search(arena: &Arena, ask: &Ask, loud: bool) -> Result<Findings, String> {
         if findings.failures.contains_key(&mismatch.signature()) {
             continue;
         }
-        let report = report(arena, ask, &steps, protocols, &mismatch, loud)?;
+        let report = report(arena, ask, &steps, protocols, &mismatch, loud);
         if loud {
             println!("{report}\n");
         }
@@ -173,24 +176,16 @@ fn search(arena: &Arena, ask: &Ask, loud: bool) -> Result<Findings, String> {
     Ok(findings)
 }
 
-fn report(
-    arena: &Arena,
-    ask: &Ask,
-    steps: &[Step],
-    protocols: u64,
-    mismatch: &Mismatch,
-    shorten: bool,
-) -> Result<String, String> {
-    let shrunk = if shorten { shrink::shrink(arena, steps, protocols, mismatch, SHRINK_TIME)? } else { None };
-    let (steps, mismatch, note) = match &shrunk {
-        Some(found) => {
+fn report(arena: &Arena, ask: &Ask, steps: &[Step], protocols: u64, mismatch: &Mismatch, shorten: bool) -> String {
+    let tried = if shorten { shrink::shrink(arena, steps, protocols, mismatch, SHRINK_TIME) } else { Ok(None) };
+    let recent = &steps[mismatch.at.saturating_sub(15)..=mismatch.at];
+    let (steps, mismatch, note) = match &tried {
+        Ok(Some(found)) => {
             (&found.steps[..], &found.mismatch, format!("shrunk to {} in {} tries", found.steps.len(), found.tries))
         }
-        None => (
-            &steps[mismatch.at.saturating_sub(15)..=mismatch.at],
-            mismatch,
-            "NOT seen again when played alone: the last 15 commands".to_owned(),
-        ),
+        Ok(None) => (recent, mismatch, "NOT seen again when played alone: the last 15 commands".to_owned()),
+        // A server that fell over is the worst difference of all: what made it fall is told all the same.
+        Err(why) => (recent, mismatch, format!("not shrunk, {why}: the last 15 commands")),
     };
     let speakers: Vec<_> =
         (0..=generate::CONNECTIONS).map(|at| if protocols >> at & 1 == 1 { "RESP3" } else { "RESP2" }).collect();
@@ -204,7 +199,7 @@ fn report(
         mismatch.left,
         mismatch.right
     ));
-    Ok(out)
+    out
 }
 
 /// Each planted bug must be found; the unplanted pair must be clean over the same commands.

@@ -53,6 +53,15 @@ impl Mismatch {
     }
 }
 
+/// How often a command was answered, and by which errors.
+#[derive(Default)]
+pub struct Tally {
+    /// All replies.
+    pub replies: usize,
+    /// The errors among them, by the beginning of their text.
+    pub errors: BTreeMap<String, usize>,
+}
+
 /// The two servers and how to talk to them.
 pub struct Arena {
     /// `host:port` of the server that is right by definition.
@@ -64,7 +73,7 @@ pub struct Arena {
     /// A planted bug.
     pub plant: Option<Plant>,
     /// For each command how often it was answered, and how often by an error: a stream of nothing but errors proves little.
-    pub tally: RefCell<BTreeMap<String, (usize, usize)>>,
+    pub tally: RefCell<BTreeMap<String, Tally>>,
 }
 
 /// One connection to each of the two.
@@ -177,8 +186,10 @@ impl Arena {
         let (left, right) = (reply(&mut pair.left), reply(&mut pair.right));
         let mut tally = self.tally.borrow_mut();
         let counts = tally.entry(String::from_utf8_lossy(&name).into_owned()).or_default();
-        counts.0 += 1;
-        counts.1 += usize::from(left.error().is_some());
+        counts.replies += 1;
+        if let Some(error) = left.error() {
+            *counts.errors.entry(error.chars().take(50).collect()).or_default() += 1;
+        }
         drop(tally);
         let scan = matches!(&name[..], b"SCAN" | b"HSCAN" | b"SSCAN" | b"ZSCAN");
         let equal = if scan && cursor(&left).is_some() && cursor(&right).is_some() {
