@@ -120,7 +120,7 @@ impl LongDouble {
         let text = if exponent >= 0 {
             let mut big = Big(vec![mantissa as u32, (mantissa >> 32) as u32]);
             big.shift_left(exponent as u32);
-            big.to_decimal()
+            big.into_decimal()
         } else {
             const PLACES: usize = 17;
             // 64 bits times 10^17 are below 2^121.
@@ -281,7 +281,7 @@ impl Big {
         (top, below as i32 * 32, words[..below].iter().any(|word| *word != 0))
     }
 
-    fn to_decimal(mut self) -> String {
+    fn into_decimal(mut self) -> String {
         let mut groups = Vec::new();
         while !self.0.is_empty() {
             groups.push(self.divide_by(TEN_9));

@@ -27,6 +27,8 @@ mod sort;
 mod stream;
 mod string;
 #[cfg(test)]
+mod string_model;
+#[cfg(test)]
 mod testing;
 mod zset;
 

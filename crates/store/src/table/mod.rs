@@ -171,7 +171,7 @@ impl Tables {
     pub fn version(&self, db: u8, key: &[u8], now: Millis) -> u64 {
         match self.peek(db, key, now) {
             Some(entry) => entry.version,
-            None => self.books.gone[gone_bucket(db, key)],
+            None => self.books.gone[gone_bucket(db, crate::hash::of(key))],
         }
     }
 
@@ -339,8 +339,11 @@ impl Tables {
         let usage = &mut self.books.usage[usize::from(entry.keyspace)];
         usage.bytes = usage.bytes.saturating_sub(entry.bytes() as u64);
         usage.keys -= 1;
-        self.books.gone[gone_bucket(db, key)] = self.books.next_version();
         let expired = entry.is_expired(now);
+        if !expired {
+            // An expired key was absent already; the version of its absence was set together with its expiry.
+            self.books.gone[gone_bucket(db, hash)] = self.books.next_version();
+        }
         (!expired).then_some((entry.value, entry.expire))
     }
 
@@ -364,12 +367,13 @@ impl Tables {
     pub fn clear(&mut self, db: Option<u8>) {
         self.books.walk = None;
         let version = self.books.next_version();
-        self.books.gone.fill(version);
         for (index, place) in self.dbs.iter_mut().enumerate() {
             if db.is_some_and(|only| usize::from(only) != index) {
                 continue;
             }
             for entry in place.keys.iter() {
+                // Only keys that were there: who watches an absent one sees no change.
+                self.books.gone[gone_bucket(index as u8, crate::hash::of(entry.key()))] = version;
                 self.books.note_loss(index as u8, entry.key(), &entry.value);
                 let usage = &mut self.books.usage[usize::from(entry.keyspace)];
                 usage.bytes = usage.bytes.saturating_sub(entry.bytes() as u64);
@@ -383,11 +387,15 @@ impl Tables {
     pub fn swap(&mut self, one: u8, other: u8) {
         self.books.walk = None;
         self.dbs.swap(usize::from(one), usize::from(other));
-        let version = self.books.next_version();
-        self.books.gone.fill(version);
+        // A key and its absence never share a version, or expiry would go unseen.
+        let (version, absent) = (self.books.next_version(), self.books.next_version());
         for db in [one, other] {
             for entry in self.dbs[usize::from(db)].keys.iter_mut() {
                 entry.version = version;
+                let hash = crate::hash::of(entry.key());
+                for seen_from in [one, other] {
+                    self.books.gone[gone_bucket(seen_from, hash)] = absent;
+                }
                 if self.books.watching && matches!(entry.value, Value::List(_) | Value::Zset(_) | Value::Stream(_)) {
                     self.books.touched.push((db, entry.key().to_vec()));
                 }
@@ -488,6 +496,8 @@ impl Tables {
         }
         entry.expire = at;
         if at != 0 {
+            // It will go without a command: its absence then differs from the one before it came (WATCH).
+            self.books.gone[gone_bucket(db, hash)] = self.books.next_version();
             place.expiries.insert((at, position));
         }
     }
@@ -530,8 +540,8 @@ fn edit_entry<T: Kind, R>(
     Ok(result)
 }
 
-fn gone_bucket(db: u8, key: &[u8]) -> usize {
-    (crate::hash::of(key) as usize ^ (usize::from(db) * 257)) % GONE_BUCKETS
+fn gone_bucket(db: u8, hash: u64) -> usize {
+    (hash as usize ^ (usize::from(db) * 257)) % GONE_BUCKETS
 }
 
 #[cfg(test)]
