@@ -128,3 +128,19 @@ fn it_compacts_only_what_a_durable_snapshot_covers_and_restarts_from_there() {
     let out = step(&mut group, Input::Persisted { token: 1 });
     assert_eq!(out, [Output::Commit { entries: vec![entry(3, 1, "b"), entry(4, 2, "")] }]);
 }
+
+/// A learner must not hear of a term that a crash could make this node use a second time.
+#[test]
+fn with_a_learner_its_first_message_waits_for_term_and_vote() {
+    let membership = Membership::new([ME], [NodeId(2)]);
+    let mut group = Group::new(GroupConfig::new(GroupId(1), ME, membership, 7)).unwrap();
+    let out = step(&mut group, Input::Wake);
+    let sends: Vec<_> = out.iter().filter(|o| matches!(o, Output::Send { .. })).collect();
+    assert!(!sends.is_empty());
+    assert!(sends.iter().all(|o| matches!(o, Output::Send { after: Some(1), .. })), "{sends:?}");
+    step(&mut group, Input::Persisted { token: 1 });
+    // From there on entries overtake their own write.
+    let out = step(&mut group, propose(1, "a"));
+    assert!(out.iter().all(|o| !matches!(o, Output::Send { after: Some(_), .. })), "{out:?}");
+    assert!(group.deadline().is_some(), "a learner is sent heartbeats");
+}

@@ -2,5 +2,6 @@
 
 mod claims;
 mod lone;
+mod malformed;
 mod random;
 mod world;
