@@ -1,5 +1,0 @@
-//! zset commands.
-
-use super::Spec;
-
-pub(super) const SPECS: &[Spec] = &[];
