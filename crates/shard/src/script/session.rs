@@ -1,0 +1,220 @@
+//! Commands that a script calls: the same registry, over the tables of the unit that the script is.
+
+use base::Millis;
+use store::keyspace::Durability;
+
+use crate::command::{self, Flags, Reading, Run, Served, Writing};
+use crate::error::{self, CommandError};
+use crate::reply::{Protocol, Reply};
+
+/// Commands of the doors, and others that Redis knows, which a script may not call.
+const REFUSED: &[&str] = &[
+    "acl",
+    "asking",
+    "auth",
+    "bgrewriteaof",
+    "bgsave",
+    "blmove",
+    "blmpop",
+    "blpop",
+    "brpop",
+    "brpoplpush",
+    "bzmpop",
+    "bzpopmax",
+    "bzpopmin",
+    "client",
+    "cluster",
+    "command",
+    "config",
+    "debug",
+    "discard",
+    "eval",
+    "eval_ro",
+    "evalsha",
+    "evalsha_ro",
+    "exec",
+    "failover",
+    "fcall",
+    "fcall_ro",
+    "function",
+    "hello",
+    "info",
+    "latency",
+    "module",
+    "monitor",
+    "multi",
+    "psubscribe",
+    "psync",
+    "punsubscribe",
+    "quit",
+    "readonly",
+    "readwrite",
+    "replicaof",
+    "reset",
+    "role",
+    "save",
+    "script",
+    "shutdown",
+    "slaveof",
+    "slowlog",
+    "ssubscribe",
+    "subscribe",
+    "sunsubscribe",
+    "sync",
+    "unsubscribe",
+    "unwatch",
+    "wait",
+    "waitaof",
+    "watch",
+];
+
+const UNKNOWN: CommandError = CommandError::new("ERR Unknown Redis command called from script");
+const ARITY: CommandError = CommandError::new("ERR Wrong number of args calling Redis command from script");
+const NOT_ALLOWED: CommandError = CommandError::new("ERR This Redis command is not allowed from script");
+const READ_ONLY: CommandError = CommandError::new("ERR Write commands are not allowed from read-only scripts.");
+const MIXED: CommandError = CommandError::new(
+    "ERR Script attempted to access a key of another durability than its own: \
+     one script cannot use keyspaces in memory together with keyspaces on disk",
+);
+
+/// A running script's view of the shard.
+pub struct Session<'a, 'w> {
+    writing: &'a mut Writing<'w>,
+    /// SELECT changes only the script's.
+    db: u8,
+    protocol: Protocol,
+    read_only: bool,
+    /// The class of the unit's keys; `None` where all keyspaces are of one class.
+    class: Option<Durability>,
+}
+
+impl<'a, 'w> Session<'a, 'w> {
+    /// `first_key` is the first declared key: its class is the unit's. A script without keys is logged.
+    pub fn new(writing: &'a mut Writing<'w>, first_key: Option<&[u8]>, read_only: bool) -> Session<'a, 'w> {
+        let tables = &writing.tables;
+        let class = match tables.keyspaces().classes() {
+            (true, true) => Some(first_key.map_or(Durability::Fsync, |key| tables.durability(key))),
+            _ => None,
+        };
+        Session { db: writing.db, protocol: Protocol::Resp2, read_only, class, writing }
+    }
+
+    /// Whether the script asked for RESP3.
+    pub fn is_resp3(&self) -> bool {
+        self.protocol == Protocol::Resp3
+    }
+
+    /// `redis.setresp`.
+    pub fn set_protocol(&mut self, version: i64) {
+        self.protocol = if version == 3 { Protocol::Resp3 } else { Protocol::Resp2 };
+    }
+
+    /// Most bytes of one command.
+    pub fn command_bytes_max(&self) -> usize {
+        self.writing.limits.command_bytes_max
+    }
+
+    /// Runs one command; its answer, error or not, in the script's protocol. At least one word.
+    pub fn call(&mut self, words: &[&[u8]]) -> Vec<u8> {
+        let mut reply = Reply::new(self.protocol);
+        if let Err(error) = self.dispatch(words, &mut reply) {
+            reply.bytes.clear();
+            reply.error(&error.0);
+        }
+        reply.bytes
+    }
+
+    fn dispatch(&mut self, words: &[&[u8]], reply: &mut Reply) -> Result<(), CommandError> {
+        let Some(spec) = command::find(words[0]) else {
+            return self.door(words, reply);
+        };
+        let never = spec.flags.has(Flags::NO_SCRIPT) || spec.flags.has(Flags::SCRIPT) || is_refused(words[0]);
+        if !spec.accepts(words.len()) {
+            return Err(ARITY);
+        }
+        if never {
+            return Err(NOT_ALLOWED);
+        }
+        if self.read_only && spec.is_write() {
+            return Err(READ_ONLY);
+        }
+        if let Some(class) = self.class {
+            let tables = &self.writing.tables;
+            let foreign = |place: &usize| tables.durability(words[*place]) != class;
+            let sweeps = class == Durability::Memory && spec.flags.has(Flags::WHOLE) && spec.is_write();
+            if sweeps || spec.key_places(words).iter().any(foreign) {
+                return Err(MIXED);
+            }
+        }
+        let now: Millis = self.writing.now;
+        let outer = &mut *self.writing;
+        match spec.run {
+            Run::Read(run) => {
+                let mut reading = Reading { db: self.db, ..outer.reading() };
+                run(&mut reading, words, reply)
+            }
+            Run::Write(run) => {
+                let mut writing = Writing {
+                    db: self.db,
+                    now,
+                    tables: outer.tables,
+                    other: outer.other,
+                    rng: outer.rng,
+                    may_block: false,
+                    served: Served::First,
+                    block: None,
+                    scripts: outer.scripts,
+                    limits: outer.limits,
+                    published: outer.published,
+                };
+                run(&mut writing, words, reply)
+            }
+        }
+    }
+
+    /// Commands that live outside the registry.
+    fn door(&mut self, words: &[&[u8]], reply: &mut Reply) -> Result<(), CommandError> {
+        let name = command::upper(words[0]);
+        let count = words.len();
+        match (&name[..], count) {
+            (b"PING", 1) => reply.simple("PONG"),
+            (b"PING", 2) | (b"ECHO", 2) => reply.bulk(words[1]),
+            (b"TIME", 1) => {
+                reply.array(2);
+                reply.bulk_int((self.writing.now / 1000) as i64);
+                reply.bulk_int((self.writing.now % 1000 * 1000) as i64);
+            }
+            (b"SELECT", 2) => {
+                let db = base::parse_i64(words[1]).ok_or(error::NOT_INTEGER)?;
+                if !(0..store::table::DATABASES as i64).contains(&db) {
+                    return Err(CommandError::new("ERR DB index is out of range"));
+                }
+                self.db = db as u8;
+                reply.ok();
+            }
+            (b"PUBLISH" | b"SPUBLISH", 3) => {
+                if self.read_only {
+                    return Err(READ_ONLY);
+                }
+                self.writing.published.push((words[1].to_vec(), words[2].to_vec()));
+                reply.int(0);
+            }
+            (b"PING" | b"ECHO" | b"TIME" | b"SELECT" | b"PUBLISH" | b"SPUBLISH", _) => return Err(ARITY),
+            _ if is_refused(words[0]) => return Err(NOT_ALLOWED),
+            _ => return Err(UNKNOWN),
+        }
+        Ok(())
+    }
+}
+
+fn is_refused(name: &[u8]) -> bool {
+    REFUSED.iter().any(|refused| name.eq_ignore_ascii_case(refused.as_bytes()))
+}
+
+/// Whether `redis.call` could find a command of this name.
+pub fn is_known(name: &[u8]) -> bool {
+    const DOORS: [&str; 6] = ["ping", "echo", "time", "select", "publish", "spublish"];
+    command::find(name).is_some()
+        || is_refused(name)
+        || DOORS.iter().any(|door| name.eq_ignore_ascii_case(door.as_bytes()))
+}
