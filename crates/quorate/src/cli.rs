@@ -161,10 +161,7 @@ impl<W: Write> Cli<W> {
 
     fn print_value(&mut self, value: &Value, is_text: bool) -> Done {
         let mut text = Vec::new();
-        if self.is_raw {
-            write_raw(value, &mut text);
-            text.push(b'\n');
-        } else if is_text && !matches!(value, Value::Error(_)) {
+        if self.is_raw || is_text && !matches!(value, Value::Error(_)) {
             write_raw(value, &mut text);
             text.push(b'\n');
         } else {
