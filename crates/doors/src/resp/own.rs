@@ -37,7 +37,8 @@ impl Session {
     pub(super) fn door_command(&mut self, args: &[&[u8]], out: &mut Reply) -> Step {
         let mut refusal = Reply::new(self.protocol);
         let Some(spec) = introspect::check(args, &mut refusal) else {
-            let text = String::from_utf8_lossy(&refusal.bytes[1..]).trim_end().to_owned();
+            let text =
+                String::from_utf8_lossy(refusal.bytes[1..].strip_suffix(b"\r\n").unwrap_or_default()).into_owned();
             return self.refuse(text.into(), out);
         };
         let name = spec.name;
