@@ -77,8 +77,18 @@ fn data(group: u32, index: u64, term: u64, length: usize) -> Vec<u8> {
 
 /// The same steps for the same seed, whatever the disk does.
 fn plan(seed: u64, count: usize) -> Vec<Step> {
-    let mut rng = Rng::new(seed);
-    let mut ends: BTreeMap<u32, (u64, u64, u64)> = [(1, (0, 0, 1)), (2, (0, 0, 1))].into();
+    plan_on(&mut Rng::new(seed), &Known::default(), count)
+}
+
+/// Steps that go on from what is known.
+fn plan_on(rng: &mut Rng, known: &Known, count: usize) -> Vec<Step> {
+    // Start, last index and term of each group.
+    let mut ends: BTreeMap<u32, (u64, u64, u64)> = (1..=2)
+        .map(|id| {
+            let group = known.groups.get(&id).cloned().unwrap_or_default();
+            (id, (group.start.0, group.last(), group.term_at(group.last()).max(group.hard.0).max(1)))
+        })
+        .collect();
     let mut steps = Vec::new();
     for _ in 0..count {
         let group = 1 + rng.below(2) as u32;
@@ -206,9 +216,14 @@ fn act(
     Ok(())
 }
 
-/// Runs the steps until one fails.
+/// Runs the steps on a new log until one fails.
 fn run(disk: &VirtualDisk, steps: &[Step], options: &LogOptions) -> Outcome {
-    let mut outcome = Outcome::default();
+    run_on(disk, Known::default(), steps, options)
+}
+
+/// Opens what holds `acked`, and runs the steps until one fails.
+fn run_on(disk: &VirtualDisk, acked: Known, steps: &[Step], options: &LogOptions) -> Outcome {
+    let mut outcome = Outcome { acked, ..Outcome::default() };
     let mut log = match open(disk, options) {
         Ok((log, ..)) => log,
         Err(error) => return Outcome { error: Some(error), ..outcome },
@@ -614,4 +629,34 @@ fn a_full_disk_still_has_room_for_the_snapshot_that_frees_it() {
     log.append(&mut batch, Room::Normal).expect("room again");
     drop(log);
     assert_eq!(open(&disk, &options()).expect("a whole log").1.groups[&1].last(), index + 1);
+}
+
+#[test]
+fn a_long_life_of_crashes_loses_nothing() {
+    let mut lives = 0;
+    for seed in 100..130 {
+        let mut rng = Rng::new(seed);
+        let mut disk = VirtualDisk::new();
+        let mut known = Known::default();
+        for life in 0..25 {
+            let steps = plan_on(&mut rng, &known, 40);
+            match rng.below(8) {
+                0 => disk.fail_sync(rng.below(40)),
+                1 => disk.fail_write(rng.below(60)),
+                _ => disk.crash_at(disk.operations() + rng.below(160)),
+            }
+            let outcome = run_on(&disk, known, &steps, &options());
+            disk = if rng.chance(1, 6) { disk.kill() } else { disk.crash(&mut rng, Keep::Any) };
+            known = match open(&disk, &options()) {
+                Ok((_, found, _)) if found == outcome.acked || Some(&found) == outcome.begun.as_ref() => found,
+                Ok((_, found, _)) => panic!("seed {seed}, life {life}: {found:?} is not {:?}", outcome.acked),
+                Err(error) => panic!("seed {seed}, life {life}: {error}"),
+            };
+            // A fork is judged, so that what judging appends does not become part of this life.
+            let seen = Outcome { acked: known.clone(), ..Outcome::default() };
+            judge(&disk.fork(), &seen, &options()).unwrap_or_else(|what| panic!("seed {seed}, life {life}: {what}"));
+            lives += 1;
+        }
+    }
+    println!("{lives} lives, each ended by a crash, a kill or a failing disk");
 }

@@ -3,7 +3,7 @@
 use super::open::{self, segment_name};
 use super::upkeep::{self, Spare, Zeroing};
 use super::{BATCHES_AT, Batch, Live, Log, LogError, LogOptions, Record, Recovery, Visit};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskError, DiskFile};
 use std::collections::{BTreeMap, VecDeque};
 
 impl<D: Disk> Log<D> {
@@ -73,7 +73,10 @@ impl<D: Disk> Log<D> {
             let length = file.len()?;
             upkeep::zero(&mut file, end, length)?;
         }
-        // After a crash of the process alone, what was read may still be on its way to the disk.
+        // After a crash of the process alone, what was read may still be on its way to the disk, or worse: an fsync may have
+        // failed, and the kernel shows pages that it will never write. Written again, they are dirty, and this sync counts.
+        let from = if plan.last.unproven == BATCHES_AT { 0 } else { plan.last.unproven };
+        rewrite(&mut file, from, end)?;
         file.sync()?;
 
         let mut spares = Vec::new();
@@ -142,4 +145,20 @@ impl<D: Disk> Log<D> {
         }
         Ok((log, replay.recovery))
     }
+}
+
+/// Writes the bytes `from..to` again as they are.
+fn rewrite<F: DiskFile>(file: &mut F, from: u64, to: u64) -> Result<(), DiskError> {
+    let mut bytes = vec![0; 64 << 10];
+    let mut at = from;
+    while at < to {
+        let want = (to - at).min(bytes.len() as u64) as usize;
+        let got = file.read_at(at, &mut bytes[..want])?;
+        if got == 0 {
+            return Err(DiskError::Failed("the file ended while it was read".to_string()));
+        }
+        file.write_at(at, &bytes[..got])?;
+        at += got as u64;
+    }
+    Ok(())
 }

@@ -34,7 +34,8 @@
 //!
 //! # Failed disk
 //! After a failed fsync nobody knows what the disk holds, so the log stops: every later call is [`LogError::Stopped`], and
-//! only a restart, which reads what is really there, goes on.
+//! only a restart goes on. Even that must not believe what it reads, which may come from pages that the kernel keeps and
+//! will never write: opening writes the last batch, the one without proof, once more before it syncs.
 //!
 //! This room knows nothing about Raft's rules, threads or files of the operating system.
 

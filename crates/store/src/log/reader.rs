@@ -274,6 +274,8 @@ pub(super) struct Survey {
     pub marked: u64,
     /// Highest turn of its marks.
     pub turn: u64,
+    /// Where the first good batch starts that none of the later ones calls durable.
+    pub unproven: u64,
     /// The last good batch's word on where the log starts.
     pub oldest: u64,
     /// Whether its last good batch is a seal.
@@ -313,15 +315,20 @@ pub(super) fn survey<F: DiskFile>(file: &F, log_id: u64, number: u64, check: boo
         later: None,
         marked: marks.iter().map(|mark| mark.sequence).max().unwrap_or(0),
         turn: marks.iter().map(|mark| mark.turn).max().unwrap_or(0),
+        unproven: BATCHES_AT,
         oldest: 0,
         sealed: false,
         starts: BTreeMap::new(),
     };
     if header.is_ok() {
+        // Sequence and offset; one batch, or two at the start of a segment.
+        let mut unproven: Vec<(u64, u64)> = Vec::new();
         survey.stop = loop {
             match reader.next()? {
                 Err(stop) => break stop,
-                Ok((_, batch, records)) => {
+                Ok((offset, batch, records)) => {
+                    unproven.retain(|(sequence, _)| *sequence > batch.durable);
+                    unproven.push((batch.sequence, offset));
                     let first = survey.batches.map_or(batch.sequence, |(first, _)| first);
                     survey.batches = Some((first, batch.sequence));
                     survey.oldest = batch.oldest;
@@ -342,6 +349,7 @@ pub(super) fn survey<F: DiskFile>(file: &F, log_id: u64, number: u64, check: boo
             }
         };
         survey.end = reader.offset;
+        survey.unproven = unproven.first().map_or(BATCHES_AT, |(_, offset)| *offset);
     }
     survey.later = reader.search()?;
     Ok(survey)
