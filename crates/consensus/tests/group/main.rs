@@ -4,4 +4,5 @@ mod claims;
 mod lone;
 mod malformed;
 mod random;
+mod scripts;
 mod world;

@@ -457,7 +457,7 @@ impl World {
         let lost = doomed.is_some() || self.cut.contains(&(from, to)) || self.rng.chance(self.weather.lost, 1000);
         if self.telling_messages {
             let fate = if lost { " (lost)" } else { "" };
-            self.told.push(format!("{from} → {to} {} t{}{fate}", message.kind(), message.term()));
+            self.tell(format!("{from} → {to} {} t{}{fate}", message.kind(), message.term()));
         }
         let delay = self.draw_ms(self.weather.delay_ms);
         if lost {
