@@ -195,8 +195,84 @@ fn wanted<'a>(words: Args<'a>) -> Result<Wanted<'a>, CommandError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use store::table::{Expiry, Tables};
+
+    use super::super::testing::{World, run};
+
     #[test]
     fn golden_answers() {
         super::super::testing::golden(include_str!("golden/scan.txt"));
+    }
+
+    fn fill(tables: &mut Tables, now: u64, prefix: &str, count: usize) -> BTreeSet<String> {
+        let keys: BTreeSet<String> = (0..count).map(|n| format!("{prefix}{n}")).collect();
+        for key in &keys {
+            tables.set_string(0, key.as_bytes(), b"v", Expiry::Clear, now);
+        }
+        keys
+    }
+
+    /// Follows the cursor to its end and returns all keys and how often it asked.
+    fn follow(world: &mut World, options: &str) -> (Vec<String>, usize) {
+        let (mut keys, mut cursor, mut rounds) = (Vec::new(), "0".to_string(), 0);
+        loop {
+            let answer = run(world, &format!("SCAN {cursor} {options}"));
+            let mut words = answer.split('"').skip(1).step_by(2).map(str::to_string);
+            cursor = words.next().expect("the cursor comes first");
+            keys.extend(words);
+            rounds += 1;
+            if cursor == "0" {
+                return (keys, rounds);
+            }
+        }
+    }
+
+    #[test]
+    fn whole_commands_see_both_durability_classes() {
+        for (logged, cached) in [(0, 0), (3, 3), (0, 30), (30, 0), (2000, 1500)] {
+            let mut world = World::new();
+            let mut keys = fill(&mut world.tables, world.now, "log:", logged);
+            keys.append(&mut fill(&mut world.other, world.now, "cache:", cached));
+            for count in [1, 7, 100, 10_000] {
+                let (seen, rounds) = follow(&mut world, &format!("COUNT {count}"));
+                assert_eq!(seen.len(), keys.len(), "no key stays away or comes twice while nothing changes");
+                assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), keys);
+                assert!(rounds <= keys.len().div_ceil(count) + 10, "{rounds} rounds of {count}");
+            }
+            let (cache, _) = follow(&mut world, "COUNT 50 MATCH c*");
+            assert_eq!(cache.len(), cached);
+            assert_eq!(run(&mut world, "KEYS *").split('"').count() / 2, keys.len());
+            assert_eq!(run(&mut world, "DBSIZE"), keys.len().to_string());
+            let random = run(&mut world, "RANDOMKEY");
+            assert!(keys.contains(random.trim_matches('"')) || keys.is_empty() && random == "nil");
+            assert_eq!(run(&mut world, "SWAPDB 0 1"), "OK");
+            assert_eq!(run(&mut world, "DBSIZE"), "0");
+            assert_eq!(run(&mut world, "SWAPDB 1 0"), "OK");
+            assert_eq!(run(&mut world, "FLUSHDB"), "OK");
+            assert_eq!(run(&mut world, "SCAN 0"), r#"["0", []]"#);
+        }
+    }
+
+    #[test]
+    fn any_cursor_is_harmless() {
+        let mut world = World::new();
+        fill(&mut world.tables, world.now, "k", 3000);
+        for cursor in ["18446744073709551615", "-1", "1", "3", "9007199254740993", "72057594037927935"] {
+            let answer = run(&mut world, &format!("SCAN {cursor} COUNT 5"));
+            assert!(answer.starts_with("[\""), "{answer}");
+        }
+    }
+
+    #[test]
+    fn expired_keys_are_not_seen() {
+        let mut world = World::new();
+        run(&mut world, "SET k v PX 5");
+        run(&mut world, "SET stays v");
+        world.now += 5;
+        assert_eq!(run(&mut world, "KEYS *"), r#"["stays"]"#);
+        assert_eq!(run(&mut world, "SCAN 0"), r#"["0", ["stays"]]"#);
+        assert_eq!(run(&mut world, "RANDOMKEY"), r#""stays""#);
     }
 }

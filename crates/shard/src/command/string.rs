@@ -349,4 +349,29 @@ mod tests {
     fn golden_answers() {
         super::super::testing::golden(include_str!("golden/string.txt"));
     }
+
+    #[test]
+    fn no_string_grows_beyond_the_limit() {
+        use super::super::testing::{World, run};
+        const TOO_LONG: &str = "-ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+        let mut world = World::new();
+        world.limits.bulk_bytes_max = 8;
+        assert_eq!(run(&mut world, "APPEND k 12345678"), "8");
+        let version = world.version("k");
+        assert_eq!(run(&mut world, "APPEND k 9"), TOO_LONG);
+        assert_eq!(run(&mut world, "SETRANGE k 8 9"), TOO_LONG);
+        assert_eq!(run(&mut world, "SETRANGE k 9223372036854775807 9"), TOO_LONG);
+        assert_eq!(run(&mut world, "SETRANGE none 8 9"), TOO_LONG);
+        assert_eq!(run(&mut world, "SETBIT k 64 1"), "-ERR bit offset is not an integer or out of range");
+        assert_eq!(run(&mut world, "BITFIELD none SET u8 64 1"), "-ERR bit offset is not an integer or out of range");
+        assert_eq!(run(&mut world, "EXISTS none"), "0", "a refused write leaves no key behind");
+        assert_eq!(run(&mut world, "SETRANGE k 7 9"), "8");
+        assert_eq!(run(&mut world, "GET k"), "\"12345679\"");
+        assert_ne!(world.version("k"), version);
+        let version = world.version("k");
+        for nothing in ["APPEND k \"\"", "SETRANGE k 3 \"\"", "SETBIT k 0 0", "INCRBY k a", "SET k v NX", "PERSIST k"] {
+            run(&mut world, nothing);
+            assert_eq!(world.version("k"), version, "{nothing} changes nothing");
+        }
+    }
 }
