@@ -218,7 +218,6 @@ fn encoding(value: &Value) -> &'static str {
 #[cfg(test)]
 mod tests {
     #[test]
-    #[ignore = "waits for the commands on sorted sets and streams"]
     fn golden_answers() {
         super::super::testing::golden(include_str!("golden/generic.txt"));
     }

@@ -265,7 +265,6 @@ fn score(text: &[u8]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     #[test]
-    #[ignore = "waits for the commands on sorted sets and streams"]
     fn golden_answers() {
         super::super::testing::golden(include_str!("golden/sort.txt"));
     }
