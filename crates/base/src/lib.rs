@@ -3,6 +3,7 @@
 //! Knows nothing about commands, logs or sockets. Never reads a clock: an [`Instant`] is handed in by whoever has one.
 
 mod glob;
+mod histogram;
 mod id;
 mod limits;
 mod number;
@@ -11,6 +12,7 @@ mod slot;
 mod time;
 
 pub use glob::glob_matches;
+pub use histogram::{Counts, Histogram};
 pub use id::{GroupId, NodeId};
 pub use limits::Limits;
 pub use number::{decimal_len, format_i64, parse_f64, parse_i64};

@@ -1,1 +1,14 @@
-//! host
+//! The only room with sockets, files, clocks and threads. It drives the machines of the pure rooms and obeys the order that
+//! their outputs give.
+//!
+//! [`node`] starts and stops everything; [`log`] is the thread that makes appends durable; [`net`] the connections.
+//!
+//! **Invariant:** decides nothing that the simulator should see: what is answered, in which order, is the pure rooms' word.
+
+pub mod clock;
+pub mod files;
+pub mod log;
+pub mod net;
+pub mod node;
+pub mod snapshots;
+pub mod start;

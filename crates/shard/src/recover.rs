@@ -104,10 +104,6 @@ impl Recovery {
     /// Everything has been read.
     pub fn finish(mut self) -> Result<Recovered, String> {
         self.apply_decided()?;
-        if self.start.index < self.snapshot.index && self.entries.is_empty() {
-            // The log holds nothing behind the snapshot: it goes on there.
-            self.start = self.snapshot;
-        }
         let last = self.entries.back().map_or(self.start.index, |entry| entry.index);
         if last < self.snapshot.index || self.state.applied() < self.start.index {
             return Err(format!(

@@ -78,9 +78,16 @@ pub struct Append {
     pub hard_states: Vec<(GroupId, HardState)>,
     /// Whether it may use the reserve: everything in it frees.
     pub frees_only: bool,
+    /// Whether one client made all of it and all of the append before: nobody else is there to share a flush with, so it
+    /// may be written without handing it to another thread.
+    pub lone_client: bool,
 }
 
 impl Append {
+    fn fresh() -> Append {
+        Append { frees_only: true, lone_client: true, ..Append::default() }
+    }
+
     fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.hard_states.is_empty()
     }
@@ -194,13 +201,22 @@ pub struct Driver<C> {
     next: Append,
     room: Room,
     stopped: bool,
+    /// The client that made the whole of the last batch.
+    last_client: Option<C>,
 }
 
-impl<C: Clone> Driver<C> {
+impl<C: Clone + PartialEq> Driver<C> {
     /// An empty driver; groups are added by [`Driver::add`].
     pub fn new(config: DriverConfig) -> Driver<C> {
-        let next = Append { frees_only: true, ..Append::default() };
-        Driver { config, lanes: Vec::new(), appending: false, next, room: Room::Plenty, stopped: false }
+        Driver {
+            config,
+            lanes: Vec::new(),
+            appending: false,
+            next: Append::fresh(),
+            room: Room::Plenty,
+            stopped: false,
+            last_client: None,
+        }
     }
 
     /// Adds a group as it was recovered. Returns its shard for connections to use.
@@ -331,8 +347,7 @@ impl<C: Clone> Driver<C> {
                 }
                 lane.persisting = lane.waiting.take();
             }
-            let next = Append { frees_only: true, ..Append::default() };
-            out.push(Output::Append(std::mem::replace(&mut self.next, next)));
+            out.push(Output::Append(std::mem::replace(&mut self.next, Append::fresh())));
         }
     }
 
@@ -370,6 +385,11 @@ impl<C: Clone> Driver<C> {
             }
             let data = Bytes::from(batch.take_entry(stamp, lane.rng.next_u64()));
             self.next.frees_only &= frees_only;
+            let first = batch.clients().next().cloned();
+            let same =
+                first.as_ref().is_some_and(|first| self.last_client.as_ref() == Some(first) && batch.only_of(first));
+            self.next.lone_client &= same;
+            self.last_client = first;
             lane.bytes_since_snapshot += data.len() as u64;
             lane.flights.push_back(Flight { index: 0, term: 0, own: true, batch });
             self.tell(at, now, wall, Told::Propose { token: 0, data }, sink, out);
@@ -494,8 +514,12 @@ impl<C: Clone> Driver<C> {
             return;
         }
         self.room = room;
-        for lane in self.lanes.iter().filter(|lane| lane.leads) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.leads) {
             lane.shard.set_refusal((room == Room::Reserve).then_some(Refusal::Full));
+            // A snapshot lets old segments go: the way out of a full disk after deletes.
+            if room == Room::Reserve && matches!(lane.snapshot, Snapshot::None) && lane.bytes_since_snapshot > 0 {
+                lane.snapshot = Snapshot::Wanted;
+            }
         }
     }
 

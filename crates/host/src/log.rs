@@ -1,0 +1,245 @@
+//! The thread that makes appends durable, and the same work done in place where nobody else is there to wait.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use base::GroupId;
+use consensus::Position;
+use parking_lot::Mutex;
+use shard::driver::{Append, Input, Room};
+use store::log::{self, Batch, Log, LogError};
+
+use crate::files::Directory;
+
+/// How long the log is idle before it writes down that everything is durable.
+const IDLE: Duration = Duration::from_millis(200);
+/// How often a full disk is asked whether there is room again.
+const RETRY: Duration = Duration::from_millis(500);
+/// An append is written in place only while flushes are about this quick; a slow one would hold up everybody.
+const IN_PLACE_MICROS_MAX: u64 = 1_000;
+
+/// Where what comes of the work is told.
+pub type Tell = Arc<dyn Fn(Input) + Send + Sync>;
+
+/// What the log thread is asked to do.
+enum Job {
+    Append(Append),
+    Compact(GroupId, Position),
+    Upkeep,
+    Stop(mpsc::Sender<Result<(), String>>),
+}
+
+struct Inner {
+    log: Log<Directory>,
+    batch: Batch,
+    segment: u64,
+}
+
+/// Figures of the log.
+#[derive(Debug, Default)]
+pub struct LogFigures {
+    /// Appends made durable.
+    pub appends: AtomicU64,
+    /// Bytes of them.
+    pub bytes: AtomicU64,
+    /// Time spent in them, microseconds.
+    pub micros: AtomicU64,
+    /// Moving average of one append, microseconds.
+    pub average_micros: AtomicU64,
+    /// The longest, microseconds.
+    pub longest_micros: AtomicU64,
+}
+
+/// The log, with its thread.
+pub struct LogThread {
+    inner: Arc<Mutex<Inner>>,
+    jobs: mpsc::Sender<Job>,
+    figures: Arc<LogFigures>,
+}
+
+impl LogThread {
+    /// Starts the thread. What comes of its work goes to `tell`, in order.
+    pub fn start(log: Log<Directory>, tell: Tell) -> LogThread {
+        let segment = log.status().current;
+        let inner = Arc::new(Mutex::new(Inner { log, batch: Batch::new(), segment }));
+        let figures = Arc::new(LogFigures::default());
+        let (jobs, queue) = mpsc::channel();
+        let worker = Worker { inner: inner.clone(), figures: figures.clone(), queue, full: None, tell };
+        std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || worker.run())
+            .expect("the operating system lets a process have a few threads");
+        LogThread { inner, jobs, figures }
+    }
+
+    /// Hands an append to the thread.
+    pub fn append(&self, append: Append) {
+        // The thread ends only after Stop, and nothing is appended after that.
+        let _ = self.jobs.send(Job::Append(append));
+    }
+
+    /// Writes an append in place if that is quick and the thread is not busy; else gives it back.
+    pub fn append_here(&self, append: Append) -> Result<Input, Append> {
+        if !append.lone_client || self.figures.average_micros.load(Ordering::Relaxed) > IN_PLACE_MICROS_MAX {
+            return Err(append);
+        }
+        let Some(mut inner) = self.inner.try_lock() else {
+            return Err(append);
+        };
+        match write(&mut inner, &append, &self.figures) {
+            Ok(()) => {
+                if inner.log.end().segment != inner.segment {
+                    inner.segment = inner.log.end().segment;
+                    let _ = self.jobs.send(Job::Upkeep);
+                }
+                Ok(Input::Appended)
+            }
+            Err(LogError::Full) => Err(append),
+            Err(error) => Ok(Input::LogStopped(error.to_string())),
+        }
+    }
+
+    /// A durable snapshot covers the group up to here.
+    pub fn compact(&self, group: GroupId, position: Position) {
+        let _ = self.jobs.send(Job::Compact(group, position));
+    }
+
+    /// Seals the log and ends the thread.
+    pub fn stop(&self) -> Result<(), String> {
+        let (answer, done) = mpsc::channel();
+        if self.jobs.send(Job::Stop(answer)).is_err() {
+            return Err("the log's thread has ended".into());
+        }
+        done.recv().unwrap_or_else(|_| Err("the log's thread has ended".into()))
+    }
+
+    /// The log's state.
+    pub fn status(&self) -> log::Status {
+        self.inner.lock().log.status()
+    }
+
+    /// See [`LogFigures`].
+    pub fn figures(&self) -> &LogFigures {
+        &self.figures
+    }
+}
+
+fn write(inner: &mut Inner, append: &Append, figures: &LogFigures) -> Result<(), LogError> {
+    let begun = Instant::now();
+    let Inner { log, batch, .. } = inner;
+    batch.clear();
+    for (group, entry) in &append.entries {
+        batch.entry(*group, entry.index, entry.term, entry.kind as u8, &entry.data);
+    }
+    for (group, hard) in &append.hard_states {
+        batch.hard_state(*group, hard.term, hard.vote, hard.commit);
+    }
+    let room = if append.frees_only { log::Room::Reserve } else { log::Room::Normal };
+    let appended = log.append(batch, room)?;
+    let micros = begun.elapsed().as_micros() as u64;
+    figures.appends.fetch_add(1, Ordering::Relaxed);
+    figures.bytes.fetch_add(appended.bytes, Ordering::Relaxed);
+    figures.micros.fetch_add(micros, Ordering::Relaxed);
+    figures.longest_micros.fetch_max(micros, Ordering::Relaxed);
+    let average = figures.average_micros.load(Ordering::Relaxed);
+    figures.average_micros.store((average * 15 + micros) / 16, Ordering::Relaxed);
+    Ok(())
+}
+
+struct Worker {
+    inner: Arc<Mutex<Inner>>,
+    figures: Arc<LogFigures>,
+    queue: mpsc::Receiver<Job>,
+    /// An append that found no room, to be tried again.
+    full: Option<Append>,
+    tell: Tell,
+}
+
+impl Worker {
+    fn run(mut self) {
+        self.upkeep();
+        loop {
+            let patience = if self.full.is_some() { RETRY } else { IDLE };
+            match self.queue.recv_timeout(patience) {
+                Ok(Job::Append(append)) => self.append(append),
+                Ok(Job::Compact(group, position)) => {
+                    let compacted = self.inner.lock().log.compact(group, position.index, position.term);
+                    if let Err(LogError::Stopped(why)) = compacted {
+                        (self.tell)(Input::LogStopped(why));
+                    }
+                    self.upkeep();
+                }
+                Ok(Job::Upkeep) => self.upkeep(),
+                Ok(Job::Stop(answer)) => {
+                    let sealed = self.inner.lock().log.seal().map_err(|error| error.to_string());
+                    let _ = answer.send(sealed);
+                    return;
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => self.idle(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn append(&mut self, append: Append) {
+        let mut inner = self.inner.lock();
+        let written = write(&mut inner, &append, &self.figures);
+        match written {
+            Ok(()) => {
+                let turned = inner.log.end().segment != inner.segment;
+                inner.segment = inner.log.end().segment;
+                drop(inner);
+                (self.tell)(Input::Appended);
+                if turned {
+                    self.upkeep();
+                }
+            }
+            Err(LogError::Full) => {
+                drop(inner);
+                (self.tell)(Input::AppendFull);
+                self.full = Some(append);
+                self.upkeep();
+            }
+            Err(error) => {
+                drop(inner);
+                (self.tell)(Input::LogStopped(error.to_string()));
+            }
+        }
+    }
+
+    /// Makes spare segments, and says what the log can take.
+    fn upkeep(&mut self) {
+        let Some(mut upkeep) = self.inner.lock().log.upkeep() else {
+            return tell_room(&self.inner, &self.tell);
+        };
+        // A helper does the writing of zeros: the next append must not wait for it.
+        let (inner, tell) = (self.inner.clone(), self.tell.clone());
+        let work = move || {
+            while let Ok(true) = upkeep.step() {}
+            inner.lock().log.finish_upkeep(upkeep);
+            tell_room(&inner, &tell);
+        };
+        if let Err(error) = std::thread::Builder::new().name("log-upkeep".into()).spawn(work) {
+            (self.tell)(Input::LogStopped(format!("no thread for the log's upkeep: {error}")));
+        }
+    }
+
+    fn idle(&mut self) {
+        self.upkeep();
+        if let Some(append) = self.full.take() {
+            return self.append(append);
+        }
+        let marked = self.inner.lock().log.mark_durable();
+        if let Err(LogError::Stopped(why)) = marked {
+            (self.tell)(Input::LogStopped(why));
+        }
+    }
+}
+
+fn tell_room(inner: &Mutex<Inner>, tell: &Tell) {
+    let status = inner.lock().log.status();
+    let reserve = status.in_reserve || (status.full && status.spares < 2);
+    tell(Input::Room(if reserve { Room::Reserve } else { Room::Plenty }));
+}

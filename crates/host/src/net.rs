@@ -1,0 +1,267 @@
+//! Connections of the Redis door: one task each, one pass from socket to tables and back.
+//!
+//! A task reads into a buffer that all tasks of its thread share, runs what it read at once, and writes the answers with one
+//! call. Only what is left of an unfinished command is kept per connection, so an idle one costs little.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use doors::resp::door::Door;
+use doors::resp::session::{Pause, Session};
+use shard::reply::{Protocol, Reply};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::node::Figures;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 64 << 10;
+/// Unread input of one connection while its answers are under way, bytes; beyond it TCP holds the client back.
+const BACKLOG_BYTES: usize = 1 << 20;
+
+thread_local! {
+    static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// Accepts connections until told to stop.
+pub async fn accept(listener: TcpListener, door: Arc<Door>, figures: Arc<Figures>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                let _ = stream.set_nodelay(true);
+                let here = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+                match door.admit(from.to_string(), here.to_string(), clock::now()) {
+                    Some(client) => {
+                        let session = Session::new(door.clone(), client, clock::seed());
+                        let connection = Connection::new(stream, session, door.clone(), figures.clone());
+                        tokio::spawn(connection.run(stop.clone()));
+                    }
+                    None => {
+                        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+                    }
+                }
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: connections that end make room, so accepting goes on a little later.
+                eprintln!("quorate: a connection could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    session: Session,
+    door: Arc<Door>,
+    figures: Arc<Figures>,
+    /// Input that is not used up.
+    kept: Vec<u8>,
+    out: Reply,
+    /// Commands read whose answers have not been written, since this moment: for latency.
+    begun: Option<base::Instant>,
+}
+
+enum Event {
+    Readable,
+    Mail,
+    Stop,
+    Idle,
+    Retry,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, session: Session, door: Arc<Door>, figures: Arc<Figures>) -> Connection {
+        Connection { stream, session, door, figures, kept: Vec::new(), out: Reply::new(Protocol::Resp2), begun: None }
+    }
+
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        self.serve(&mut stop).await;
+        self.session.close();
+    }
+
+    /// Until the client leaves, breaks the protocol, or the node stops.
+    async fn serve(&mut self, stop: &mut watch::Receiver<bool>) {
+        let mut pause = Pause::None;
+        let mut stopping = false;
+        loop {
+            match self.wait(pause, stop, stopping).await {
+                Event::Readable => {
+                    if !self.read(&mut pause) {
+                        return;
+                    }
+                }
+                Event::Mail => {
+                    self.session.collect(&mut self.out);
+                    if pause != Pause::None {
+                        pause = self.feed_kept();
+                    }
+                }
+                Event::Retry => pause = self.feed_kept(),
+                // Nothing more is taken; what is under way is answered.
+                Event::Stop => stopping = true,
+                Event::Idle => {
+                    self.door.counters.limit("idle_timeout");
+                    return;
+                }
+            }
+            if self.session.client.is_doomed() {
+                return;
+            }
+            if !self.out.bytes.is_empty() && !self.write(stop).await {
+                return;
+            }
+            if !self.session.is_pending()
+                && let Some(begun) = self.begun.take()
+            {
+                self.figures.latency.record(clock::now().since(begun));
+            }
+            if self.session.is_closing() || (stopping && !self.session.is_pending()) {
+                return;
+            }
+        }
+    }
+
+    async fn wait(&mut self, pause: Pause, stop: &mut watch::Receiver<bool>, stopping: bool) -> Event {
+        let idle = self.door.idle_ms.load(Ordering::Relaxed);
+        let timeout = match pause {
+            Pause::Until(at) => Some((at.since(clock::now()), true)),
+            _ if idle > 0 && !self.session.is_pending() => Some((Duration::from_millis(idle), false)),
+            _ => None,
+        };
+        let reading = !stopping && self.kept.len() < BACKLOG_BYTES.max(self.kept_wanted());
+        let (stream, client) = (&self.stream, &self.session.client);
+        let ready = poll_fn(|context| {
+            if client.listen(context.waker()) {
+                return Poll::Ready(Event::Mail);
+            }
+            if reading && stream.poll_read_ready(context).is_ready() {
+                return Poll::Ready(Event::Readable);
+            }
+            Poll::Pending
+        });
+        match timeout {
+            None if stopping => ready.await,
+            None => tokio::select! {
+                biased;
+                event = ready => event,
+                _ = stop.wait_for(|stop| *stop) => Event::Stop,
+            },
+            Some((span, retry)) => tokio::select! {
+                biased;
+                event = ready => event,
+                _ = stop.wait_for(|stop| *stop), if !stopping => Event::Stop,
+                () = tokio::time::sleep(span) => if retry { Event::Retry } else { Event::Idle },
+            },
+        }
+    }
+
+    /// A command that is larger than the backlog is still read to its end.
+    fn kept_wanted(&self) -> usize {
+        if self.session.is_pending() { 0 } else { usize::MAX }
+    }
+
+    /// Reads what is there and runs it. False where the connection has ended.
+    fn read(&mut self, pause: &mut Pause) -> bool {
+        SHARED.with_borrow_mut(|shared| {
+            let count = match self.stream.try_read(shared) {
+                Ok(0) => return false,
+                Ok(count) => count,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return true,
+                Err(_) => return false,
+            };
+            self.door.counters.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+            if !self.kept.is_empty() {
+                self.kept.extend_from_slice(&shared[..count]);
+                if *pause == Pause::None {
+                    *pause = self.feed_kept();
+                }
+                return true;
+            }
+            let now = clock::now();
+            self.begun.get_or_insert(now);
+            let fed = self.session.feed(&shared[..count], now, &mut self.out);
+            self.kept.extend_from_slice(&shared[fed.consumed..count]);
+            *pause = fed.pause;
+            if fed.wake {
+                self.door.world.wake_driver();
+            }
+            true
+        })
+    }
+
+    fn feed_kept(&mut self) -> Pause {
+        if self.kept.is_empty() {
+            return Pause::None;
+        }
+        let now = clock::now();
+        self.begun.get_or_insert(now);
+        let fed = self.session.feed(&self.kept, now, &mut self.out);
+        if fed.consumed == self.kept.len() && self.kept.capacity() > READ_BYTES {
+            self.kept = Vec::new();
+        } else {
+            self.kept.drain(..fed.consumed);
+        }
+        if fed.wake {
+            self.door.world.wake_driver();
+        }
+        fed.pause
+    }
+
+    /// Writes all answers. False where the client has gone or does not read.
+    async fn write(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
+        let mut written = 0;
+        while written < self.out.bytes.len() {
+            match self.stream.try_write(&self.out.bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.out.bytes.len() - written > self.door.limits.output_bytes_max {
+                        self.door.counters.limit("output_bytes_max");
+                        return false;
+                    }
+                    let doomed = poll_fn(|context| {
+                        if self.session.client.listen(context.waker()) && self.session.client.is_doomed() {
+                            return Poll::Ready(true);
+                        }
+                        self.stream.poll_write_ready(context).map(|_| false)
+                    });
+                    let gone = tokio::select! {
+                        biased;
+                        doomed = doomed => doomed,
+                        () = stopped_for(stop, WRITE_PATIENCE) => true,
+                    };
+                    if gone {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+        self.door.counters.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+        self.out.bytes.clear();
+        if self.out.bytes.capacity() > READ_BYTES {
+            self.out.bytes = Vec::new();
+        }
+        true
+    }
+}
+
+/// How long a stopping node waits for a client that does not read.
+const WRITE_PATIENCE: Duration = Duration::from_secs(2);
+
+async fn stopped_for(stop: &mut watch::Receiver<bool>, span: Duration) {
+    let _ = stop.wait_for(|stop| *stop).await;
+    tokio::time::sleep(span).await;
+}

@@ -1,0 +1,471 @@
+//! A node: everything started, driven and stopped in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base::{Histogram, Instant, Limits, NodeId};
+use doors::resp::door::{Client, Door, Outbox, World};
+use doors::resp::introspect::{Config, ConfigFacts, Facts, KeyspaceFacts};
+use parking_lot::Mutex;
+use shard::driver::{Applied, Driver, Input, Output};
+use shard::live::{Refusal, Shard};
+use store::keyspace::{Durability, Keyspaces};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+
+use crate::clock;
+use crate::log::{LogThread, Tell};
+use crate::net;
+use crate::snapshots::{Job, SnapshotThread};
+use crate::start::{self, Found};
+
+/// Commits that the tape remembers.
+const TAPE_LENGTH: usize = 256;
+
+/// Everything that a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Where its data is.
+    pub data_dir: PathBuf,
+    /// The password of the Redis door.
+    pub password: Option<String>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Settings by key prefix.
+    pub keyspaces: Keyspaces,
+    /// Data shards.
+    pub data_shards: usize,
+    /// Bytes of a log segment.
+    pub segment_bytes: u64,
+    /// Most bytes of the log, 0 for none.
+    pub log_bytes_max: u64,
+    /// Bytes of entries after which a snapshot is taken.
+    pub snapshot_log_bytes: u64,
+    /// How long a stop may take.
+    pub stop_timeout: Duration,
+    /// Close Redis clients idle this long; zero never.
+    pub idle_timeout: Duration,
+    /// The configuration file, for INFO.
+    pub config_file: String,
+}
+
+/// Figures that the host counts.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// From a read off the socket to the answers' write, Redis door.
+    pub latency: Histogram,
+}
+
+/// What connects the driver's task with everybody else.
+struct Inbox {
+    inputs: Mutex<Vec<Input>>,
+    notify: Notify,
+    /// Whether the driver has been told already and not yet looked.
+    told: AtomicBool,
+}
+
+impl Inbox {
+    fn wake(&self) {
+        if !self.told.swap(true, Ordering::AcqRel) {
+            self.notify.notify_one();
+        }
+    }
+
+    fn put(&self, input: Input) {
+        self.inputs.lock().push(input);
+        self.wake();
+    }
+}
+
+/// A running node.
+pub struct Node {
+    /// How it was told to be.
+    pub config: NodeConfig,
+    /// The Redis door.
+    pub door: Arc<Door>,
+    /// Meta first, then data shards.
+    pub shards: Vec<Arc<Shard<Client>>>,
+    /// The log.
+    pub log: Arc<LogThread>,
+    /// Snapshots.
+    pub snapshots: Arc<SnapshotThread>,
+    /// See [`Figures`].
+    pub figures: Arc<Figures>,
+    /// The last commits.
+    pub tape: Arc<Tape>,
+    /// What the start found.
+    pub found: Found,
+    /// When it started.
+    pub started: Instant,
+    status: Arc<Mutex<Vec<GroupStatus>>>,
+    inbox: Arc<Inbox>,
+    stop: watch::Sender<bool>,
+    stopped: Arc<Notify>,
+    _lock: std::fs::File,
+}
+
+/// One group, for people.
+#[derive(Clone, Debug)]
+pub struct GroupStatus {
+    /// Which.
+    pub group: base::GroupId,
+    /// Role in words.
+    pub role: String,
+    /// Term.
+    pub term: u64,
+    /// Applied index.
+    pub applied: u64,
+}
+
+/// The last commits, newest last, with a number that grows by one each.
+#[derive(Default)]
+pub struct Tape {
+    commits: Mutex<(u64, std::collections::VecDeque<(u64, Applied)>)>,
+}
+
+impl Tape {
+    fn push(&self, applied: Applied) {
+        let mut commits = self.commits.lock();
+        commits.0 += 1;
+        let number = commits.0;
+        commits.1.push_back((number, applied));
+        if commits.1.len() > TAPE_LENGTH {
+            commits.1.pop_front();
+        }
+    }
+
+    /// Commits after this number, and how many there were in all.
+    pub fn after(&self, number: u64) -> (u64, Vec<(u64, Applied)>) {
+        let commits = self.commits.lock();
+        (commits.0, commits.1.iter().filter(|(own, _)| *own > number).cloned().collect())
+    }
+}
+
+struct HostWorld {
+    inbox: Arc<Inbox>,
+    facts: Box<dyn Fn() -> Facts + Send + Sync>,
+}
+
+impl World for HostWorld {
+    fn wake_driver(&self) {
+        self.inbox.wake();
+    }
+    fn wall_micros(&self) -> u64 {
+        clock::wall_micros()
+    }
+    fn facts(&self) -> Facts {
+        (self.facts)()
+    }
+}
+
+impl Node {
+    /// Opens the data directory and starts the log, the driver and the Redis door on these listeners.
+    pub fn start(
+        config: NodeConfig,
+        listener: TcpListener,
+        progress: start::Progress<'_>,
+    ) -> Result<Arc<Node>, String> {
+        let opened = start::open(&config, progress)?;
+        let started = clock::now();
+        let inbox = Arc::new(Inbox { inputs: Mutex::default(), notify: Notify::new(), told: AtomicBool::new(false) });
+        let tell = || -> Tell {
+            let inbox = inbox.clone();
+            Arc::new(move |input| inbox.put(input))
+        };
+        let log = Arc::new(LogThread::start(opened.log, tell()));
+        let told = tell();
+        let snapshots = Arc::new(SnapshotThread::start(opened.disk, move |input| told(input)));
+        let figures = Arc::new(Figures::default());
+        let address = listener.local_addr().map_err(|error| format!("the Redis door has no address: {error}"))?;
+        let data: Vec<_> = opened.shards[1..].to_vec();
+        let facts = facts_source(&config, address, data.clone(), log.clone(), snapshots.clone(), started);
+        let world = HostWorld { inbox: inbox.clone(), facts: Box::new(facts) };
+        let door = Door::new(
+            config.limits.clone(),
+            data,
+            config.password.clone(),
+            Config::new(&config_facts(&config, address)),
+            Box::new(world),
+        );
+        door.idle_ms.store(config.idle_timeout.as_millis() as u64, Ordering::Relaxed);
+        let door = Arc::new(door);
+        let (stop, stopping) = watch::channel(false);
+        let stopped = Arc::new(Notify::new());
+        let tape = Arc::new(Tape::default());
+        let status = Arc::new(Mutex::default());
+        let mut driver = opened.driver;
+        driver.propose_keyspaces(&config.keyspaces);
+        let task = DriverTask {
+            driver,
+            door: door.clone(),
+            log: log.clone(),
+            snapshots: snapshots.clone(),
+            inbox: inbox.clone(),
+            tape: tape.clone(),
+            status: status.clone(),
+            stop: stopping.clone(),
+            stopped: stopped.clone(),
+            appending: false,
+        };
+        tokio::spawn(task.run());
+        tokio::spawn(net::accept(listener, door.clone(), figures.clone(), stopping));
+        Ok(Arc::new(Node {
+            config,
+            door,
+            shards: opened.shards,
+            log,
+            snapshots,
+            figures,
+            tape,
+            found: opened.found,
+            started,
+            status,
+            inbox,
+            stop,
+            stopped,
+            _lock: opened.lock,
+        }))
+    }
+
+    /// Why the node is not ready, `None` where it is.
+    pub fn not_ready(&self) -> Option<String> {
+        self.shards.iter().find_map(|shard| match shard.current_refusal() {
+            None => None,
+            Some(Refusal::Loading) => Some(format!("{} has no leader yet", shard.group)),
+            Some(Refusal::Full) => Some("the disk is full: writes are refused until there is room".into()),
+            Some(Refusal::Stopped(why)) => Some(format!("the log has stopped: {why}")),
+        })
+    }
+
+    /// The groups, for people.
+    pub fn groups(&self) -> Vec<GroupStatus> {
+        self.status.lock().clone()
+    }
+
+    /// Asks for a snapshot of every data shard now.
+    pub fn snapshot_now(&self) {
+        for shard in &self.shards {
+            self.inbox.put(Input::SnapshotWanted(shard.group));
+        }
+    }
+
+    /// Stops: no new connections and commands, what is under way is answered, the log is sealed.
+    pub async fn stop(&self) -> Result<(), String> {
+        self.stop.send_replace(true);
+        let deadline = tokio::time::Instant::now() + self.config.stop_timeout;
+        // Clients that wait for nothing but their own slowness are not waited for longer than the limit.
+        while !self.door.clients.lock().is_empty() && tokio::time::Instant::now() < deadline {
+            for client in self.door.clients.lock().values().cloned().collect::<Vec<_>>() {
+                if client.waiting.load(Ordering::SeqCst) != 0 {
+                    client.doom();
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.inbox.wake();
+        let _ = tokio::time::timeout_at(deadline, self.stopped.notified()).await;
+        let log = self.log.clone();
+        tokio::task::spawn_blocking(move || log.stop()).await.map_err(|error| error.to_string())?
+    }
+}
+
+struct DriverTask {
+    driver: Driver<Client>,
+    door: Arc<Door>,
+    log: Arc<LogThread>,
+    snapshots: Arc<SnapshotThread>,
+    inbox: Arc<Inbox>,
+    tape: Arc<Tape>,
+    status: Arc<Mutex<Vec<GroupStatus>>>,
+    stop: watch::Receiver<bool>,
+    stopped: Arc<Notify>,
+    appending: bool,
+}
+
+impl DriverTask {
+    async fn run(mut self) {
+        loop {
+            self.turn();
+            if *self.stop.borrow() && !self.driver.is_busy() {
+                self.stopped.notify_one();
+            }
+            let deadline = self.driver.deadline(clock::now());
+            let told = self.inbox.notify.notified();
+            match deadline {
+                None => told.await,
+                Some(at) => {
+                    let span = at.since(clock::now());
+                    tokio::select! {
+                        biased;
+                        () = told => {}
+                        () = tokio::time::sleep(span) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Steps the driver until it has nothing to do.
+    fn turn(&mut self) {
+        self.inbox.told.store(false, Ordering::Release);
+        let mut inputs = std::mem::take(&mut *self.inbox.inputs.lock());
+        inputs.push(Input::Wake);
+        let door = self.door.clone();
+        let mut outbox = Outbox::new(&door);
+        let mut out = Vec::new();
+        let mut next = inputs.into_iter().collect::<std::collections::VecDeque<_>>();
+        while let Some(input) = next.pop_front() {
+            if matches!(input, Input::Appended) {
+                self.appending = false;
+            }
+            self.driver.step(clock::now(), clock::wall(), input, &mut outbox, &mut out);
+            for output in out.drain(..) {
+                if let Some(input) = self.obey(output) {
+                    next.push_back(input);
+                }
+            }
+        }
+        outbox.flush();
+        let status = self.driver.status().into_iter().map(|(group, status, applied)| GroupStatus {
+            group,
+            role: format!("{:?}", status.role).to_lowercase(),
+            term: status.term,
+            applied: applied.index,
+        });
+        let mut shown = self.status.lock();
+        shown.clear();
+        shown.extend(status);
+    }
+
+    fn obey(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::Append(append) => match self.log.append_here(append) {
+                Ok(input) => return Some(input),
+                Err(append) => {
+                    self.appending = true;
+                    self.log.append(append);
+                }
+            },
+            // A lone voter has nobody to send to.
+            Output::Send(..) => {}
+            Output::SnapshotBegin { group, position, membership, chunk } => {
+                self.snapshots.ask(Job::Begin(group, position, membership, chunk));
+            }
+            Output::SnapshotChunk(group, chunk) => self.snapshots.ask(Job::Chunk(group, chunk)),
+            Output::SnapshotEnd(group) => self.snapshots.ask(Job::End(group)),
+            Output::SnapshotAbort(group) => self.snapshots.ask(Job::Abort(group)),
+            Output::CompactLog(group, position) => {
+                self.log.compact(group, position);
+                self.snapshots.ask(Job::Sweep(group, position.index));
+            }
+            Output::Applied(applied) => self.tape.push(applied),
+            Output::Fatal(why) => {
+                eprintln!("quorate: {why}; the node stops so that nothing wrong is served");
+                std::process::exit(70);
+            }
+        }
+        None
+    }
+}
+
+fn config_facts(config: &NodeConfig, address: SocketAddr) -> ConfigFacts {
+    let space = config.keyspaces.get(0);
+    ConfigFacts {
+        port: address.port(),
+        bind: address.ip().to_string(),
+        dir: config.data_dir.display().to_string(),
+        maxclients: config.limits.connections_max as u64,
+        timeout_seconds: config.idle_timeout.as_secs(),
+        maxmemory: space.max_bytes,
+        maxmemory_policy: policy(config),
+        databases: store::table::DATABASES as u32,
+        bulk_bytes_max: config.limits.bulk_bytes_max,
+        command_bytes_max: config.limits.command_bytes_max,
+        has_password: config.password.is_some(),
+    }
+}
+
+fn policy(config: &NodeConfig) -> String {
+    match config.keyspaces.get(0).eviction {
+        store::keyspace::Eviction::Refuse => "noeviction".into(),
+        store::keyspace::Eviction::Lru => "allkeys-lru".into(),
+    }
+}
+
+/// Resident memory of this process, bytes.
+pub fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.as_deref().and_then(|text| text.split(' ').nth(1)).and_then(|text| text.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+fn facts_source(
+    config: &NodeConfig,
+    address: SocketAddr,
+    shards: Vec<Arc<Shard<Client>>>,
+    log: Arc<LogThread>,
+    snapshots: Arc<SnapshotThread>,
+    started: Instant,
+) -> impl Fn() -> Facts + Send + Sync + 'static {
+    let run_id = format!("{:016x}{:016x}{:08x}", clock::seed(), clock::seed(), clock::seed() as u32);
+    let uname = rustix::system::uname();
+    let os = format!(
+        "{} {} {}",
+        uname.sysname().to_string_lossy(),
+        uname.release().to_string_lossy(),
+        uname.machine().to_string_lossy()
+    );
+    let (config_file, max_memory, policy) =
+        (config.config_file.clone(), config.keyspaces.get(0).max_bytes, policy(config));
+    let executable = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
+    move || {
+        let mut facts = Facts {
+            quorate_version: env!("CARGO_PKG_VERSION").into(),
+            os: os.clone(),
+            process_id: std::process::id(),
+            run_id: run_id.clone(),
+            tcp_port: address.port(),
+            server_time_usec: clock::wall_micros(),
+            uptime_seconds: clock::now().since(started).as_secs(),
+            executable: executable.clone(),
+            config_file: config_file.clone(),
+            ..Facts::default()
+        };
+        let mut used = 0;
+        for db in 0..store::table::DATABASES as u8 {
+            let mut keyspace = KeyspaceFacts { db, ..KeyspaceFacts::default() };
+            for shard in &shards {
+                let state = shard.state();
+                for class in [Durability::Fsync, Durability::Memory] {
+                    keyspace.keys += state.tables(class).len(db) as u64;
+                    keyspace.expires += state.tables(class).volatile_len(db) as u64;
+                    if db == 0 {
+                        used += state.tables(class).total_usage().bytes;
+                    }
+                }
+                facts.log_position = facts.log_position.max(state.applied());
+            }
+            if keyspace.keys > 0 {
+                facts.keyspaces.push(keyspace);
+            }
+        }
+        let status = log.status();
+        facts.memory.used = used;
+        facts.memory.rss = resident_bytes();
+        facts.memory.peak = used;
+        facts.memory.max = max_memory;
+        facts.memory.policy = policy.clone();
+        facts.loading = shards.iter().any(|shard| shard.current_refusal() == Some(Refusal::Loading));
+        facts.log_ok = status.stopped.is_none();
+        facts.log_bytes = status.disk_bytes;
+        facts.snapshots = snapshots.figures.finished.load(Ordering::Relaxed);
+        facts.snapshot_in_progress = snapshots.figures.running.load(Ordering::Relaxed) != 0;
+        facts.snapshot_last_time = snapshots.figures.finished_at.load(Ordering::Relaxed) / 1000;
+        facts
+    }
+}
