@@ -24,6 +24,8 @@ pub struct SnapshotWriter<D: Disk> {
     bytes: u64,
     chunks_crc: u32,
     buffer: Vec<u8>,
+    /// Something failed; a sync that succeeds after that would prove nothing.
+    failed: bool,
 }
 
 impl<D: Disk> SnapshotWriter<D> {
@@ -64,6 +66,7 @@ impl<D: Disk> SnapshotWriter<D> {
             bytes: 0,
             chunks_crc: 0,
             buffer: Vec::new(),
+            failed: false,
         };
         writer.write(&head)?;
         Ok(writer)
@@ -94,7 +97,10 @@ impl<D: Disk> SnapshotWriter<D> {
         self.bytes += bytes.len() as u64;
         self.chunks_crc = crc32c::crc32c_append(self.chunks_crc, &crc.to_le_bytes());
         if self.offset - self.synced >= SYNC_BYTES {
-            self.file.sync()?;
+            if let Err(error) = self.file.sync() {
+                self.failed = true;
+                return Err(error.into());
+            }
             self.synced = self.offset;
         }
         Ok(())
@@ -136,7 +142,13 @@ impl<D: Disk> SnapshotWriter<D> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), LogError> {
-        self.file.write_at(self.offset, bytes)?;
+        if self.failed {
+            return Err(LogError::Disk("the snapshot failed before".to_string()));
+        }
+        if let Err(error) = self.file.write_at(self.offset, bytes) {
+            self.failed = true;
+            return Err(error.into());
+        }
         self.offset += bytes.len() as u64;
         Ok(())
     }
