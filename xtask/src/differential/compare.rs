@@ -30,6 +30,8 @@ pub const MASKS: &[(&str, &str)] = &[
         "consumers without pending entries: in XINFO CONSUMERS, XINFO STREAM FULL, the count of XINFO GROUPS, the reply of XGROUP CREATECONSUMER",
         "7.2 creates a consumer even when nothing was read or claimed for it, 7.0 does not; active-time and inactive are new in 7.2",
     ),
+    ("timeouts of blocking commands too great to count", "7.0: timeout is negative; 7.2: timeout is out of range"),
+    ("LPOS with RANK -9223372036854775808", "not asked: 7.2 refuses it, 7.0 does not"),
     (
         "XREADGROUP that waited while its group or stream went away",
         "7.0: UNBLOCKED the stream key no longer exists; 7.2: NOGROUP as if asked anew",
@@ -222,6 +224,11 @@ fn canonical(args: &[Vec<u8>], mut value: Value) -> Value {
                         *idle = 0;
                     }
                 }
+            }
+        }
+        b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BZPOPMIN" | b"BZPOPMAX" | b"BLMPOP" | b"BZMPOP" => {
+            if matches!(&value, Value::Error(text) if text == b"ERR timeout is negative") {
+                value = Value::Error(b"ERR timeout is out of range".to_vec());
             }
         }
         b"XREADGROUP" => {

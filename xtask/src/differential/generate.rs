@@ -658,6 +658,8 @@ pub fn comparable(args: &[Vec<u8>]) -> bool {
             let ties = (2..args.len()).any(|at| word(at) == b"BY") && (2..args.len()).any(|at| word(at) == b"ALPHA");
             !(ties || unordered && partial)
         }
+        // 7.2 refuses this rank by name, 7.0 takes it.
+        b"LPOS" => !args.iter().any(|arg| arg == b"-9223372036854775808"),
         b"WAIT" => args.len() == 3 && word(1) == b"0",
         b"CLIENT" => !matches!(&word(1)[..], b"REPLY") || !matches!(&word(2)[..], b"OFF" | b"SKIP"),
         b"HELLO" => args.len() > 1 && !matches!(int(1), Some(2 | 3)) || args.len() > 2,

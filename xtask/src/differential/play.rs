@@ -156,7 +156,8 @@ impl Arena {
                 }
             };
             if let Some((command, left, right)) = played? {
-                let missing = matches!(&right, Value::Error(text) if text.starts_with(b"ERR unknown command") || text.starts_with(b"ERR unknown subcommand"));
+                let unknown = |value: &Value| matches!(value, Value::Error(text) if text.starts_with(b"ERR unknown command") || text.starts_with(b"ERR unknown subcommand"));
+                let missing = unknown(&right) && !unknown(&left);
                 let cut = |value: Value| {
                     let mut text = value.to_string();
                     if let Some((end, _)) = text.char_indices().nth(2000) {
