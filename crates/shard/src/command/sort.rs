@@ -251,8 +251,10 @@ impl<'a> View<'a, '_> {
     }
 }
 
-/// A weight as C's `strtod` reads it: blanks may stand before it, and nothing at all is zero.
+/// A weight as C's `strtod` reads it: it ends at a zero byte, blanks may stand before it, and nothing at all is zero.
 fn score(text: &[u8]) -> Option<f64> {
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    let text = &text[..end];
     if text.is_empty() {
         return Some(0.0);
     }
