@@ -647,8 +647,11 @@ impl Group {
     /// Hands out a write of these entries and of the hard state, if that changed.
     fn persist(&mut self, entries: &[eraftpb::Entry], ready: u64, out: &mut Vec<Output>) {
         let ballot = self.has_new_ballot();
-        let changed = self.hard_state != self.hard_state_written;
-        self.hard_state_written = self.hard_state;
+        // Whatever part of this write a power cut leaves: nothing is called committed that the log does not hold.
+        let known = self.hard_state.commit.min(self.raft.raft.raft_log.persisted);
+        let hard_state = HardState { commit: known.max(self.hard_state_written.commit), ..self.hard_state };
+        let changed = hard_state != self.hard_state_written;
+        self.hard_state_written = hard_state;
         self.last_token += 1;
         let token = self.last_token;
         self.writes.push_back(Write { token, ready, log: !entries.is_empty(), ballot, snapshot: None });
@@ -657,7 +660,7 @@ impl Group {
         out.push(Output::Persist {
             token,
             entries: entries.iter().map(Entry::from_raft).collect(),
-            hard_state: changed.then_some(self.hard_state),
+            hard_state: changed.then_some(hard_state),
         });
     }
 
@@ -718,7 +721,7 @@ impl Group {
             core.become_follower(term, raft::INVALID_ID);
         }
         // That this is decided must be known after a restart: a former lone voter must not elect itself again.
-        if self.hard_state.commit > self.hard_state_written.commit {
+        if index > self.hard_state_written.commit {
             self.persist(&[], self.last_ready, out);
         }
         out.push(Output::Membership { index, membership });

@@ -85,7 +85,9 @@ pub enum Output {
         token: WriteToken,
         /// In order. The first may replace an entry written before: then that one and all after it are void.
         entries: Vec<Entry>,
-        /// The newest hard state, if it changed. To be written *after* the entries: it may name them.
+        /// The newest hard state, if it changed. To reach the disk with the entries in one piece, or before them: entries of
+        /// a term that the hard state does not know are refused at the next start. Its commit index names only what was
+        /// durable before this write.
         hard_state: Option<HardState>,
     },
     /// Replace state machine and log by the snapshot at this position, which came with the message just stepped; answer

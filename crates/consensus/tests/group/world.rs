@@ -6,7 +6,7 @@
 //! - who holds the lease has applied all that was ever acknowledged, by the node's own (drifting) clock;
 //! - an index given to a read covers all that was acknowledged when the read was asked.
 //!
-//! A disk keeps what was synced; a crash loses the rest, or a part of it in order.
+//! A disk keeps what was synced; a crash loses the rest, or a part of it in order, the last write of that torn.
 
 use base::{GroupId, Instant, NodeId, Rng};
 use bytes::Bytes;
@@ -50,6 +50,11 @@ impl Disk {
     fn put(&mut self, write: Write) {
         match write {
             Write::Log { entries, hard_state } => {
+                let known = self.start.index + self.log.len() as u64;
+                assert!(
+                    hard_state.is_none_or(|state| state.commit <= known),
+                    "a write calls committed what came before it"
+                );
                 if let Some(first) = entries.first() {
                     let keep = usize::try_from(first.index - self.start.index - 1).unwrap();
                     assert!(keep <= self.log.len(), "entries are written without gaps");
@@ -266,7 +271,7 @@ impl World {
 
     // ---- what tests do to it ----
 
-    /// Power cut: what was not synced is gone, but for the first `kept` writes.
+    /// Power cut: what was not synced is gone, but for the first `kept` writes and part of the next.
     pub fn crash(&mut self, id: NodeId, kept: usize) {
         let node = self.nodes.get_mut(&id).expect("a node");
         node.group = None;
@@ -275,7 +280,16 @@ impl World {
         node.inbox.clear();
         node.reports.clear();
         node.paused = false;
-        let survivors: Vec<Write> = node.unsynced.drain(..).take(kept).map(|(_, write)| write).collect();
+        let mut survivors: Vec<Write> = node.unsynced.drain(..).take(kept + 1).map(|(_, write)| write).collect();
+        if survivors.len() > kept {
+            // The first that is not kept is torn: its hard state and some of its entries may be there.
+            match survivors.last_mut() {
+                Some(Write::Log { entries, .. }) if self.rng.chance(1, 2) => {
+                    entries.truncate(self.rng.index(entries.len() + 1));
+                }
+                _ => drop(survivors.pop()),
+            }
+        }
         survivors.into_iter().for_each(|write| node.disk.put(write));
     }
 
