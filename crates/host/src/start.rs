@@ -109,7 +109,7 @@ pub fn open(config: &NodeConfig, progress: Progress<'_>) -> Result<Opened, Strin
     let _ = sweep(&disk);
     let mut found = Found::default();
     let groups: Vec<GroupId> = (0..=config.data_shards as u32).map(GroupId).collect();
-    check_shards(&disk, config.data_shards)?;
+    let known = check_shards(&disk, config.data_shards)?;
     let mut recoveries = BTreeMap::new();
     for group in &groups {
         let recovery =
@@ -142,6 +142,15 @@ pub fn open(config: &NodeConfig, progress: Progress<'_>) -> Result<Opened, Strin
             let damaged = found.damaged_snapshots.join("; ");
             if damaged.is_empty() { explain(path, &error) } else { format!("{damaged}; {}", explain(path, &error)) }
         })?;
+    if recovery.fresh && known {
+        return Err(format!(
+            "{} once held a log, and now it is gone: what was acknowledged is missing. Restore the directory from a backup, or set data_dir (--data) to a new one",
+            path.display()
+        ));
+    }
+    if !known {
+        write_shards(&disk, config.data_shards)?;
+    }
     found.fresh = recovery.fresh;
     found.sealed = recovery.sealed;
     found.entries = entries;
@@ -168,27 +177,31 @@ pub fn open(config: &NodeConfig, progress: Progress<'_>) -> Result<Opened, Strin
     Ok(Opened { lock, disk, log, driver, shards, found })
 }
 
-/// The number of data shards is part of the data: keys would be looked for in the wrong one.
-fn check_shards(disk: &Directory, wanted: usize) -> Result<(), String> {
+/// The number of data shards is part of the data: keys would be looked for in the wrong one. False where the directory has
+/// never held a log.
+fn check_shards(disk: &Directory, wanted: usize) -> Result<bool, String> {
     let path = disk.path().join("SHARDS");
     match std::fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<usize>() {
-            Ok(stored) if stored == wanted => Ok(()),
+            Ok(stored) if stored == wanted => Ok(true),
             Ok(stored) => Err(format!(
                 "{} was made with data_shards = {stored}, and {wanted} is set; set data_shards = {stored}, or data_dir to a new directory",
                 disk.path().display()
             )),
             Err(_) => Err(format!("{} does not hold a number of shards", path.display())),
         },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::write(&path, format!("{wanted}\n")).map_err(|error| format!("{}: {error}", path.display()))?;
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(|error| format!("{}: {error}", path.display()))?;
-            disk.sync_dir().map_err(|error| format!("{}: {error}", disk.path().display()))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(format!("{}: {error}", path.display())),
     }
+}
+
+/// Says that this directory holds a log. Written after the log was made: a log that is missing later is noticed.
+fn write_shards(disk: &Directory, count: usize) -> Result<(), String> {
+    let path = disk.path().join("SHARDS");
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    std::fs::write(&path, format!("{count}\n")).map_err(failed)?;
+    File::open(&path).and_then(|file| file.sync_all()).map_err(failed)?;
+    disk.sync_dir().map_err(|error| format!("{}: {error}", disk.path().display()))
 }
 
 fn load_snapshot(

@@ -14,6 +14,7 @@ use base::{GroupId, Limits, Millis, Rng};
 use store::codec::{Corrupt, Input, Stored, put_u64, put_varint};
 use store::keyspace::{Durability, Eviction, Keyspaces};
 use store::table::Tables;
+use store::value::Value;
 
 use crate::command::{self, Args, Block, Flags, Reading, Run, Served, Spec, Writing};
 use crate::entry::{self, Multi, Part, Unblock, Unit, Watch};
@@ -21,7 +22,7 @@ use crate::error::{CommandError, WRONG_TYPE};
 use crate::pending::{Batch, Place};
 use crate::reply::{Protocol, Reply};
 use crate::script::Scripts;
-use crate::waiters::Waiters;
+use crate::waiters::{Waiter, Waiters};
 
 /// Set in the ids of waits on memory keyspaces.
 pub const MEMORY_WAIT: u64 = 1 << 62;
@@ -703,12 +704,26 @@ impl State {
             state.command(Some(spec), class, wait.db, &args, now, true, Served::Again, reply, sink_receivers(sink))
         });
         let wrong_kind = reply.bytes.strip_prefix(b"-").is_some_and(|text| text.starts_with(WRONG_TYPE.0.as_bytes()));
-        if matches!(ran, Ran::Waits(_)) || (wrong_kind && spec.name != "xreadgroup") {
+        if matches!(ran, Ran::Waits(_)) || (wrong_kind && !self.answers_wrong_kind(class, spec, &wait, now)) {
             return;
         }
         self.half_mut(class).waiters.remove(id);
         let id = if class == Durability::Memory { id | MEMORY_WAIT } else { id };
         sink.served(id, &reply.bytes);
+    }
+
+    /// A key that now holds another kind of value does not end a wait, but for XREADGROUP, and for a move whose source is
+    /// there: then it is the destination that is wrong.
+    fn answers_wrong_kind(&self, class: Durability, spec: &Spec, wait: &Waiter, now: Millis) -> bool {
+        let source_is_list = || {
+            let source = wait.keys.first().and_then(|key| self.tables(class).value(wait.db, key, now));
+            matches!(source, Some(Value::List(_)))
+        };
+        match spec.name {
+            "xreadgroup" => true,
+            "blmove" | "brpoplpush" => source_is_list(),
+            _ => false,
+        }
     }
 
     fn publish<C, S: Sink<C>>(&mut self, sink: &mut S) {

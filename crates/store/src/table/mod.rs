@@ -311,8 +311,10 @@ impl Tables {
         {
             self.books.keep_old_form(db, hash, entry);
             if let Value::Str(old) = &mut entry.value {
+                let before = old.len();
                 old.clear();
                 old.extend_from_slice(text);
+                self.books.account(entry.keyspace, before, text.len());
             }
             entry.version = self.books.next_version();
             entry.mark_used(now);

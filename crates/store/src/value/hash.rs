@@ -1,6 +1,6 @@
 //! The hash: fields with values.
 //!
-//! Small ones (up to 128 fields, no text beyond 64 bytes) are one packed run of strings that is walked; larger ones are a
+//! Small ones (up to 512 fields, no text beyond 64 bytes) are one packed run of strings that is walked; larger ones are a
 //! table of pairs in insertion order, where removal puts the last pair in the gap. Either order is the same on every
 //! replica and survives storing. What a hash costs in memory is computed from what it holds, for the same reason.
 
@@ -15,7 +15,7 @@ use crate::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
 use crate::hash::State;
 
 /// Redis's `hash-max-listpack-entries` and `hash-max-listpack-value`.
-const SMALL_FIELDS: usize = 128;
+const SMALL_FIELDS: usize = 512;
 const SMALL_BYTES: usize = 64;
 
 /// A field and its value in one allocation: the field's length as a varint, the field, the value.

@@ -102,8 +102,9 @@ impl Kind for Vec<u8> {
     fn is_vacant(&self) -> bool {
         false
     }
+    /// What it holds, not what it has room for: replicas must agree, and room depends on history.
     fn heap_bytes(&self) -> usize {
-        self.capacity()
+        self.len()
     }
 }
 
@@ -123,7 +124,7 @@ impl Value {
     /// Heap bytes by estimate.
     pub fn heap_bytes(&self) -> usize {
         match self {
-            Value::Str(inner) => inner.capacity(),
+            Value::Str(inner) => inner.len(),
             Value::List(inner) => inner.heap_bytes(),
             Value::Hash(inner) => inner.heap_bytes(),
             Value::Set(inner) => inner.heap_bytes(),

@@ -72,9 +72,9 @@ pub struct Config {
 
 /// Values that follow from how the store is made, not from a configuration: when OBJECT ENCODING tells of another form.
 const FORMS: &[(&str, &str)] = &[
-    ("hash-max-listpack-entries", "128"),
+    ("hash-max-listpack-entries", "512"),
     ("hash-max-listpack-value", "64"),
-    ("hash-max-ziplist-entries", "128"),
+    ("hash-max-ziplist-entries", "512"),
     ("hash-max-ziplist-value", "64"),
     ("list-compress-depth", "0"),
     ("list-max-listpack-size", "-2"),
