@@ -104,8 +104,11 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
     assert!(spec.key_places(args).iter().all(|place| *place < args.len()), "{}: keys are words", spec.name);
     match spec.run {
         Run::Read(read) => {
-            let World { db, now, tables, other, rng, .. } = world;
-            read(&mut Reading { db: *db, now: *now, tables, other, rng, may_block: false, block: None }, args, reply)
+            let World { db, now, tables, other, rng, may_block, block, .. } = world;
+            let mut reading = Reading { db: *db, now: *now, tables, other, rng, may_block: *may_block, block: None };
+            let outcome = read(&mut reading, args, reply);
+            *block = reading.block;
+            outcome
         }
         Run::Write(write) => {
             let World { db, now, tables, other, rng, scripts, limits, published, may_block, block, .. } = world;

@@ -1,5 +1,0 @@
-//! stream commands.
-
-use super::Spec;
-
-pub(super) const SPECS: &[Spec] = &[];
