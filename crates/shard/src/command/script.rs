@@ -170,16 +170,4 @@ fn help(reply: &mut Reply) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::golden;
-
-    #[test]
-    fn scripts_answer_as_redis_does() {
-        golden(include_str!("golden/script.txt"));
-    }
-
-    #[test]
-    fn libraries_of_scripts_answer_as_redis_does() {
-        golden(include_str!("golden/script_libraries.txt"));
-    }
-}
+mod tests;

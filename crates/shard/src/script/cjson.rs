@@ -63,7 +63,10 @@ pub(super) fn library(lua: &Lua, host: &Host) -> mlua::Result<Table> {
             let text = string(lua, &args, 0, "decode")?;
             let text = text.as_bytes();
             own.meter.charge_bytes(text.len() * 8)?;
-            decode(lua, &text, shared.borrow().clone())
+            own.meter.absorb(lua)?;
+            let value = decode(lua, &text, shared.borrow().clone())?;
+            own.meter.absorb(lua)?;
+            Ok(value)
         })?,
     )?;
     table.raw_set("null", Value::NULL)?;

@@ -31,7 +31,10 @@ pub(super) fn library(lua: &Lua, host: &Host) -> mlua::Result<Table> {
             let text = string(lua, &args, 0, name)?;
             let (limit, offset) = mode(lua, &args)?;
             host.meter.charge_bytes(text.as_bytes().len() * 8)?;
-            unpack(lua, &text.as_bytes(), limit, offset)
+            host.meter.absorb(lua)?;
+            let values = unpack(lua, &text.as_bytes(), limit, offset)?;
+            host.meter.absorb(lua)?;
+            Ok(values)
         })?;
         table.raw_set(name, function)?;
     }

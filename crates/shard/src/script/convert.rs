@@ -55,14 +55,24 @@ pub fn call(lua: &Lua, meter: &Meter, session: &mut Session<'_, '_>, args: &Mult
             let text = with_code(line);
             Err(mlua::Error::external(Line { text, from_command: true }))
         }
-        None => from_reply(lua, &mut &answer[..]),
+        None => value_of(lua, meter, &answer),
     }
+}
+
+fn value_of(lua: &Lua, meter: &Meter, answer: &[u8]) -> mlua::Result<Value> {
+    meter.absorb(lua)?;
+    let value = from_reply(lua, &mut &answer[..])?;
+    if let Value::String(_) = value {
+        meter.note_string(answer.len());
+    }
+    meter.absorb(lua)?;
+    Ok(value)
 }
 
 /// `redis.pcall`.
 pub fn protected(lua: &Lua, meter: &Meter, session: &mut Session<'_, '_>, args: &MultiValue) -> mlua::Result<Value> {
     match perform(meter, session, args)? {
-        Ok(answer) => from_reply(lua, &mut &answer[..]),
+        Ok(answer) => value_of(lua, meter, &answer),
         Err(text) => error_table(lua, text.as_bytes(), false),
     }
 }

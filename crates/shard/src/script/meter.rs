@@ -10,6 +10,8 @@ use mlua::{Lua, VmState};
 pub const TICK: u32 = 100;
 /// Bytes that cost one instruction where they are scanned or allocated.
 const BYTES_PER_INSTRUCTION: usize = 16;
+/// A string longer than this makes every tick cost more: see [`Meter::tick`].
+const LONG_STRING: usize = 32 << 10;
 /// Garbage that may lie around before it is collected.
 const GARBAGE_BYTES: usize = 1 << 20;
 
@@ -21,6 +23,8 @@ pub struct Meter {
     exhausted: Cell<bool>,
     memory_seen: Cell<usize>,
     collect_at: Cell<usize>,
+    /// No string of the script's is longer than this.
+    longest: Cell<usize>,
 }
 
 impl Meter {
@@ -32,6 +36,20 @@ impl Meter {
         self.exhausted.set(false);
         self.memory_seen.set(used);
         self.collect_at.set(used + GARBAGE_BYTES);
+        self.longest.set(0);
+    }
+
+    /// A string of this length has come to be.
+    pub fn note_string(&self, len: usize) {
+        self.longest.set(self.longest.get().max(len));
+    }
+
+    /// Pays for what a library function has allocated, so that the next tick does not take it for one string.
+    pub fn absorb(&self, lua: &Lua) -> mlua::Result<()> {
+        let used = lua.used_memory();
+        let allocated = used.saturating_sub(self.memory_seen.get());
+        self.memory_seen.set(used);
+        self.charge((allocated / BYTES_PER_INSTRUCTION) as u64)
     }
 
     /// Instructions used so far.
@@ -71,11 +89,17 @@ impl Meter {
 
     /// The count hook. The collector is stopped while scripts run, so that it never runs inside a C function, and
     /// memory in use grows by exactly what was allocated; here it is paid for, and collected where much has gathered.
+    ///
+    /// One instruction of Lua's can look at a whole string (`a .. b`, `a < b`) without allocating, as equal strings are
+    /// one. So no string is longer than what one tick allocated, or than what a library made; long ones make ticks dear.
     pub fn tick(&self, lua: &Lua) -> mlua::Result<VmState> {
         let used = lua.used_memory();
         let allocated = used.saturating_sub(self.memory_seen.get());
         self.memory_seen.set(used);
-        self.charge(u64::from(TICK) + (allocated / BYTES_PER_INSTRUCTION) as u64)?;
+        self.note_string(allocated);
+        let long = self.longest.get();
+        let dear = if long > LONG_STRING { long >> 8 } else { 0 };
+        self.charge(u64::from(TICK) + (allocated / BYTES_PER_INSTRUCTION + dear) as u64)?;
         if used > self.collect_at.get() {
             lua.gc_collect()?;
             lua.gc_stop();

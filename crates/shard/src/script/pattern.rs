@@ -462,6 +462,20 @@ pub(super) fn natives(lua: &Lua, host: &Host, native: &Table) -> mlua::Result<()
     }
     let meter = host.meter.clone();
     native.raw_set("matched", lua.create_function(move |lua, args| matched(lua, &meter, args))?)?;
+    let maps: [(&'static str, fn(&[u8]) -> Vec<u8>); 3] = [
+        ("upper", <[u8]>::to_ascii_uppercase),
+        ("lower", <[u8]>::to_ascii_lowercase),
+        ("reverse", |text| text.iter().rev().copied().collect()),
+    ];
+    for (name, map) in maps {
+        let meter = host.meter.clone();
+        let function = lua.create_function(move |lua, args: MultiValue| {
+            let text = string(lua, &args, 0, name)?;
+            meter.charge_bytes(text.as_bytes().len())?;
+            lua.create_string(map(&text.as_bytes()))
+        })?;
+        native.raw_set(name, function)?;
+    }
     let own = host.clone();
     native.raw_set("rep", lua.create_function(move |lua, args: MultiValue| repeat(lua, &own, &args))?)?;
     let host = host.clone();

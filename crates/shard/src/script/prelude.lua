@@ -187,8 +187,8 @@ end
 -- Strings -------------------------------------------------------------------------------------------------------------
 
 local string_lib = {
-  byte = string.byte, char = string.char, find = find, format = format, len = len, lower = string.lower,
-  match = native.match, rep = native.rep, reverse = string.reverse, sub = sub, upper = string.upper,
+  byte = string.byte, char = string.char, find = find, format = format, len = len, lower = native.lower,
+  match = native.match, rep = native.rep, reverse = native.reverse, sub = sub, upper = native.upper,
 }
 
 function string_lib.gmatch(s, pattern)

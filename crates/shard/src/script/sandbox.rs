@@ -218,6 +218,7 @@ fn attempt(
     lua.set_memory_limit(lua.used_memory() + words + limits.script_memory_bytes_max)?;
     let host = Host { meter: Rc::new(Meter::default()), bytes_max: limits.script_memory_bytes_max };
     host.meter.start(&lua, limits);
+    host.meter.note_string(keys.iter().chain(arguments).map(|word| word.len()).max().unwrap_or(0));
     let raw = clean_globals(&lua)?;
     let native = natives(&lua, &host)?;
     let failure: RefCell<Option<Failure>> = RefCell::new(None);
