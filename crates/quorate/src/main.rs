@@ -1,46 +1,178 @@
-//! The `quorate` program.
+//! The `quorate` program: the command line, nothing else. Every command has a module.
 
-use std::time::Duration;
+mod cli;
+mod config;
+mod keys;
+mod up;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {
-    let port: u16 = std::env::args().nth(2).and_then(|text| text.parse().ok()).unwrap_or(6379);
-    let memory = std::env::args().any(|word| word == "--memory");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
-    runtime.block_on(async move {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("bind");
-        let settings = if memory {
-            vec![store::keyspace::Keyspace {
-                prefix: Vec::new(),
-                durability: store::keyspace::Durability::Memory,
-                max_bytes: 0,
-                eviction: store::keyspace::Eviction::Lru,
-                default_expiry: 0,
-            }]
-        } else {
-            Vec::new()
-        };
-        let config = host::node::NodeConfig {
-            node: host::start::FIRST_NODE,
-            data_dir: std::env::args().nth(1).unwrap_or("./quorate-data".into()).into(),
-            password: None,
-            limits: base::Limits::DEFAULT,
-            keyspaces: store::keyspace::Keyspaces::new(settings).expect("one"),
-            data_shards: 1,
-            segment_bytes: 64 << 20,
-            log_bytes_max: 0,
-            snapshot_log_bytes: 256 << 20,
-            stop_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::ZERO,
-            config_file: String::new(),
-        };
-        let node = host::node::Node::start(config, listener, &mut |text| eprintln!("{text}")).unwrap_or_else(|error| {
-            eprintln!("quorate: {error}");
-            std::process::exit(1)
-        });
-        tokio::signal::ctrl_c().await.expect("signal");
-        node.stop().await.expect("stop");
-    });
+/// A Redis-compatible server that keeps every acknowledged write.
+#[derive(Parser)]
+#[command(name = "quorate", version, disable_help_subcommand = true, after_help = EXAMPLES)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  quorate up                            a node on this machine, data in ./quorate-data
+  quorate cli set hello world           talk to it; `quorate cli` alone gives a prompt
+  redis-cli -p 6379                     so does any Redis client
+  quorate up --config quorate.toml      the same with your settings
+
+Exit codes: 0 done, 1 it failed and the message says why, 2 the command line is wrong.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a node: the Redis door, the admin door, data on disk.
+    #[command(after_help = UP_EXAMPLES)]
+    Up(UpArgs),
+    /// A Redis command line: one command, or a prompt.
+    #[command(disable_help_flag = true, after_help = CLI_EXAMPLES)]
+    Cli(CliArgs),
+}
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  quorate up                                   everything by default
+  quorate up --redis-port 6380                 another port; taken, it is an error (the default one would move on)
+  quorate up --durability memory               a cache: nothing is logged, empty after a restart
+  quorate up --redis-bind 0.0.0.0:6379 --password-file secret
+  quorate up --set limits.connections_max=500 --set log.max_bytes=10GiB
+
+Stop it with Ctrl-C or SIGTERM: what is under way is finished and synced. A second one ends it at once.";
+
+/// Flags of `quorate up`; each sets one key of the configuration, over the file.
+#[derive(Args, Default)]
+pub struct UpArgs {
+    /// Settings from this TOML file; without it, defaults. See quorate.toml for every key.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory (data_dir).
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Port of the Redis door; 0 takes any free one.
+    #[arg(long, value_name = "N", conflicts_with = "redis_bind")]
+    redis_port: Option<u16>,
+    /// Address of the Redis door (redis.bind).
+    #[arg(long, value_name = "ADDR:PORT")]
+    redis_bind: Option<String>,
+    /// Port of the admin door; 0 takes any free one.
+    #[arg(long, value_name = "N", conflicts_with = "admin_bind")]
+    admin_port: Option<u16>,
+    /// Address of the admin door (admin.bind).
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin_bind: Option<String>,
+    /// File whose first line is the Redis door's password (redis.password_file).
+    #[arg(long, value_name = "FILE", conflicts_with = "password")]
+    password_file: Option<PathBuf>,
+    /// The password itself. Others on this machine can see it in the list of processes: a file, or QUORATE_PASSWORD, is better.
+    #[arg(long, value_name = "WORD")]
+    password: Option<String>,
+    /// Allow a door beyond loopback without a password (insecure_bind).
+    #[arg(long)]
+    insecure_bind: bool,
+    /// What an answer to a write promises, keyspaces aside: "fsync" or "memory".
+    #[arg(long, value_name = "WORD")]
+    durability: Option<String>,
+    /// Data shards (data_shards); fixed once the data directory is made.
+    #[arg(long, value_name = "N")]
+    data_shards: Option<usize>,
+    /// Threads that serve connections (workers).
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// How long a stop may take (stop_timeout).
+    #[arg(long, value_name = "SPAN")]
+    stop_timeout: Option<String>,
+    /// Any key of quorate.toml, as often as needed.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print a line `ready redis=ADDR admin=ADDR` on stdout once clients are served, for scripts.
+    #[arg(long)]
+    print_ready: bool,
+}
+
+const CLI_EXAMPLES: &str = "\
+Examples:
+  quorate cli set hello world
+  quorate cli -p 6380 get hello
+  quorate cli                        a prompt; \"help\" explains, \"quit\" ends
+  echo 'incr visits' | quorate cli   a command a line";
+
+/// Options of `quorate cli`, named as redis-cli names them.
+#[derive(Args)]
+struct CliArgs {
+    /// Host name or address.
+    #[arg(short = 'h', long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port.
+    #[arg(short, long, default_value_t = 6379)]
+    port: u16,
+    /// Password; QUORATE_PASSWORD if not given.
+    #[arg(short = 'a', long = "pass", value_name = "WORD")]
+    password: Option<String>,
+    /// User whose password it is.
+    #[arg(long)]
+    user: Option<String>,
+    /// Database.
+    #[arg(short = 'n', long, default_value_t = 0)]
+    db: u32,
+    /// Speak RESP3.
+    #[arg(short = '3')]
+    resp3: bool,
+    /// Print byte strings as they are, also to a terminal.
+    #[arg(long, conflicts_with = "no_raw")]
+    raw: bool,
+    /// Print byte strings in quotes, also into a pipe.
+    #[arg(long)]
+    no_raw: bool,
+    /// An error reply gives exit code 1.
+    #[arg(short = 'e')]
+    error_exit: bool,
+    /// Print this help.
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// The command and its words; none gives a prompt.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl CliArgs {
+    fn options(self) -> cli::CliOptions {
+        let raw = if self.raw { Some(true) } else { self.no_raw.then_some(false) };
+        cli::CliOptions {
+            host: self.host,
+            port: self.port,
+            password: self.password.or_else(|| std::env::var(config::PASSWORD_VARIABLE).ok()),
+            user: self.user,
+            db: self.db,
+            resp3: self.resp3,
+            raw,
+            error_exit: self.error_exit,
+            command: self.command,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Program::parse().command {
+        Command::Up(args) => up::run(&args),
+        Command::Cli(args) => return cli::run(args.options()),
+    };
+    match done {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("quorate: {why}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,0 +1,347 @@
+//! From `quorate.toml`, flags and the environment to [`Settings`], and from those to what the host wants.
+//!
+//! Later wins: defaults, file, flags. Every refusal names the thing and the key.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base::Limits;
+use host::node::NodeConfig;
+use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::UpArgs;
+use crate::keys::{KEYS, KEYSPACE_KEYS, Key, Raw, nearest, quoted};
+
+/// The environment variable that may hold the password.
+pub const PASSWORD_VARIABLE: &str = "QUORATE_PASSWORD";
+
+/// Most bytes of a configuration file, and of a password file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything that can be set, with what is set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `data_dir`.
+    pub data_dir: PathBuf,
+    /// `data_shards`.
+    pub data_shards: usize,
+    /// `workers`; 0 for half the cores.
+    pub workers: usize,
+    /// `stop_timeout`.
+    pub stop_timeout: Duration,
+    /// `insecure_bind`.
+    pub insecure_bind: bool,
+    /// `redis.bind`.
+    pub redis_bind: SocketAddr,
+    /// `redis.password_file`.
+    pub password_file: Option<PathBuf>,
+    /// `redis.idle_timeout`; zero for never.
+    pub idle_timeout: Duration,
+    /// `admin.bind`.
+    pub admin_bind: SocketAddr,
+    /// `log.segment_bytes`.
+    pub segment_bytes: u64,
+    /// `log.max_bytes`; 0 for no bound.
+    pub log_bytes_max: u64,
+    /// `log.snapshot_bytes`.
+    pub snapshot_log_bytes: u64,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[keyspace."…"]`, in the order of their prefixes.
+    pub keyspaces: Vec<Keyspace>,
+    /// The password, wherever it came from.
+    pub password: Option<String>,
+    /// The file that was read; empty if none.
+    pub file: PathBuf,
+    /// Keys that were set by file or flags, in contrast to their defaults.
+    pub given: BTreeSet<&'static str>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            data_dir: "./quorate-data".into(),
+            data_shards: 1,
+            workers: 0,
+            stop_timeout: Duration::from_secs(10),
+            insecure_bind: false,
+            redis_bind: SocketAddr::from(([127, 0, 0, 1], 6379)),
+            password_file: None,
+            idle_timeout: Duration::ZERO,
+            admin_bind: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            segment_bytes: 64 << 20,
+            log_bytes_max: 0,
+            snapshot_log_bytes: 256 << 20,
+            limits: Limits::DEFAULT,
+            keyspaces: Vec::new(),
+            password: None,
+            file: PathBuf::new(),
+            given: BTreeSet::new(),
+        }
+    }
+}
+
+/// The settings of `quorate up` with these flags, checked.
+pub fn load(args: &UpArgs) -> Result<Settings, String> {
+    let mut settings = Settings::default();
+    if let Some(path) = &args.config {
+        let text =
+            read_small(path).map_err(|why| format!("the configuration file {}: {why} (--config)", path.display()))?;
+        settings.read_toml(&path.display().to_string(), &text)?;
+        settings.file = path.clone();
+    }
+    settings.read_flags(args)?;
+    settings.find_password(args)?;
+    settings.check()?;
+    Ok(settings)
+}
+
+fn read_small(path: &Path) -> Result<String, String> {
+    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(format!("it is {length} bytes long, at most {FILE_BYTES_MAX} are read"));
+    }
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+impl Settings {
+    /// Sets what a TOML text sets. `name` is the file's, for messages.
+    pub fn read_toml(&mut self, name: &str, text: &str) -> Result<(), String> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            format!("{name}:{line}: {}", error.message())
+        })?;
+        let at = |span: std::ops::Range<usize>| format!("{name}:{}", line_of(text, span.start));
+        self.read_table("", table.get_ref(), &at)
+    }
+
+    fn read_table(
+        &mut self,
+        prefix: &str,
+        table: &DeTable<'_>,
+        at: &dyn Fn(std::ops::Range<usize>) -> String,
+    ) -> Result<(), String> {
+        for (key, value) in table {
+            let path = format!("{prefix}{}", key.get_ref());
+            let is_table = KEYS.iter().any(|known| known.name.starts_with(&format!("{path}.")));
+            match value.get_ref() {
+                DeValue::Table(inner) if path == "keyspace" => self.read_keyspaces(inner, at)?,
+                DeValue::Table(inner) if is_table => self.read_table(&format!("{path}."), inner, at)?,
+                _ if is_table || path == "keyspace" => {
+                    return Err(format!("{}: {path} is a table: write [{path}]", at(key.span())));
+                }
+                _ => self.set(&path, &raw(value)).map_err(|why| format!("{}: {why}", at(key.span())))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_keyspaces(
+        &mut self,
+        table: &DeTable<'_>,
+        at: &dyn Fn(std::ops::Range<usize>) -> String,
+    ) -> Result<(), String> {
+        for (prefix, value) in table {
+            let title = format!("keyspace.{}", quoted(prefix.get_ref()));
+            let DeValue::Table(keys) = value.get_ref() else {
+                return Err(format!(
+                    "{}: {title} is not a table; a keyspace is written [keyspace.\"prefix\"], the default one [keyspace.\"\"]",
+                    at(prefix.span())
+                ));
+            };
+            let mut space = Keyspace {
+                prefix: prefix.get_ref().as_bytes().to_vec(),
+                durability: Durability::Fsync,
+                max_bytes: 0,
+                eviction: Eviction::Refuse,
+                default_expiry: 0,
+            };
+            let mut given = BTreeSet::new();
+            for (key, value) in keys {
+                let name = key.get_ref().as_ref();
+                let known = find(KEYSPACE_KEYS, name).map_err(|why| format!("{}: {title}: {why}", at(key.span())))?;
+                (known.set)(&mut space, &raw(value))
+                    .map_err(|why| format!("{}: {title}: {name} = {}: {why}", at(key.span()), raw(value)))?;
+                given.insert(name);
+            }
+            finish(&mut space, given.contains("eviction"))
+                .map_err(|why| format!("{}: {title}: {why}", at(prefix.span())))?;
+            self.keyspaces.push(space);
+        }
+        Ok(())
+    }
+
+    /// Sets one key; the error names it.
+    fn set(&mut self, name: &str, raw: &Raw) -> Result<(), String> {
+        let key = find(KEYS, name)?;
+        (key.set)(self, raw).map_err(|why| format!("{name} = {raw}: {why}"))?;
+        self.given.insert(key.name);
+        Ok(())
+    }
+
+    fn read_flags(&mut self, args: &UpArgs) -> Result<(), String> {
+        for assignment in &args.set {
+            let (name, value) = assignment
+                .split_once('=')
+                .ok_or_else(|| format!("--set {assignment}: wants KEY=VALUE, as --set data_shards=2"))?;
+            self.set(name.trim(), &Raw::Text(value.trim().trim_matches('"').into()))
+                .map_err(|why| format!("--set: {why}"))?;
+        }
+        let text = |path: &PathBuf| Raw::Text(path.display().to_string());
+        let words = [
+            ("--data", "data_dir", args.data.as_ref().map(text)),
+            ("--redis-bind", "redis.bind", args.redis_bind.clone().map(Raw::Text)),
+            ("--admin-bind", "admin.bind", args.admin_bind.clone().map(Raw::Text)),
+            ("--password-file", "redis.password_file", args.password_file.as_ref().map(text)),
+            ("--insecure-bind", "insecure_bind", args.insecure_bind.then_some(Raw::Bool(true))),
+            ("--data-shards", "data_shards", args.data_shards.map(|count| Raw::Int(count as i64))),
+            ("--workers", "workers", args.workers.map(|count| Raw::Int(count as i64))),
+            ("--stop-timeout", "stop_timeout", args.stop_timeout.clone().map(Raw::Text)),
+        ];
+        for (flag, name, value) in words {
+            if let Some(value) = value {
+                self.set(name, &value).map_err(|why| format!("{flag}: {why}"))?;
+            }
+        }
+        if let Some(port) = args.redis_port {
+            self.redis_bind.set_port(port);
+            self.given.insert("redis.bind");
+        }
+        if let Some(port) = args.admin_port {
+            self.admin_bind.set_port(port);
+            self.given.insert("admin.bind");
+        }
+        if let Some(word) = &args.durability {
+            let mut space = Keyspaces::default().get(0).clone();
+            let at = self.keyspaces.iter().position(|space| space.prefix.is_empty());
+            if let Some(at) = at {
+                space = self.keyspaces.remove(at);
+            }
+            let key = find(KEYSPACE_KEYS, "durability")?;
+            (key.set)(&mut space, &Raw::Text(word.clone())).map_err(|why| format!("--durability {word}: {why}"))?;
+            finish(&mut space, at.is_some()).map_err(|why| format!("--durability {word}: {why}"))?;
+            self.keyspaces.insert(0, space);
+        }
+        Ok(())
+    }
+
+    fn find_password(&mut self, args: &UpArgs) -> Result<(), String> {
+        if let Some(password) = &args.password {
+            self.password = Some(password.clone());
+        } else if let Some(path) = &self.password_file {
+            let named = |why: String| format!("the password file {}: {why} (redis.password_file)", path.display());
+            let text = read_small(path).map_err(named)?;
+            self.password = Some(text.lines().next().unwrap_or_default().to_owned());
+        } else {
+            self.password = std::env::var(PASSWORD_VARIABLE).ok();
+        }
+        match &self.password {
+            Some(password) if password.is_empty() => {
+                Err("the password is empty; leave it out for none (redis.password_file, --password)".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What must hold between keys.
+    fn check(&self) -> Result<(), String> {
+        let doors = [("Redis", "redis.bind", self.redis_bind), ("admin", "admin.bind", self.admin_bind)];
+        for (door, key, address) in doors {
+            if !address.ip().is_loopback() && self.password.is_none() && !self.insecure_bind {
+                return Err(format!(
+                    "the {door} door at {address} could be reached by others and there is no password. Set one \
+                     (redis.password_file, --password-file, {PASSWORD_VARIABLE}), or {key} to a loopback address, or, if \
+                     nobody else can reach that network, insecure_bind = true (--insecure-bind)"
+                ));
+            }
+        }
+        let limits = &self.limits;
+        let ordered = [
+            (
+                "limits.unauthenticated_bulk_bytes_max",
+                limits.unauthenticated_bulk_bytes_max,
+                "limits.bulk_bytes_max",
+                limits.bulk_bytes_max,
+            ),
+            ("limits.bulk_bytes_max", limits.bulk_bytes_max, "limits.command_bytes_max", limits.command_bytes_max),
+            (
+                "limits.command_bytes_max",
+                limits.command_bytes_max,
+                "limits.pending_bytes_max",
+                limits.pending_bytes_max,
+            ),
+        ];
+        for (small, least, large, most) in ordered {
+            if least > most {
+                return Err(format!("{small} is {least} and {large} only {most}: raise {large} or lower {small}"));
+            }
+        }
+        Keyspaces::new(self.keyspaces.clone()).map(|_| ())
+    }
+
+    /// Threads for connections.
+    pub fn worker_threads(&self) -> usize {
+        match self.workers {
+            0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
+            count => count,
+        }
+    }
+
+    /// What the host wants to know.
+    pub fn node_config(&self) -> Result<NodeConfig, String> {
+        Ok(NodeConfig {
+            node: host::start::FIRST_NODE,
+            data_dir: self.data_dir.clone(),
+            password: self.password.clone(),
+            limits: self.limits.clone(),
+            keyspaces: Keyspaces::new(self.keyspaces.clone())?,
+            data_shards: self.data_shards,
+            segment_bytes: self.segment_bytes,
+            log_bytes_max: self.log_bytes_max,
+            snapshot_log_bytes: self.snapshot_log_bytes,
+            stop_timeout: self.stop_timeout,
+            idle_timeout: self.idle_timeout,
+            config_file: self.file.display().to_string(),
+        })
+    }
+}
+
+/// A cache that is full drops what is old, unless told otherwise; what is logged cannot be dropped yet.
+fn finish(space: &mut Keyspace, eviction_given: bool) -> Result<(), String> {
+    match (space.durability, space.eviction) {
+        (Durability::Memory, _) if !eviction_given => space.eviction = Eviction::Lru,
+        (Durability::Fsync, Eviction::Lru) => {
+            return Err("eviction = \"lru\" needs durability = \"memory\": dropping logged keys is not there yet; set eviction = \"refuse\"".into());
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn find<T>(keys: &'static [Key<T>], name: &str) -> Result<&'static Key<T>, String> {
+    keys.iter().find(|key| key.name == name).ok_or_else(|| {
+        let meant = nearest(name, keys.iter().map(|key| key.name));
+        let meant =
+            meant.map_or("quorate.toml shows all keys".into(), |meant| format!("{meant} is one; is that meant?"));
+        format!("{name} is no key of the configuration; {meant}")
+    })
+}
+
+fn raw(value: &Spanned<DeValue<'_>>) -> Raw {
+    match value.get_ref() {
+        DeValue::String(text) => Raw::Text(text.to_string()),
+        DeValue::Boolean(truth) => Raw::Bool(*truth),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_or(Raw::Other("number out of range"), Raw::Int)
+        }
+        other => Raw::Other(other.type_str()),
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}

@@ -1,0 +1,488 @@
+//! Every key of the configuration in one place: name, why one would change it, how it is read and shown. The defaults are
+//! those of [`Settings::default`]. `quorate.toml` and `docs/limits.md` are checked against this list.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use store::keyspace::{Durability, Eviction, Keyspace};
+
+use crate::config::Settings;
+
+/// A value as TOML or a flag gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Raw {
+    /// A string; a flag's value always is one.
+    Text(String),
+    /// An integer.
+    Int(i64),
+    /// A truth value.
+    Bool(bool),
+    /// Anything else, by TOML's name for it.
+    Other(&'static str),
+}
+
+impl std::fmt::Display for Raw {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Raw::Text(text) => write!(out, "{text:?}"),
+            Raw::Int(number) => write!(out, "{number}"),
+            Raw::Bool(truth) => write!(out, "{truth}"),
+            Raw::Other(kind) => write!(out, "{} {kind}", if kind.starts_with('a') { "an" } else { "a" }),
+        }
+    }
+}
+
+/// One key.
+pub struct Key<T> {
+    /// As in TOML, with its table.
+    pub name: &'static str,
+    /// Takes a value; an error says what is wanted instead.
+    pub set: fn(&mut T, &Raw) -> Result<(), String>,
+    /// The value as TOML.
+    pub show: fn(&T) -> String,
+    /// What it is and why one would change it.
+    pub doc: &'static str,
+}
+
+macro_rules! key {
+    ($name:literal, $kind:ident, $($field:ident).+, $doc:literal) => {
+        Key {
+            name: $name,
+            set: |settings, raw| {
+                settings.$($field).+ = $kind::read(raw)?;
+                Ok(())
+            },
+            show: |settings| $kind::show(&settings.$($field).+),
+            doc: $doc,
+        }
+    };
+}
+
+/// The keys of a node, in the order of `quorate.toml`.
+pub const KEYS: &[Key<Settings>] = &[
+    key!(
+        "data_dir",
+        path,
+        data_dir,
+        "Where the log and the snapshots are. One node per directory; put it on the disk whose syncs you trust."
+    ),
+    key!(
+        "data_shards",
+        shards,
+        data_shards,
+        "Parts that the keys are divided into. More use more cores, but commands over several parts answer CROSSSLOT. Fixed once the directory is made."
+    ),
+    key!(
+        "workers",
+        count,
+        workers,
+        "Threads that serve connections; 0 takes half the cores, at least one. More if the machine does nothing else."
+    ),
+    key!("stop_timeout", span, stop_timeout, "How long a stop waits for what is under way before it ends it."),
+    key!(
+        "insecure_bind",
+        truth,
+        insecure_bind,
+        "Allow a door beyond loopback without a password. Only where nobody else can reach the network."
+    ),
+    key!(
+        "redis.bind",
+        address,
+        redis_bind,
+        "Address of the Redis door. Port 0 takes any free one. Beyond loopback it needs a password."
+    ),
+    key!(
+        "redis.password_file",
+        optional_path,
+        password_file,
+        "File whose first line is the password of the Redis door; the variable QUORATE_PASSWORD works too. Empty: none."
+    ),
+    key!(
+        "redis.idle_timeout",
+        span,
+        idle_timeout,
+        "Close clients that are silent this long; \"0s\" never does. For clients that vanish without a word."
+    ),
+    key!(
+        "admin.bind",
+        address,
+        admin_bind,
+        "Address of the admin door: console, /healthz, /readyz, /status, /metrics. Port 0 takes any free one."
+    ),
+    key!(
+        "log.segment_bytes",
+        bytes,
+        segment_bytes,
+        "Length of a log file. Two spares of this length are kept ready, so smaller saves disk."
+    ),
+    key!(
+        "log.max_bytes",
+        bytes,
+        log_bytes_max,
+        "Most disk that the log may use; reached, writes are refused as on a full disk. 0: all there is."
+    ),
+    key!(
+        "log.snapshot_bytes",
+        bytes,
+        snapshot_log_bytes,
+        "Take a snapshot after this much log. Smaller: faster starts and less disk, more writing."
+    ),
+    key!(
+        "limits.bulk_bytes_max",
+        size,
+        limits.bulk_bytes_max,
+        "Largest argument of a command. Raise it for larger values."
+    ),
+    key!("limits.args_max", size_count, limits.args_max, "Most arguments of one command."),
+    key!("limits.command_bytes_max", size, limits.command_bytes_max, "Largest command, all arguments together."),
+    key!(
+        "limits.inline_bytes_max",
+        size,
+        limits.inline_bytes_max,
+        "Longest inline command (a bare line, as from telnet)."
+    ),
+    key!(
+        "limits.unauthenticated_args_max",
+        size_count,
+        limits.unauthenticated_args_max,
+        "Most arguments of a command before AUTH."
+    ),
+    key!(
+        "limits.unauthenticated_bulk_bytes_max",
+        size,
+        limits.unauthenticated_bulk_bytes_max,
+        "Largest argument before AUTH."
+    ),
+    key!(
+        "limits.pipeline_depth_max",
+        size_count,
+        limits.pipeline_depth_max,
+        "Commands of one connection that may wait for answers; beyond it the connection is read no further."
+    ),
+    key!(
+        "limits.output_bytes_max",
+        size,
+        limits.output_bytes_max,
+        "Answers that may wait for a client that does not read; beyond it the client is closed."
+    ),
+    key!("limits.multi_commands_max", size_count, limits.multi_commands_max, "Commands between MULTI and EXEC."),
+    key!(
+        "limits.connections_max",
+        size_count,
+        limits.connections_max,
+        "Connections of the Redis door. Each takes a file descriptor."
+    ),
+    key!("limits.subscriptions_max", size_count, limits.subscriptions_max, "Channels and patterns of one client."),
+    key!(
+        "limits.pending_bytes_max",
+        size,
+        limits.pending_bytes_max,
+        "Commands that wait for the log; beyond it writes are refused until it catches up."
+    ),
+    key!(
+        "limits.entry_bytes_max",
+        size,
+        limits.entry_bytes_max,
+        "Largest log entry that gathers several commands; a larger single command is an entry of its own."
+    ),
+    key!(
+        "limits.script_instructions_max",
+        long_count,
+        limits.script_instructions_max,
+        "Instructions of one Lua script. Raise it for long computations; other clients wait meanwhile."
+    ),
+    key!("limits.script_memory_bytes_max", size, limits.script_memory_bytes_max, "Memory of the Lua interpreter."),
+    key!("limits.script_bytes_max", size, limits.script_bytes_max, "Longest source of a Lua script."),
+    key!(
+        "limits.scripts_max",
+        size_count,
+        limits.scripts_max,
+        "Scripts kept for EVALSHA; the one unused longest goes."
+    ),
+    key!("limits.waiters_max", size_count, limits.waiters_max, "Clients blocked in BLPOP and its kin, per shard."),
+];
+
+/// The keys of a table `[keyspace."prefix"]`.
+pub const KEYSPACE_KEYS: &[Key<Keyspace>] = &[
+    key!(
+        "durability",
+        durability,
+        durability,
+        "\"fsync\": logged and synced before the answer. \"memory\": a cache, empty after a restart."
+    ),
+    key!("max_bytes", bytes, max_bytes, "Budget of these keys in memory. 0: none."),
+    key!(
+        "eviction",
+        eviction,
+        eviction,
+        "At the budget: \"refuse\" answers -OOM, \"lru\" drops what was used longest ago (durability \"memory\" only)."
+    ),
+    key!("default_expiry", milliseconds, default_expiry, "Given to keys written without one. \"0s\": none."),
+];
+
+/// Defines a kind of value: a name, its type, how it is read, how it is shown.
+macro_rules! kind {
+    ($name:ident, $type:ty, $read:expr, $show:expr) => {
+        mod $name {
+            use super::*;
+            pub fn read(raw: &Raw) -> Result<$type, String> {
+                let read: fn(&Raw) -> Result<$type, String> = $read;
+                read(raw)
+            }
+            pub fn show(value: &$type) -> String {
+                let show: fn(&$type) -> String = $show;
+                show(value)
+            }
+        }
+    };
+}
+
+kind!(
+    path,
+    PathBuf,
+    |raw| match raw {
+        Raw::Text(text) if !text.is_empty() => Ok(text.into()),
+        _ => Err("wants a path in quotes".into()),
+    },
+    |path| quoted(&path.display().to_string())
+);
+kind!(
+    optional_path,
+    Option<PathBuf>,
+    |raw| match raw {
+        Raw::Text(text) if text.is_empty() => Ok(None),
+        raw => path::read(raw).map(Some),
+    },
+    |path| path.as_ref().map_or("\"\"".into(), path::show)
+);
+kind!(
+    truth,
+    bool,
+    |raw| match raw {
+        Raw::Bool(truth) => Ok(*truth),
+        Raw::Text(text) if text == "true" || text == "false" => Ok(text == "true"),
+        _ => Err("wants true or false".into()),
+    },
+    bool::to_string
+);
+kind!(long_count, u64, |raw| number(raw).ok_or_else(|| "wants a whole number".into()), u64::to_string);
+kind!(
+    count,
+    usize,
+    |raw| number(raw)
+        .filter(|count| *count <= 1024)
+        .map(|count| count as usize)
+        .ok_or_else(|| "wants a whole number up to 1024".into()),
+    usize::to_string
+);
+kind!(
+    size_count,
+    usize,
+    |raw| number(raw)
+        .filter(|count| (1..=1 << 32).contains(count))
+        .map(|count| count as usize)
+        .ok_or_else(|| "wants a whole number, at least 1".into()),
+    usize::to_string
+);
+kind!(
+    shards,
+    usize,
+    |raw| number(raw)
+        .filter(|count| (1..=1024).contains(count))
+        .map(|count| count as usize)
+        .ok_or_else(|| "wants a whole number from 1 to 1024".into()),
+    usize::to_string
+);
+kind!(
+    bytes,
+    u64,
+    |raw| read_bytes(raw).ok_or_else(|| "wants bytes, as 1048576 or \"1MiB\" (KiB, MiB, GiB, TiB)".into()),
+    |bytes| show_bytes(*bytes)
+);
+kind!(
+    size,
+    usize,
+    |raw| match bytes::read(raw)? {
+        0 => Err("wants at least 1 byte".into()),
+        bytes => usize::try_from(bytes).map_err(|_| "is too large".into()),
+    },
+    |size| show_bytes(*size as u64)
+);
+kind!(
+    span,
+    Duration,
+    |raw| read_span(raw)
+        .ok_or_else(|| "wants a span in quotes, as \"500ms\", \"10s\", \"5m\", \"2h\" or \"7d\"".into()),
+    |span| show_span(*span)
+);
+kind!(milliseconds, u64, |raw| span::read(raw).map(|span| span.as_millis() as u64), |ms| show_span(
+    Duration::from_millis(*ms)
+));
+kind!(
+    address,
+    SocketAddr,
+    |raw| match raw {
+        Raw::Text(text) => read_address(text)
+            .ok_or_else(|| "wants an address and a port in quotes, as \"127.0.0.1:6379\" or \"[::1]:6379\"".into()),
+        _ => Err("wants an address and a port in quotes, as \"127.0.0.1:6379\"".into()),
+    },
+    |address| quoted(&address.to_string())
+);
+kind!(
+    durability,
+    Durability,
+    |raw| match raw {
+        Raw::Text(text) if text == "fsync" => Ok(Durability::Fsync),
+        Raw::Text(text) if text == "memory" => Ok(Durability::Memory),
+        _ => Err("wants \"fsync\" or \"memory\"".into()),
+    },
+    |durability| match durability {
+        Durability::Fsync => "\"fsync\"".into(),
+        Durability::Memory => "\"memory\"".into(),
+    }
+);
+kind!(
+    eviction,
+    Eviction,
+    |raw| match raw {
+        Raw::Text(text) if text == "refuse" => Ok(Eviction::Refuse),
+        Raw::Text(text) if text == "lru" => Ok(Eviction::Lru),
+        _ => Err("wants \"refuse\" or \"lru\"".into()),
+    },
+    |eviction| match eviction {
+        Eviction::Refuse => "\"refuse\"".into(),
+        Eviction::Lru => "\"lru\"".into(),
+    }
+);
+
+/// A TOML string.
+pub fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn number(raw: &Raw) -> Option<u64> {
+    match raw {
+        Raw::Int(number) => u64::try_from(*number).ok(),
+        Raw::Text(text) => text.replace('_', "").parse().ok(),
+        _ => None,
+    }
+}
+
+const BYTE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+fn read_bytes(raw: &Raw) -> Option<u64> {
+    if let Some(bytes) = number(raw) {
+        return Some(bytes);
+    }
+    let Raw::Text(text) = raw else { return None };
+    let (unit, scale) = BYTE_UNITS.iter().find(|(unit, _)| text.ends_with(unit))?;
+    text.strip_suffix(unit)?.trim().parse::<u64>().ok()?.checked_mul(*scale)
+}
+
+fn show_bytes(bytes: u64) -> String {
+    match BYTE_UNITS.iter().find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale)) {
+        Some((unit, scale)) if *scale > 1 => format!("\"{}{unit}\"", bytes / scale),
+        _ => bytes.to_string(),
+    }
+}
+
+/// Longest first; "ms" before "m" and "s" matters only for reading, which looks for the whole unit.
+const SPAN_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+fn read_span(raw: &Raw) -> Option<Duration> {
+    let Raw::Text(text) = raw else { return None };
+    let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
+    let (count, unit) = text.split_at(digits);
+    let (_, scale) = SPAN_UNITS.iter().find(|(known, _)| *known == unit.trim())?;
+    // A century and more is a slip of the pen, and far from where clocks overflow.
+    let ms = count.parse::<u64>().ok()?.checked_mul(*scale).filter(|ms| *ms <= 36_500 * 86_400_000)?;
+    Some(Duration::from_millis(ms))
+}
+
+fn show_span(span: Duration) -> String {
+    let ms = span.as_millis() as u64;
+    if ms == 0 {
+        return "\"0s\"".into();
+    }
+    let (unit, scale) = SPAN_UNITS.iter().find(|(_, scale)| ms.is_multiple_of(*scale)).unwrap_or(&("ms", 1));
+    format!("\"{}{unit}\"", ms / scale)
+}
+
+fn read_address(text: &str) -> Option<SocketAddr> {
+    if let Some(port) = text.strip_prefix("localhost:") {
+        return Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.parse().ok()?));
+    }
+    if let Some(port) = text.strip_prefix("*:") {
+        return Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port.parse().ok()?));
+    }
+    text.parse().ok()
+}
+
+/// The known name nearest to a wrong one, if any is near enough to be meant.
+pub fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let last = |name: &'a str| name.rsplit('.').next().unwrap_or(name);
+    known
+        .map(|name| (distance(wrong, name).min(distance(wrong, last(name)) + 1), name))
+        .min()
+        .filter(|(distance, _)| *distance <= (wrong.len() / 3).max(2))
+        .map(|(_, name)| name)
+}
+
+/// Letters to add, remove or change to make one word the other (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (at, letter) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = at + 1;
+        for (column, other) in right.iter().enumerate() {
+            let above = row[column + 1];
+            row[column + 1] = (diagonal + usize::from(letter != *other)).min(above + 1).min(row[column] + 1);
+            diagonal = above;
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_they_are_shown() {
+        for (bytes, text) in [(0, "0"), (1 << 20, "\"1MiB\""), (3 << 30, "\"3GiB\""), (1000, "1000")] {
+            assert_eq!(show_bytes(bytes), text);
+            assert_eq!(read_bytes(&Raw::Text(text.trim_matches('"').into())), Some(bytes));
+        }
+        for (ms, text) in
+            [(0, "0s"), (500, "500ms"), (1500, "1500ms"), (90_000, "90s"), (600_000, "10m"), (86_400_000, "1d")]
+        {
+            assert_eq!(show_span(Duration::from_millis(ms)), format!("\"{text}\""));
+            assert_eq!(read_span(&Raw::Text(text.into())), Some(Duration::from_millis(ms)));
+        }
+        for text in ["", "s", "10", "10 years", "-1s", "99999999999999999999d", "9999999999d"] {
+            assert_eq!(read_span(&Raw::Text(text.into())), None, "{text:?}");
+        }
+        for text in ["", "MiB", "1.5MiB", "-1", "99999999999TiB", "1MB"] {
+            assert_eq!(read_bytes(&Raw::Text(text.into())), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_key_is_answered_with_the_one_that_was_meant() {
+        let names = || KEYS.iter().map(|key| key.name);
+        assert_eq!(nearest("redis.bnd", names()), Some("redis.bind"));
+        assert_eq!(nearest("data-dir", names()), Some("data_dir"));
+        assert_eq!(nearest("idle_timeout", names()), Some("redis.idle_timeout"));
+        assert_eq!(nearest("banana", names()), None);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KEYS.len());
+    }
+}

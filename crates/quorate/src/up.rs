@@ -1,0 +1,243 @@
+//! `quorate up`: binds the doors, starts the node, says what runs where, waits for a signal, stops in order.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use host::node::Node;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::UpArgs;
+use crate::config::{self, Settings};
+
+/// How many ports after a default one are tried.
+const PORTS_TRIED: u16 = 20;
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+/// Runs a node until it is told to stop.
+pub fn run(args: &UpArgs) -> Result<ExitCode, String> {
+    let settings = config::load(args)?;
+    raise_file_limit(&settings);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.worker_threads())
+        .enable_all()
+        .build()
+        .map_err(|error| format!("threads could not be started: {error}"))?;
+    let done = runtime.block_on(serve(&settings, args.print_ready));
+    runtime.shutdown_background();
+    done
+}
+
+/// A door's listener, and whether it had to move from its default port.
+struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+    moved_from: Option<u16>,
+}
+
+async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, String> {
+    let mut signals = Signals::new()?;
+    let redis = bind(settings, "Redis", "redis.bind", "--redis-port", settings.redis_bind)?;
+    let admin = bind(settings, "admin", "admin.bind", "--admin-port", settings.admin_bind)?;
+    let (redis_address, admin_address) = (redis.address, admin.address);
+
+    let config = settings.node_config()?;
+    let began = Instant::now();
+    let listener = redis.listener;
+    let starting = tokio::task::spawn_blocking(move || {
+        let mut shown = ProgressLine::default();
+        let node = Node::start(config, listener, &mut |text| shown.tell(text));
+        shown.end();
+        node
+    });
+    let node: Arc<Node> = tokio::select! {
+        node = starting => node.map_err(|error| format!("the start failed: {error}"))??,
+        name = signals.next() => {
+            eprintln!("quorate: {name} during the start: nothing was served, so nothing is lost");
+            std::process::exit(0);
+        }
+    };
+    say_found(&node, began.elapsed());
+    table(settings, (redis_address, redis.moved_from), (admin_address, admin.moved_from));
+    if print_ready {
+        println!("ready redis={redis_address} admin={admin_address}");
+    }
+    let _ = io::stdout().flush();
+
+    let name = signals.next().await;
+    eprintln!("quorate: {name}: finishing what is under way (again ends it at once)");
+    drop(admin.listener);
+    tokio::select! {
+        stopped = node.stop() => stopped?,
+        _ = signals.next() => std::process::exit(130),
+    }
+    eprintln!("quorate: stopped; everything acknowledged is on disk");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, String> {
+        let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be received: {error}"));
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Binds a door. A default port that is taken gives way to the next free one; one that was asked for does not.
+fn bind(settings: &Settings, door: &str, key: &'static str, flag: &str, wanted: SocketAddr) -> Result<Bound, String> {
+    let is_given = settings.given.contains(key);
+    let mut address = wanted;
+    let mut failure = None;
+    for _ in 0..=if is_given { 0 } else { PORTS_TRIED } {
+        match listen(address) {
+            Ok(listener) => {
+                let moved_from = (address != wanted).then_some(wanted.port());
+                let address =
+                    listener.local_addr().map_err(|error| format!("the {door} door has no address: {error}"))?;
+                return Ok(Bound { listener, address, moved_from });
+            }
+            Err(error) => {
+                let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+                failure.get_or_insert(error);
+                if !is_taken {
+                    break;
+                }
+            }
+        }
+        address.set_port(address.port().saturating_add(1));
+    }
+    let error = failure.expect("at least one port was tried");
+    Err(match error.kind() {
+        io::ErrorKind::AddrInUse if is_given => format!(
+            "the {door} door cannot listen on {wanted}: another program has that port. Stop that one, or set {key} ({flag}) to another port"
+        ),
+        io::ErrorKind::AddrInUse => format!(
+            "the {door} door cannot listen on {wanted}, and the {PORTS_TRIED} ports after it are taken too; set {key} ({flag}) to a free one"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "the {door} door may not listen on {wanted}: ports below 1024 need a right of their own; set {key} ({flag}) to another port"
+            )
+        }
+        _ => format!(
+            "the {door} door cannot listen on {wanted}: {error}; set {key} ({flag}) to an address of this machine"
+        ),
+    })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart may take the port over while old connections still time out; a listening program is never displaced.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Every connection takes a descriptor, and the usual soft limit is 1,024.
+fn raise_file_limit(settings: &Settings) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let connections = settings.limits.connections_max as u64;
+    if let Some(most) = getrlimit(Resource::Nofile).current
+        && most < connections + FILES_OF_OUR_OWN
+    {
+        eprintln!(
+            "quorate: the system allows {most} open files, fewer than limits.connections_max = {connections} needs; raise it (ulimit -n) or lower that"
+        );
+    }
+}
+
+/// Descriptors that are not connections of the Redis door: log, snapshots, admin door, runtime.
+const FILES_OF_OUR_OWN: u64 = 64;
+
+/// One line that is written again and again on a terminal; elsewhere a line a second.
+#[derive(Default)]
+struct ProgressLine {
+    last: Option<Instant>,
+    is_open: bool,
+}
+
+impl ProgressLine {
+    fn tell(&mut self, text: &str) {
+        let is_terminal = io::stderr().is_terminal();
+        let gap = Duration::from_millis(if is_terminal { 100 } else { 1000 });
+        let now = Instant::now();
+        // A start that is over at once says nothing.
+        let since = now.duration_since(*self.last.get_or_insert(now));
+        if since < gap {
+            return;
+        }
+        self.last = Some(now);
+        if is_terminal {
+            eprint!("\r\x1b[Kquorate: starting: {text}");
+            self.is_open = true;
+        } else {
+            eprintln!("quorate: starting: {text}");
+        }
+    }
+
+    fn end(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+fn say_found(node: &Node, took: Duration) {
+    let found = &node.found;
+    for damaged in &found.damaged_snapshots {
+        eprintln!("quorate: passed over a damaged snapshot, the log holds what it held: {damaged}");
+    }
+    if let Some(cut) = &found.cut {
+        eprintln!("quorate: {cut}");
+    }
+    if !found.fresh {
+        let how = if found.sealed { "a clean stop" } else { "a crash or power cut" };
+        eprintln!(
+            "quorate: restored after {how} in {:.1} s: {} entries ({} KiB) of log, {} keys of snapshots",
+            took.as_secs_f64(),
+            found.entries,
+            found.log_bytes >> 10,
+            found.snapshot_keys
+        );
+    }
+}
+
+fn table(settings: &Settings, redis: (SocketAddr, Option<u16>), admin: (SocketAddr, Option<u16>)) {
+    let note = |moved: Option<u16>| moved.map_or(String::new(), |port| format!("  (port {port} is taken)"));
+    let reach = |address: SocketAddr| {
+        let mut address = address;
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        address
+    };
+    let port = redis.0.port();
+    let option = if port == 6379 { String::new() } else { format!(" -p {port}") };
+    println!("quorate {} is up", env!("CARGO_PKG_VERSION"));
+    println!();
+    println!("  door    address                reach it with");
+    println!("  redis   {:<21}  redis-cli -p {port}{}", redis.0.to_string(), note(redis.1));
+    println!("  admin   {:<21}  http://{}{}", admin.0.to_string(), reach(admin.0), note(admin.1));
+    println!();
+    println!("  data    {}", settings.data_dir.display());
+    println!();
+    println!("Try next:  quorate cli{option} set hello world");
+}
