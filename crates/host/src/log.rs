@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use base::GroupId;
 use consensus::Position;
 use parking_lot::Mutex;
-use shard::driver::{Append, Input, Room};
+use shard::driver::{Append, Input};
+use shard::open;
 use store::log::{self, Batch, Log, LogError};
 
 use crate::files::Directory;
@@ -129,15 +130,7 @@ impl LogThread {
 fn write(inner: &mut Inner, append: &Append, figures: &LogFigures) -> Result<(), LogError> {
     let begun = Instant::now();
     let Inner { log, batch, .. } = inner;
-    batch.clear();
-    for (group, entry) in &append.entries {
-        batch.entry(*group, entry.index, entry.term, entry.kind as u8, &entry.data);
-    }
-    for (group, hard) in &append.hard_states {
-        batch.hard_state(*group, hard.term, hard.vote, hard.commit);
-    }
-    let room = if append.frees_only { log::Room::Reserve } else { log::Room::Normal };
-    let appended = log.append(batch, room)?;
+    let appended = open::append(log, batch, append)?;
     let micros = begun.elapsed().as_micros() as u64;
     figures.appends.fetch_add(1, Ordering::Relaxed);
     figures.bytes.fetch_add(appended.bytes, Ordering::Relaxed);
@@ -240,6 +233,5 @@ impl Worker {
 
 fn tell_room(inner: &Mutex<Inner>, tell: &Tell) {
     let status = inner.lock().log.status();
-    let reserve = status.in_reserve || (status.full && status.spares < 2);
-    tell(Input::Room(if reserve { Room::Reserve } else { Room::Plenty }));
+    tell(Input::Room(open::room(&status)));
 }

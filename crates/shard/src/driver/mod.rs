@@ -30,8 +30,8 @@ use crate::state::{MEMORY_WAIT, Sink};
 
 /// Keys that one expiry entry removes at most, so that it stays short work.
 const EXPIRE_KEYS_MAX: usize = 512;
-/// Bytes of one snapshot chunk: what the state's lock is held for at a time.
-const WALK_BYTES: usize = 128 << 10;
+/// Bytes of one snapshot chunk by default: what the state's lock is held for at a time.
+pub const WALK_BYTES: usize = 128 << 10;
 /// How often the driver looks at expiries while some are set.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -187,6 +187,8 @@ pub struct DriverConfig {
     pub node: NodeId,
     /// Bytes of a group's entries after which it takes a snapshot.
     pub snapshot_log_bytes: u64,
+    /// Bytes of one snapshot chunk, about; see [`WALK_BYTES`].
+    pub snapshot_chunk_bytes: usize,
     /// Bounds.
     pub limits: Limits,
     /// Tells the wall clock's word at a fresh start: whether this node may believe it (a lone voter).
@@ -547,8 +549,9 @@ impl<C: Clone + PartialEq> Driver<C> {
             lane.snapshot = Snapshot::Ending(position);
             return out.push(Output::SnapshotEnd(group));
         }
-        let mut chunk = Vec::with_capacity(WALK_BYTES * 2);
-        match lane.shard.state_mut().walk(WALK_BYTES, &mut chunk) {
+        let bytes = self.config.snapshot_chunk_bytes;
+        let mut chunk = Vec::with_capacity(bytes * 2);
+        match lane.shard.state_mut().walk(bytes, &mut chunk) {
             None => {
                 lane.snapshot = Snapshot::Wanted;
                 out.push(Output::SnapshotAbort(group));

@@ -51,8 +51,13 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let config =
-            DriverConfig { node: NodeId(1), snapshot_log_bytes: u64::MAX, limits: Limits::DEFAULT, believe_wall: true };
+        let config = DriverConfig {
+            node: NodeId(1),
+            snapshot_log_bytes: u64::MAX,
+            snapshot_chunk_bytes: super::WALK_BYTES,
+            limits: Limits::DEFAULT,
+            believe_wall: true,
+        };
         let mut driver = Driver::new(config);
         let state = State::new(GroupId(1), Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
         let recovered = Recovery::new(GroupId(1), state, Position::default()).finish().expect("nothing was stored yet");

@@ -1,0 +1,306 @@
+//! From a directory of files to a running driver: log, snapshots, replay. Host and simulator start a node by this code.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use base::{GroupId, Limits, NodeId};
+use bytes::Bytes;
+use consensus::{Entry, EntryKind, GroupConfig, HardState, Membership, Position};
+use store::disk::{Disk, DiskError, DiskFile};
+use store::keyspace::Keyspaces;
+use store::log::{self, Batch, Log, LogError, LogOptions, Record};
+use store::snapshot::{SnapshotReader, pick, snapshot_name, sweep};
+
+use crate::driver::{Append, Driver, DriverConfig, Room, WALK_BYTES};
+use crate::live::Shard;
+use crate::recover::Recovery;
+use crate::state::State;
+
+/// The file that says how many data shards the directory was made with.
+const SHARDS: &str = "SHARDS";
+const SHARDS_UNFINISHED: &str = "SHARDS.tmp";
+
+/// How a node is to be opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// This node.
+    pub node: NodeId,
+    /// Data shards beside the meta group; part of the data.
+    pub data_shards: usize,
+    /// Bytes of a group's entries after which it takes a snapshot.
+    pub snapshot_log_bytes: u64,
+    /// Bytes that one piece of a snapshot has, about.
+    pub snapshot_chunk_bytes: usize,
+    /// Bounds.
+    pub limits: Limits,
+    /// The log.
+    pub log: LogOptions,
+    /// Bugs to be found (see `sim`).
+    #[cfg(feature = "planted")]
+    pub planted: Planted,
+}
+
+impl OpenOptions {
+    /// A node whose log is kept like this, with the rest as is usual.
+    pub fn new(node: NodeId, data_shards: usize, log: LogOptions) -> OpenOptions {
+        OpenOptions {
+            node,
+            data_shards,
+            snapshot_log_bytes: 256 << 20,
+            snapshot_chunk_bytes: WALK_BYTES,
+            limits: Limits::DEFAULT,
+            log,
+            #[cfg(feature = "planted")]
+            planted: Planted::default(),
+        }
+    }
+}
+
+/// Bugs of a whole node.
+#[cfg(feature = "planted")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    /// In consensus.
+    pub consensus: consensus::Planted,
+    /// In the shards.
+    pub state: crate::state::Planted,
+}
+
+/// A node ready to run.
+pub struct Opened<D: Disk, C> {
+    /// The log, ready for appends.
+    pub log: Log<D>,
+    /// The driver, its groups recovered.
+    pub driver: Driver<C>,
+    /// Meta first, then data shards in slot order.
+    pub shards: Vec<Arc<Shard<C>>>,
+    /// What was found, for people.
+    pub found: Found,
+}
+
+/// What a start found.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Nothing: a new node.
+    pub fresh: bool,
+    /// The node had been stopped cleanly.
+    pub sealed: bool,
+    /// A torn tail that was cut off, in words.
+    pub cut: Option<String>,
+    /// Entries read from the log.
+    pub entries: u64,
+    /// Bytes read from the log.
+    pub log_bytes: u64,
+    /// Keys from snapshots.
+    pub snapshot_keys: u64,
+    /// Damaged newer snapshots that were passed over because the log still holds what they covered.
+    pub damaged_snapshots: Vec<String>,
+}
+
+/// Why a node does not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The log or a snapshot; with the damaged snapshots that may be behind it.
+    Log(LogError, Vec<String>),
+    /// The directory was made with so many data shards.
+    Shards(usize),
+    /// There was a log once, and it is gone.
+    Gone,
+    /// What was read contradicts itself.
+    Refused(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Log(error, damaged) if damaged.is_empty() => error.fmt(f),
+            OpenError::Log(error, damaged) => write!(f, "{}; {error}", damaged.join("; ")),
+            OpenError::Shards(stored) => write!(f, "the directory was made with data_shards = {stored}"),
+            OpenError::Gone => f.write_str("the directory once held a log, and now it is gone"),
+            OpenError::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<LogError> for OpenError {
+    fn from(error: LogError) -> OpenError {
+        OpenError::Log(error, Vec::new())
+    }
+}
+
+/// Opens everything, or makes it where there is nothing yet. `seed` gives seeds that differ between nodes and starts.
+///
+/// # Errors
+/// Whatever was acknowledged and cannot be read, and what [`Log::open`] says.
+pub fn open<D: Disk, C: Clone + PartialEq>(
+    disk: &D,
+    options: &OpenOptions,
+    seed: &mut dyn FnMut() -> u64,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Opened<D, C>, OpenError> {
+    let _ = sweep(disk);
+    let mut found = Found::default();
+    let known = known_shards(disk)?;
+    if let Some(stored) = known.filter(|stored| *stored != options.data_shards) {
+        return Err(OpenError::Shards(stored));
+    }
+    let groups: Vec<GroupId> = (0..=options.data_shards as u32).map(GroupId).collect();
+    let mut recoveries = BTreeMap::new();
+    for group in &groups {
+        recoveries.insert(*group, load_snapshot(disk, *group, options, seed(), &mut found, progress)?);
+    }
+    let mut entries = 0u64;
+    let visit = &mut |record: Record<'_>| -> Result<(), String> {
+        let of = |group: GroupId| format!("a record of {group}, which this node does not have");
+        match record {
+            Record::Node { .. } | Record::Seal => Ok(()),
+            Record::Entry { group, index, term, kind, data } => {
+                entries += 1;
+                let kind = EntryKind::from_number(kind).ok_or_else(|| format!("an entry of unknown kind {kind}"))?;
+                let entry = Entry { index, term, kind, data: Bytes::copy_from_slice(data) };
+                recoveries.get_mut(&group).ok_or_else(|| of(group))?.entry(entry)
+            }
+            Record::HardState { group, term, vote, commit } => {
+                recoveries.get_mut(&group).ok_or_else(|| of(group))?.hard_state(HardState { term, vote, commit })
+            }
+            Record::SnapshotMark { group, index, term, install } => {
+                recoveries.get_mut(&group).ok_or_else(|| of(group))?.mark(Position { index, term }, install)
+            }
+        }
+    };
+    let shown =
+        &mut |segment: u64, offset: u64| progress(&format!("reading the log: segment {segment}, {} MiB", offset >> 20));
+    let (log, recovery) = Log::open_with_progress(disk.clone(), options.log.clone(), visit, shown)
+        .map_err(|error| OpenError::Log(error, found.damaged_snapshots.clone()))?;
+    if recovery.fresh && known.is_some() {
+        return Err(OpenError::Gone);
+    }
+    if known.is_none() {
+        write_shards(disk, options.data_shards).map_err(LogError::from)?;
+    }
+    found.fresh = recovery.fresh;
+    found.sealed = recovery.sealed;
+    found.entries = entries;
+    found.log_bytes = recovery.bytes;
+    found.cut = recovery.cut.map(|cut| {
+        format!(
+            "a torn, never acknowledged tail was cut off: {} from byte {}, {} bytes",
+            cut.file, cut.offset, cut.bytes
+        )
+    });
+    let mut driver = Driver::new(DriverConfig {
+        node: options.node,
+        snapshot_log_bytes: options.snapshot_log_bytes,
+        snapshot_chunk_bytes: options.snapshot_chunk_bytes,
+        limits: options.limits.clone(),
+        believe_wall: true,
+    });
+    let mut shards = Vec::new();
+    for (group, recovery) in recoveries {
+        let membership = Membership::new([options.node], []);
+        #[allow(unused_mut)]
+        let mut config = GroupConfig::new(group, options.node, membership, seed());
+        #[cfg(feature = "planted")]
+        {
+            config.planted = options.planted.consensus;
+        }
+        let recovered = recovery.finish().map_err(OpenError::Refused)?;
+        shards.push(driver.add(config, recovered).map_err(OpenError::Refused)?);
+    }
+    Ok(Opened { log, driver, shards, found })
+}
+
+/// Makes what the driver asked for durable.
+///
+/// # Errors
+/// As [`Log::append`].
+pub fn append<D: Disk>(log: &mut Log<D>, batch: &mut Batch, append: &Append) -> Result<log::Appended, LogError> {
+    batch.clear();
+    for (group, entry) in &append.entries {
+        batch.entry(*group, entry.index, entry.term, entry.kind as u8, &entry.data);
+    }
+    for (group, hard) in &append.hard_states {
+        batch.hard_state(*group, hard.term, hard.vote, hard.commit);
+    }
+    log.append(batch, if append.frees_only { log::Room::Reserve } else { log::Room::Normal })
+}
+
+/// What the driver is to be told of the log's room.
+pub fn room(status: &log::Status) -> Room {
+    let reserve = status.in_reserve || (status.full && status.spares < 2);
+    if reserve { Room::Reserve } else { Room::Plenty }
+}
+
+/// The number of data shards is part of the data: keys would be looked for in the wrong one. `None` where the directory
+/// has never held a log.
+fn known_shards<D: Disk>(disk: &D) -> Result<Option<usize>, OpenError> {
+    let file = match disk.open(SHARDS) {
+        Ok(file) => file,
+        Err(DiskError::NotFound) => return Ok(None),
+        Err(error) => return Err(LogError::from(error).into()),
+    };
+    let mut bytes = [0; 32];
+    let read = file.read_at(0, &mut bytes).map_err(LogError::from)?;
+    let text = std::str::from_utf8(&bytes[..read]).ok();
+    match text.and_then(|text| text.trim().parse().ok()) {
+        Some(stored) => Ok(Some(stored)),
+        None => Err(OpenError::Refused(format!("{SHARDS} does not hold a number of shards"))),
+    }
+}
+
+/// Says that this directory holds a log. Written after the log was made: a log that is missing later is noticed. Whole or
+/// absent: half a number would keep the node from starting.
+fn write_shards<D: Disk>(disk: &D, count: usize) -> Result<(), DiskError> {
+    match disk.remove(SHARDS_UNFINISHED) {
+        Ok(()) | Err(DiskError::NotFound) => {}
+        Err(error) => return Err(error),
+    }
+    let mut file = disk.create(SHARDS_UNFINISHED)?;
+    file.write_at(0, format!("{count}\n").as_bytes())?;
+    file.sync()?;
+    disk.rename(SHARDS_UNFINISHED, SHARDS)?;
+    disk.sync_dir()
+}
+
+fn load_snapshot<D: Disk>(
+    disk: &D,
+    group: GroupId,
+    options: &OpenOptions,
+    seed: u64,
+    found: &mut Found,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Recovery, LogError> {
+    let mut state = State::new(group, options.limits.clone(), Arc::new(Keyspaces::default()), seed);
+    #[cfg(feature = "planted")]
+    {
+        state.planted = options.planted.state;
+    }
+    let picked = pick(disk, group, (0, 0))?;
+    found.damaged_snapshots.extend(picked.damaged.iter().map(ToString::to_string));
+    let Some(id) = picked.snapshot else {
+        return Ok(Recovery::new(group, state, Position::default()));
+    };
+    let mut reader = SnapshotReader::open(disk, group, id.index)?;
+    let mut chunk = Vec::new();
+    let mut first = true;
+    let mut keys = 0u64;
+    while reader.chunk(&mut chunk)? {
+        let damaged = |corrupt: store::codec::Corrupt| LogError::Damaged {
+            file: snapshot_name(group, id.index),
+            offset: 0,
+            what: corrupt.to_string(),
+        };
+        if first {
+            state.restore_first(&chunk).map_err(damaged)?;
+            first = false;
+        } else {
+            keys += state.restore(&chunk).map_err(damaged)? as u64;
+        }
+        progress(&format!("reading the snapshot of {group}: {} of {} MiB", reader.offset() >> 20, reader.len() >> 20));
+    }
+    found.snapshot_keys += keys;
+    Ok(Recovery::new(group, state, Position { index: id.index, term: id.term }))
+}
