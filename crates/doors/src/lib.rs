@@ -2,4 +2,5 @@
 //!
 //! Knows nothing about sockets, clocks, threads or files.
 
+pub mod admin;
 pub mod resp;

@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** decides nothing that the simulator should see: what is answered, in which order, is the pure rooms' word.
 
+pub mod admin;
 pub mod clock;
 pub mod files;
 pub mod log;

@@ -1,0 +1,272 @@
+//! The admin door: HTTP/1.1 for people, probes and Prometheus.
+//!
+//! Everything is bounded: connections, the head of a request, how long it may take to come and how long an answer may take
+//! to be read. What is answered is rendered by [`doors::admin`]; this file has the sockets.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use doors::admin::guard::{self, Asked, Refused};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Sleep;
+
+use crate::node::Node;
+
+/// Most connections at once.
+const CONNECTIONS_MAX: usize = 64;
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Lines of a request's head.
+const HEADERS_MAX: usize = 64;
+/// Bytes of a request's body; nothing reads one.
+const BODY_BYTES_MAX: u64 = 64 << 10;
+/// How long a request's head may take to come, and an idle connection is kept.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may leave what was sent unread.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long open connections may take when the door closes.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What there is, for those who ask for something else.
+const PATHS: &str = "The admin door has:
+  GET  /          the console
+  GET  /healthz   200 while the process lives
+  GET  /readyz    200 if the node serves, 503 and why if it does not
+  GET  /status    everything about the node, JSON
+  GET  /metrics   for Prometheus
+  GET  /events    the tape of commits and the status, as server-sent events
+  POST /snapshot  takes a snapshot now
+";
+
+type Body = BoxBody<Bytes, Infallible>;
+
+struct Admin {
+    node: Arc<Node>,
+    /// Names by which the door may be called, beside loopback's.
+    hosts: Vec<String>,
+}
+
+/// Serves the admin door until told to stop.
+pub async fn serve(listener: TcpListener, node: Arc<Node>, stop: watch::Receiver<bool>) {
+    serve_as(listener, node, Vec::new(), stop).await;
+}
+
+/// Serves the admin door under further host names than loopback's and any address, until told to stop.
+pub async fn serve_as(listener: TcpListener, node: Arc<Node>, hosts: Vec<String>, mut stop: watch::Receiver<bool>) {
+    let admin = Arc::new(Admin { node, hosts });
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => match room.clone().try_acquire_owned() {
+                Ok(place) => {
+                    let connection = converse(stream, admin.clone(), stop.clone());
+                    tokio::spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(_) => {
+                    admin.node.door.counters.limit("admin_connections_max");
+                    let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n");
+                }
+            },
+            Err(error) => {
+                // Out of file descriptors, mostly: connections that end make room, so accepting goes on a little later.
+                eprintln!("quorate: a connection to the admin door could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    // Whoever has a place is given a moment to finish.
+    let _ = tokio::time::timeout(STOP_PATIENCE, room.acquire_many(CONNECTIONS_MAX as u32)).await;
+}
+
+async fn converse(stream: TcpStream, admin: Arc<Admin>, mut stop: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(finish(answer(&admin, &request), request.method() == Method::HEAD)) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(Patient { stream, waiting: None }), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        _ = connection.as_mut() => true,
+        _ = stop.wait_for(|stop| *stop) => false,
+    };
+    if !ended {
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(STOP_PATIENCE, connection).await;
+    }
+}
+
+fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
+    if let Err(refused) = admit(admin, request) {
+        return refused;
+    }
+    let path = request.uri().path();
+    match (path, request.method()) {
+        ("/healthz", &Method::GET | &Method::HEAD) => text(StatusCode::OK, "alive\n"),
+        ("/readyz", &Method::GET | &Method::HEAD) => match admin.node.not_ready() {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        },
+        ("/snapshot", &Method::POST) => {
+            admin.node.snapshot_now();
+            text(StatusCode::ACCEPTED, "a snapshot has been asked for; /status shows when it is done\n")
+        }
+        ("/snapshot", _) => not_allowed("POST"),
+        ("/healthz" | "/readyz", _) => not_allowed("GET, HEAD"),
+        _ => text(StatusCode::NOT_FOUND, PATHS),
+    }
+}
+
+fn admit(admin: &Admin, request: &Request<Incoming>) -> Result<(), Response<Body>> {
+    let headers = request.headers();
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(header_text(headers, header::HOST));
+    let is_old = request.version() == Version::HTTP_10;
+    let asked = Asked {
+        // HTTP/1.0 may leave it out; no browser speaks that.
+        host: host.or(is_old.then_some("localhost")),
+        origin: header_text(headers, header::ORIGIN),
+        fetch_site: header_text(headers, HeaderName::from_static("sec-fetch-site")),
+        changes: !matches!(*request.method(), Method::GET | Method::HEAD),
+    };
+    match guard::check(asked, &admin.hosts) {
+        Ok(()) => {}
+        Err(Refused::NoHost) => return Err(text(StatusCode::BAD_REQUEST, "a request needs one Host header\n")),
+        Err(Refused::WrongHost(name)) => {
+            let why = format!(
+                "the admin door is not called {name:?}: use localhost or its address, or add the name to its hosts\n"
+            );
+            return Err(text(StatusCode::MISDIRECTED_REQUEST, why));
+        }
+        Err(Refused::OtherOrigin) => {
+            return Err(text(StatusCode::FORBIDDEN, "a page of another origin may not ask the admin door\n"));
+        }
+    }
+    let length = header_text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    if length.unwrap_or(0) > BODY_BYTES_MAX {
+        return Err(text(StatusCode::PAYLOAD_TOO_LARGE, "no request to the admin door needs a body\n"));
+    }
+    Ok(())
+}
+
+/// A header that is there once; twice or unreadable, it reads as one that fits nothing.
+fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut all = headers.get_all(name).iter();
+    let first = all.next()?;
+    if all.next().is_some() { Some("") } else { Some(first.to_str().unwrap_or("")) }
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    body(status, "text/plain; charset=utf-8", Full::new(text.into()).boxed())
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allowed}\n"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+fn body(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// Adds what every answer carries.
+fn finish(mut response: Response<Body>, is_head: bool) -> Response<Body> {
+    let headers = response.headers_mut();
+    let always = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in always {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    if is_head {
+        // The length that GET would tell is told; hyper sends no body to HEAD.
+        if let Some(length) = hyper::body::Body::size_hint(response.body()).exact() {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        *response.body_mut() = Full::default().boxed();
+    }
+    response
+}
+
+/// A stream that gives up when the other side does not read.
+struct Patient {
+    stream: TcpStream,
+    /// Since a write had to wait.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn watch<T>(&mut self, context: &mut Context<'_>, polled: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
+        if polled.is_ready() {
+            self.waiting = None;
+            return polled;
+        }
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_PATIENCE)));
+        match waiting.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(std::io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(context, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch(context, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
