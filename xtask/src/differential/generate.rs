@@ -660,6 +660,11 @@ pub fn comparable(args: &[Vec<u8>]) -> bool {
         }
         // 7.2 refuses this rank by name, 7.0 takes it.
         b"LPOS" => !args.iter().any(|arg| arg == b"-9223372036854775808"),
+        b"ZADD" if args.get(1).is_some_and(|key| key == b"zl") => {
+            args[2..].iter().step_by(2).all(|score| score == b"0")
+        }
+        // WITHSCORE is new in 7.2.
+        b"ZRANK" | b"ZREVRANK" => args.len() <= 3,
         b"WAIT" => args.len() == 3 && word(1) == b"0",
         b"CLIENT" => !matches!(&word(1)[..], b"REPLY") || !matches!(&word(2)[..], b"OFF" | b"SKIP"),
         b"HELLO" => args.len() > 1 && !matches!(int(1), Some(2 | 3)) || args.len() > 2,

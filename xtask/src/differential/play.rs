@@ -239,7 +239,7 @@ impl Arena {
                     if let [_, Value::Bulk(score)] = &mut pair[..]
                         && let Some(number) = std::str::from_utf8(score).ok().and_then(|text| text.parse::<f64>().ok())
                     {
-                        *score = format!("{number:?}").into_bytes();
+                        *score = format!("{:?}", number + 0.0).into_bytes();
                     }
                     Value::Array(pair)
                 }));
