@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use doors::resp::door::Door;
 use doors::resp::session::{Pause, Session};
 use shard::reply::{Protocol, Reply};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -75,7 +77,8 @@ struct Connection {
 }
 
 enum Event {
-    Readable,
+    /// So many bytes stand in the shared buffer; none: the client has left.
+    Read(std::io::Result<usize>),
     Mail,
     Stop,
     Idle,
@@ -98,11 +101,9 @@ impl Connection {
         let mut stopping = false;
         loop {
             match self.wait(pause, stop, stopping).await {
-                Event::Readable => {
-                    if !self.read(&mut pause) {
-                        return;
-                    }
-                }
+                Event::Read(Ok(count)) if count > 0 => self.run_read(count, &mut pause),
+                Event::Read(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Event::Read(_) => return,
                 Event::Mail => {
                     self.session.collect(&mut self.out);
                     if pause != Pause::None {
@@ -142,15 +143,21 @@ impl Connection {
             _ => None,
         };
         let reading = !stopping && self.kept.len() < BACKLOG_BYTES.max(self.kept_wanted());
-        let (stream, client) = (&self.stream, &self.session.client);
+        let (stream, client) = (&mut self.stream, &self.session.client);
         let ready = poll_fn(|context| {
             if client.listen(context.waker()) {
                 return Poll::Ready(Event::Mail);
             }
-            if reading && stream.poll_read_ready(context).is_ready() {
-                return Poll::Ready(Event::Readable);
+            if !reading {
+                return Poll::Pending;
             }
-            Poll::Pending
+            // Read here, not after being told that there is something: tokio then knows from a short read that nothing is
+            // left, and the socket is not asked a second time.
+            SHARED.with_borrow_mut(|shared| {
+                let mut buffer = ReadBuf::new(shared);
+                let read = std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+                Poll::Ready(Event::Read(read.map(|()| buffer.filled().len())))
+            })
         });
         match timeout {
             None if stopping => ready.await,
@@ -173,22 +180,16 @@ impl Connection {
         if self.session.is_pending() { 0 } else { usize::MAX }
     }
 
-    /// Reads what is there and runs it. False where the connection has ended.
-    fn read(&mut self, pause: &mut Pause) -> bool {
-        SHARED.with_borrow_mut(|shared| {
-            let count = match self.stream.try_read(shared) {
-                Ok(0) => return false,
-                Ok(count) => count,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return true,
-                Err(_) => return false,
-            };
-            self.door.counters.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+    /// Runs what has just been read into the shared buffer.
+    fn run_read(&mut self, count: usize, pause: &mut Pause) {
+        self.door.counters.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+        SHARED.with_borrow(|shared| {
             if !self.kept.is_empty() {
                 self.kept.extend_from_slice(&shared[..count]);
                 if *pause == Pause::None {
                     *pause = self.feed_kept();
                 }
-                return true;
+                return;
             }
             let now = clock::now();
             self.begun.get_or_insert(now);
@@ -198,8 +199,7 @@ impl Connection {
             if fed.wake {
                 self.door.world.wake_driver();
             }
-            true
-        })
+        });
     }
 
     fn feed_kept(&mut self) -> Pause {
