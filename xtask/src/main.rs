@@ -3,9 +3,14 @@
 mod chaos;
 mod clients;
 mod differential;
+mod fix;
 mod resp;
 mod rng;
+mod shell;
+mod source;
 mod tair;
+mod tidy;
+mod verify;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -17,8 +22,11 @@ fn main() {
         "differential" => differential::run(rest),
         "chaos" => chaos::run(rest),
         "clients" => clients::run(rest),
+        "fix" => fix::run(rest),
         "tair" => tair::run(rest),
-        _ => Err(format!("no tool {name:?}; there are: chaos, clients, differential, tair")),
+        "tidy" => tidy::run(rest),
+        "verify" => verify::run(rest),
+        _ => Err(format!("no tool {name:?}; there are: chaos, clients, differential, fix, tair, tidy, verify")),
     };
     if let Err(message) = done {
         eprintln!("{name}: {message}");

@@ -102,7 +102,7 @@ pub struct Door {
     /// See [`Counters`].
     pub counters: Counters,
     /// Waits by id: whose they are.
-    waits: Mutex<HashMap<u64, Client>>,
+    waits: Mutex<HashMap<u64, Client, store::hash::State>>,
     /// CLIENT PAUSE.
     pub pause: Mutex<Option<Pause>>,
     /// Close clients that were idle this long; zero never.
