@@ -4,30 +4,41 @@
 //! to be read. What is answered is rendered by [`doors::admin`]; this file has the sockets.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use doors::admin::guard::{self, Asked, Refused};
+use doors::admin::rates::Minute;
+use doors::admin::{CONSOLE, NONCE, metrics};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 
+use crate::clock;
 use crate::node::Node;
+
+mod events;
+mod look;
 
 /// Most connections at once.
 const CONNECTIONS_MAX: usize = 64;
+/// Most of them that follow `/events`: the others stay free for probes.
+const FOLLOWERS_MAX: usize = 16;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Lines of a request's head.
@@ -52,12 +63,26 @@ const PATHS: &str = "The admin door has:
   POST /snapshot  takes a snapshot now
 ";
 
+const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
+
 type Body = BoxBody<Bytes, Infallible>;
 
 struct Admin {
     node: Arc<Node>,
+    /// Where the door listens.
+    address: Option<SocketAddr>,
     /// Names by which the door may be called, beside loopback's.
     hosts: Vec<String>,
+    /// The last minute.
+    minute: Mutex<Minute>,
+    /// The status as JSON, once a second.
+    told: watch::Sender<Arc<str>>,
+    /// Places for connections, and among them for those that follow the events.
+    places: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+    connections: AtomicU64,
+    requests: AtomicU64,
+    stop: watch::Receiver<bool>,
 }
 
 /// Serves the admin door until told to stop.
@@ -67,8 +92,19 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>, stop: watch::Receiver
 
 /// Serves the admin door under further host names than loopback's and any address, until told to stop.
 pub async fn serve_as(listener: TcpListener, node: Arc<Node>, hosts: Vec<String>, mut stop: watch::Receiver<bool>) {
-    let admin = Arc::new(Admin { node, hosts });
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let admin = Arc::new(Admin {
+        node,
+        address: listener.local_addr().ok(),
+        hosts,
+        minute: Mutex::default(),
+        told: watch::Sender::new(Arc::from("")),
+        places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        connections: AtomicU64::new(0),
+        requests: AtomicU64::new(0),
+        stop: stop.clone(),
+    });
+    tokio::spawn(look::every_second(admin.clone()));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -76,13 +112,10 @@ pub async fn serve_as(listener: TcpListener, node: Arc<Node>, hosts: Vec<String>
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match room.clone().try_acquire_owned() {
+            Ok((stream, _)) => match admin.places.clone().try_acquire_owned() {
                 Ok(place) => {
-                    let connection = converse(stream, admin.clone(), stop.clone());
-                    tokio::spawn(async move {
-                        connection.await;
-                        drop(place);
-                    });
+                    admin.connections.fetch_add(1, Ordering::Relaxed);
+                    tokio::spawn(converse(stream, admin.clone(), place));
                 }
                 Err(_) => {
                     admin.node.door.counters.limit("admin_connections_max");
@@ -97,11 +130,12 @@ pub async fn serve_as(listener: TcpListener, node: Arc<Node>, hosts: Vec<String>
         }
     }
     // Whoever has a place is given a moment to finish.
-    let _ = tokio::time::timeout(STOP_PATIENCE, room.acquire_many(CONNECTIONS_MAX as u32)).await;
+    let _ = tokio::time::timeout(STOP_PATIENCE, admin.places.acquire_many(CONNECTIONS_MAX as u32)).await;
 }
 
-async fn converse(stream: TcpStream, admin: Arc<Admin>, mut stop: watch::Receiver<bool>) {
+async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePermit) {
     let _ = stream.set_nodelay(true);
+    let mut stop = admin.stop.clone();
     let service = service_fn(move |request| {
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(finish(answer(&admin, &request), request.method() == Method::HEAD)) }
@@ -127,6 +161,7 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
     if let Err(refused) = admit(admin, request) {
         return refused;
     }
+    admin.requests.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path();
     match (path, request.method()) {
         ("/healthz", &Method::GET | &Method::HEAD) => text(StatusCode::OK, "alive\n"),
@@ -134,14 +169,51 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
             None => text(StatusCode::OK, "ready\n"),
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         },
+        ("/", &Method::GET | &Method::HEAD) => console(),
+        ("/status", &Method::GET | &Method::HEAD) => {
+            body(StatusCode::OK, "application/json", Full::new(look::status(admin).json().into()).boxed())
+        }
+        ("/metrics", &Method::GET | &Method::HEAD) => {
+            let page = metrics::render(&look::status(admin));
+            body(StatusCode::OK, metrics::CONTENT_TYPE, Full::new(page.into()).boxed())
+        }
+        ("/events", &Method::HEAD) => body(StatusCode::OK, EVENT_STREAM, Full::default().boxed()),
+        ("/events", &Method::GET) => follow(admin, request),
         ("/snapshot", &Method::POST) => {
             admin.node.snapshot_now();
             text(StatusCode::ACCEPTED, "a snapshot has been asked for; /status shows when it is done\n")
         }
         ("/snapshot", _) => not_allowed("POST"),
-        ("/healthz" | "/readyz", _) => not_allowed("GET, HEAD"),
+        ("/" | "/healthz" | "/readyz" | "/status" | "/metrics" | "/events", _) => not_allowed("GET, HEAD"),
         _ => text(StatusCode::NOT_FOUND, PATHS),
     }
+}
+
+/// The console, which runs only what it brought along and talks only to this door.
+fn console() -> Response<Body> {
+    let nonce = format!("{:016x}{:016x}", clock::seed(), clock::seed());
+    let page = CONSOLE.replace(NONCE, &nonce);
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let mut response = body(StatusCode::OK, "text/html; charset=utf-8", Full::new(page.into()).boxed());
+    let policy = HeaderValue::from_str(&policy).expect("a nonce of digits is a header's text");
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    response
+}
+
+fn follow(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
+    let Ok(place) = admin.followers.clone().try_acquire_owned() else {
+        admin.node.door.counters.limit("admin_followers_max");
+        let mut refused = text(StatusCode::SERVICE_UNAVAILABLE, format!("{FOLLOWERS_MAX} follow the events already\n"));
+        refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        return refused;
+    };
+    let last = header_text(request.headers(), HeaderName::from_static("last-event-id"));
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::spawn(events::tell(admin.clone(), last.and_then(|last| last.parse().ok()), sender, place));
+    body(StatusCode::OK, EVENT_STREAM, Stream(receiver).boxed())
 }
 
 fn admit(admin: &Admin, request: &Request<Incoming>) -> Result<(), Response<Body>> {
@@ -222,6 +294,21 @@ fn finish(mut response: Response<Body>, is_head: bool) -> Response<Body> {
         *response.body_mut() = Full::default().boxed();
     }
     response
+}
+
+/// A body that comes in pieces.
+struct Stream(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Stream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
 }
 
 /// A stream that gives up when the other side does not read.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{Histogram, Instant, Limits, NodeId};
+use bytes::Bytes;
 use doors::resp::door::{Client, Door, Outbox, World};
 use doors::resp::introspect::{Config, ConfigFacts, Facts, KeyspaceFacts};
 use parking_lot::Mutex;
@@ -24,6 +25,8 @@ use crate::start::{self, Found};
 
 /// Commits that the tape remembers.
 const TAPE_LENGTH: usize = 256;
+/// Bytes of one of them that the tape keeps: an entry may have a hundred million.
+const TAPE_BYTES_MAX: usize = 32 << 10;
 
 /// Everything that a node is told at its start.
 #[derive(Clone, Debug)]
@@ -88,6 +91,8 @@ pub struct Node {
     pub config: NodeConfig,
     /// The Redis door.
     pub door: Arc<Door>,
+    /// Where it listens.
+    pub address: SocketAddr,
     /// Meta first, then data shards.
     pub shards: Vec<Arc<Shard<Client>>>,
     /// The log.
@@ -129,7 +134,11 @@ pub struct Tape {
 }
 
 impl Tape {
-    fn push(&self, applied: Applied) {
+    fn push(&self, mut applied: Applied) {
+        if applied.data.len() > TAPE_BYTES_MAX {
+            // A copy: a slice would keep the whole entry in memory.
+            applied.data = Bytes::copy_from_slice(&applied.data[..TAPE_BYTES_MAX]);
+        }
         let mut commits = self.commits.lock();
         commits.0 += 1;
         let number = commits.0;
@@ -217,6 +226,7 @@ impl Node {
         Ok(Arc::new(Node {
             config,
             door,
+            address,
             shards: opened.shards,
             log,
             snapshots,

@@ -41,6 +41,10 @@ pub trait Sink<C> {
     fn publish(&mut self, channel: &[u8], message: &[u8]);
     /// How many clients of this node a message on the channel would reach.
     fn receivers(&self, channel: &[u8]) -> i64;
+    /// A number by which people know this client; 0 for none.
+    fn number(&self, _client: &C) -> u64 {
+        0
+    }
 }
 
 /// A sink for replicas: nobody asked.

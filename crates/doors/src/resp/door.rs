@@ -278,4 +278,8 @@ impl Sink<Client> for Outbox<'_> {
     fn receivers(&self, channel: &[u8]) -> i64 {
         self.door.channels.read().publish(channel).count() as i64
     }
+
+    fn number(&self, client: &Client) -> u64 {
+        client.id
+    }
 }

@@ -20,6 +20,7 @@ use consensus::{
     Entry, EntryKind, Envelope, Group, GroupConfig, HardState, Input as Told, Membership, Output as Asked, Position,
     Role,
 };
+use smallvec::SmallVec;
 use store::keyspace::Keyspaces;
 
 use crate::entry::Unblock;
@@ -136,8 +137,34 @@ pub struct Applied {
     pub stamp: Millis,
     /// The entry's bytes.
     pub data: Bytes,
+    /// Its length before anybody cut `data` short.
+    pub bytes: usize,
     /// Requests that it answered.
     pub requests: usize,
+    /// Clients among the first that asked, by [`Sink::number`].
+    pub clients: SmallVec<[u64; 4]>,
+    /// Whether others may have asked too.
+    pub more_clients: bool,
+}
+
+/// Requests that are looked at for the tape's clients: an entry may answer thousands.
+const NAMED_REQUESTS_MAX: usize = 64;
+
+fn named<C, S: Sink<C>>(batch: Option<&Batch<C>>, sink: &S) -> (SmallVec<[u64; 4]>, bool) {
+    let mut numbers = SmallVec::<[u64; 4]>::new();
+    let Some(batch) = batch else {
+        return (numbers, false);
+    };
+    for client in batch.clients().take(NAMED_REQUESTS_MAX) {
+        let number = sink.number(client);
+        if number != 0 && !numbers.contains(&number) {
+            if numbers.len() == numbers.inline_size() {
+                return (numbers, true);
+            }
+            numbers.push(number);
+        }
+    }
+    (numbers, batch.requests().len() > NAMED_REQUESTS_MAX)
 }
 
 /// Requests whose entry is on its way.
@@ -600,7 +627,7 @@ impl<C: Clone> Lane<C> {
         sink: &mut S,
         out: &mut Vec<Output>,
     ) -> Result<(), String> {
-        let mut requests = 0;
+        let (mut requests, mut clients, mut more_clients) = (0, SmallVec::new(), false);
         let mut state = self.shard.state_mut();
         match entry.kind {
             EntryKind::Membership => state.pass(entry.index),
@@ -616,6 +643,7 @@ impl<C: Clone> Lane<C> {
                 };
                 let batch = flight.as_ref().map(|flight| &flight.batch);
                 requests = batch.map_or(0, |batch| batch.requests().len());
+                (clients, more_clients) = named(batch, sink);
                 state.apply(entry.index, &entry.data, batch, sink).map_err(|corrupt| {
                     format!("{}: entry {} cannot be applied: {corrupt}", self.shard.group, entry.index)
                 })?;
@@ -630,7 +658,9 @@ impl<C: Clone> Lane<C> {
         }
         if !entry.data.is_empty() {
             let (group, index, stamp) = (self.shard.group, entry.index, state.stamp());
-            out.push(Output::Applied(Applied { group, index, stamp, data: entry.data.clone(), requests }));
+            let (data, bytes) = (entry.data.clone(), entry.data.len());
+            let applied = Applied { group, index, stamp, data, bytes, requests, clients, more_clients };
+            out.push(Output::Applied(applied));
         }
         Ok(())
     }
