@@ -17,7 +17,7 @@ pub const MASKS: &[(&str, &str)] = &[
     ("OBJECT IDLETIME", "only that it is a number"),
     (
         "OBJECT ENCODING",
-        "listpack, quicklist and hashtable are one: 7.2 keeps small lists and small sets in listpacks, 7.0 does not",
+        "listpack, quicklist, hashtable and skiplist are one: 7.2 keeps small lists and small sets in listpacks, 7.0 does not, and SORT leaves a small sorted set of Redis a skiplist",
     ),
     (
         "text of doubles in replies of sorted sets and in RESP3 doubles",
@@ -34,6 +34,10 @@ pub const MASKS: &[(&str, &str)] = &[
     ("the sign of a score of zero", "Redis keeps the sign of -0 in a big sorted set and loses it in a small one"),
     ("ZRANK and ZREVRANK WITHSCORE", "not asked: new in 7.2"),
     ("ranges by lex where scores differ", "not asked: nothing is promised"),
+    (
+        "text of XREAD and XREADGROUP with unbalanced streams",
+        "7.2 names the command and the right sign, 7.0 always says XREAD and '$'",
+    ),
     ("LPOS with RANK -9223372036854775808", "not asked: 7.2 refuses it, 7.0 does not"),
     (
         "XREADGROUP that waited while its group or stream went away",
@@ -212,7 +216,7 @@ fn canonical(args: &[Vec<u8>], mut value: Value) -> Value {
         b"RANDOMKEY" => shape(&mut value),
         b"OBJECT" if sub == b"IDLETIME" => shape(&mut value),
         b"OBJECT" if sub == b"ENCODING" => {
-            if matches!(value.bytes(), Some(b"listpack" | b"quicklist" | b"hashtable")) {
+            if matches!(value.bytes(), Some(b"listpack" | b"quicklist" | b"hashtable" | b"skiplist")) {
                 value = Value::Bulk(b"listpack".to_vec());
             }
         }
@@ -234,6 +238,9 @@ fn canonical(args: &[Vec<u8>], mut value: Value) -> Value {
             if matches!(&value, Value::Error(text) if text == b"ERR timeout is negative") {
                 value = Value::Error(b"ERR timeout is out of range".to_vec());
             }
+        }
+        b"XREAD" | b"XREADGROUP" if matches!(&value, Value::Error(text) if text.starts_with(b"ERR Unbalanced ")) => {
+            value = Value::Error(b"ERR Unbalanced".to_vec());
         }
         b"XREADGROUP" => {
             if let Value::Error(text) = &mut value
