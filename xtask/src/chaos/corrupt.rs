@@ -67,7 +67,7 @@ pub fn run(ask: &Ask) -> Result<(), String> {
                     // A file of one word has no offsets to speak of, and may hold another valid word: the directory is named at least.
                     let one_word = fs::metadata(&damage.file).is_ok_and(|file| file.len() <= 64);
                     let told_where = said.contains(&file) && names_place(&said, damage.offset);
-                    if !told_where && !(one_word && said.contains(&*trial.to_string_lossy())) {
+                    if !(told_where || one_word && said.contains(&*trial.to_string_lossy())) {
                         return Err(format!(
                             "{told}: refused, but without naming {file} and the offset; it said:\n{}",
                             tail(&said)
