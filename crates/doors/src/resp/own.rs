@@ -331,7 +331,7 @@ impl Session {
             }
             "client|info" => {
                 let line = self.facts_of(&self.client, "client|info").line();
-                out.verbatim("txt", format!("{line}\n").as_bytes());
+                out.verbatim("txt", line.as_bytes());
             }
             "client|list" => self.client_list(args, out)?,
             "client|kill" => self.client_kill(args, out)?,
@@ -396,7 +396,6 @@ impl Session {
             };
             if wanted {
                 lines.push_str(&facts.line());
-                lines.push('\n');
             }
         }
         out.verbatim("txt", lines.as_bytes());
