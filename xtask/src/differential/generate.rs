@@ -665,6 +665,7 @@ pub fn comparable(args: &[Vec<u8>]) -> bool {
         }
         // WITHSCORE is new in 7.2.
         b"ZRANK" | b"ZREVRANK" => args.len() <= 3,
+        b"WATCH" => !args.iter().any(|key| STREAM_KEYS.contains(&&key[..])),
         b"WAIT" => args.len() == 3 && word(1) == b"0",
         b"CLIENT" => !matches!(&word(1)[..], b"REPLY") || !matches!(&word(2)[..], b"OFF" | b"SKIP"),
         b"HELLO" => args.len() > 1 && !matches!(int(1), Some(2 | 3)) || args.len() > 2,

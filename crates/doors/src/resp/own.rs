@@ -37,9 +37,10 @@ impl Session {
     pub(super) fn door_command(&mut self, args: &[&[u8]], out: &mut Reply) -> Step {
         let mut refusal = Reply::new(self.protocol);
         let Some(spec) = introspect::check(args, &mut refusal) else {
-            let text =
-                String::from_utf8_lossy(refusal.bytes[1..].strip_suffix(b"\r\n").unwrap_or_default()).into_owned();
-            return self.refuse(text.into(), out);
+            if args[0].eq_ignore_ascii_case(b"exec") {
+                return self.exec_refused(out);
+            }
+            return self.refuse_with(out, |reply| reply.bytes.extend_from_slice(&refusal.bytes));
         };
         let name = spec.name;
         if self.protocol == Protocol::Resp2
@@ -115,8 +116,7 @@ impl Session {
     fn door_command_in_multi(&mut self, name: &str, args: &[&[u8]], out: &mut Reply) -> Step {
         match name {
             "publish" => return self.enqueue_publish(args, out),
-            "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe" | "sunsubscribe" | "hello"
-            | "auth" | "wait" | "waitaof" => {
+            "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe" | "sunsubscribe" => {
                 return self.refuse(CommandError::new("ERR Command not allowed inside a transaction"), out);
             }
             _ => {}
@@ -138,6 +138,10 @@ impl Session {
             "unwatch" => {
                 literal.ok();
                 Ok(())
+            }
+            // One transaction has one protocol.
+            "hello" if matches!(introspect::parse_hello(args), Ok(hello) if hello.protocol.is_some_and(|to| to != self.protocol)) => {
+                Err(CommandError::new("ERR HELLO cannot change the protocol inside a transaction"))
             }
             _ => self.run_own(name, args, &mut literal),
         };

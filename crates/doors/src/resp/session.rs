@@ -292,8 +292,8 @@ impl Session {
         let Some(spec) = spec else {
             return self.door_command(args, out);
         };
-        if !spec.accepts(args.len()) {
-            return self.refuse(CommandError::arity(spec.name), out);
+        if let Err(error) = command::check(spec, args) {
+            return self.refuse(error, out);
         }
         if self.protocol == Protocol::Resp2 && self.is_subscriber() {
             return self.refuse(subscriber_only(spec.name), out);
@@ -407,11 +407,16 @@ impl Session {
 
     /// Answers an error, and remembers it where a transaction is being collected.
     pub(super) fn refuse(&mut self, error: CommandError, out: &mut Reply) -> Step {
+        self.refuse_with(out, |reply| reply.error(&error.0))
+    }
+
+    /// The same for an error that is not a text but a client's bytes.
+    pub(super) fn refuse_with(&mut self, out: &mut Reply, write: impl FnOnce(&mut Reply)) -> Step {
         self.door.counters.errors.fetch_add(1, Ordering::Relaxed);
         if let Some(transaction) = &mut self.transaction {
             transaction.dirty = true;
         }
-        self.answer(out, |reply| reply.error(&error.0))
+        self.answer(out, write)
     }
 
     /// The shard of a command's keys.
@@ -520,6 +525,18 @@ impl Session {
         self.db = transaction.db;
         self.unwatch();
         self.answer(out, Reply::ok)
+    }
+
+    /// EXEC with words behind it ends the transaction as well, where there is one.
+    pub(super) fn exec_refused(&mut self, out: &mut Reply) -> Step {
+        if let Some(transaction) = self.transaction.take() {
+            self.db = transaction.db;
+            self.unwatch();
+        }
+        self.door.counters.errors.fetch_add(1, Ordering::Relaxed);
+        self.answer(out, |reply| {
+            reply.error("EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command");
+        })
     }
 
     pub(super) fn exec(&mut self, out: &mut Reply) -> Step {

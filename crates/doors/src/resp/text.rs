@@ -57,8 +57,10 @@ pub fn error_bytes(text: &[u8], reply: &mut Reply) {
     reply.bytes.extend_from_slice(b"\r\n");
 }
 
+/// As Redis prints it: nothing after a zero byte.
 fn clipped(word: &[u8], bytes_max: usize) -> &[u8] {
-    &word[..word.len().min(bytes_max)]
+    let shown = word.split(|byte| *byte == 0).next().unwrap_or_default();
+    &shown[..shown.len().min(bytes_max)]
 }
 
 #[cfg(test)]
@@ -77,6 +79,10 @@ mod tests {
     fn an_unknown_command_is_repeated_in_part() {
         let unknown = |args: &[&[u8]]| answer(|reply| unknown_command(args, reply));
         assert_eq!(unknown(&[b"foo"]), "-ERR unknown command 'foo', with args beginning with: \\r\\n");
+        assert_eq!(
+            unknown(&[b"f\0oo", b"\0", b"a\0b"]),
+            "-ERR unknown command 'f', with args beginning with: '' 'a' \\r\\n"
+        );
         assert_eq!(
             unknown(&[b"foo", b"a", b"b\r\n+OK"]),
             "-ERR unknown command 'foo', with args beginning with: 'a' 'b  +OK' \\r\\n"

@@ -35,7 +35,7 @@ pub(super) const SPECS: &[Spec] = &[
     spec("copy", -3, Flags::GROWS, TWO, Run::Write(copy), "6.2.0", "Copies the value of a key to a new key."),
     spec("move", 3, Flags::FAST, KEY, Run::Write(move_key), "1.0.0", "Moves a key to another database."),
     spec("touch", -2, Flags::FAST, KEYS, Run::Read(exists), "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed."),
-    spec("object", -2, Flags::NONE, Keys::Find(object_key), Run::Read(object), "2.2.3", "A container for object introspection commands."),
+    spec("object", -2, Flags::CONTAINER, Keys::Find(object_key), Run::Read(object), "2.2.3", "A container for object introspection commands."),
 ];
 
 const SAME: CommandError = CommandError::new("ERR source and destination objects are the same");

@@ -7,6 +7,7 @@
 //! Knows nothing about connections, sockets, Raft, or whether anybody waits for the answer.
 
 mod args;
+mod container;
 mod context;
 mod spec;
 
@@ -33,6 +34,7 @@ mod testing;
 mod zset;
 
 pub use args::{float, integer, is, milliseconds, timeout, upper};
+pub use container::check;
 pub use context::{Block, Reading, Served, Writing};
 pub use spec::{Args, Flags, Keys, Outcome, Run, Spec};
 

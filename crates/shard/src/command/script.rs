@@ -6,7 +6,7 @@
 use super::{Args, Flags, Keys, Outcome, Run, Spec, Writing, integer, is};
 use crate::error::CommandError;
 use crate::reply::Reply;
-use crate::script::Script;
+use crate::script::{NO_SCRIPT, Script};
 
 pub(super) const SPECS: &[Spec] = &[
     run(
@@ -40,7 +40,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec {
         name: "script",
         arity: -2,
-        flags: Flags::NO_SCRIPT,
+        flags: Flags::NO_SCRIPT.and(Flags::CONTAINER),
         keys: Keys::None,
         run: Run::Write(script),
         group: "scripting",
@@ -73,6 +73,7 @@ fn eval(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome
 }
 
 fn evalsha(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    check_digest(args[1])?;
     execute(writing, args, false, reply, |writing, name| writing.scripts.find(name, writing.limits))
 }
 
@@ -81,7 +82,14 @@ fn eval_ro(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outc
 }
 
 fn evalsha_ro(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    check_digest(args[1])?;
     execute(writing, args, true, reply, |writing, name| writing.scripts.peek_digest(name, writing.limits))
+}
+
+/// What is no digest by its length is refused before the number of keys is looked at.
+fn check_digest(word: &[u8]) -> Result<(), CommandError> {
+    const DIGITS: usize = 40;
+    if word.len() == DIGITS { Ok(()) } else { Err(NO_SCRIPT) }
 }
 
 fn execute(

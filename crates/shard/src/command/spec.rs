@@ -63,6 +63,8 @@ impl Flags {
     pub const READ_ONLY: Flags = Flags(64);
     /// Frees memory or keeps the database tidy: works on although the disk is full.
     pub const FREES: Flags = Flags(128);
+    /// Does nothing but its subcommands (see [`check`](super::check)).
+    pub const CONTAINER: Flags = Flags(256);
 
     /// Both.
     pub const fn and(self, other: Flags) -> Flags {

@@ -15,7 +15,7 @@ use base::{Limits, Millis, Rng};
 use store::keyspace::Keyspaces;
 use store::table::Tables;
 
-use super::{Block, Reading, Run, Served, Writing, find};
+use super::{Block, Reading, Run, Served, Writing, check, find};
 use crate::error::CommandError;
 use crate::reply::{Protocol, Reply};
 use crate::script::Scripts;
@@ -98,9 +98,7 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
         let shown = args[1..].iter().map(|word| format!("'{}' ", String::from_utf8_lossy(word))).collect::<String>();
         return Err(format!("ERR unknown command '{name}', with args beginning with: {shown}").into());
     };
-    if !spec.accepts(args.len()) {
-        return Err(CommandError::arity(spec.name));
-    }
+    check(spec, args)?;
     assert!(spec.key_places(args).iter().all(|place| *place < args.len()), "{}: keys are words", spec.name);
     match spec.run {
         Run::Read(read) => {

@@ -129,8 +129,8 @@ impl<'a, 'w> Session<'a, 'w> {
             return self.door(words, reply);
         };
         let never = spec.flags.has(Flags::NO_SCRIPT) || spec.flags.has(Flags::SCRIPT) || is_refused(words[0]);
-        if !spec.accepts(words.len()) {
-            return Err(ARITY);
+        if let Err(error) = command::check(spec, words) {
+            return Err(if error.0.starts_with("ERR unknown") { UNKNOWN } else { ARITY });
         }
         if never {
             return Err(NOT_ALLOWED);
