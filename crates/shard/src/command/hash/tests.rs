@@ -26,7 +26,7 @@ fn step(answer: &str) -> (u64, Vec<String>) {
 
 #[test]
 fn a_scan_of_a_large_hash_goes_in_steps_and_visits_everything() {
-    let mut world = filled(500);
+    let mut world = filled(600);
     let (mut seen, mut cursor, mut steps) = (BTreeSet::new(), 0, 0);
     loop {
         let (next, words) = step(&run(&mut world, &format!("HSCAN h {cursor} COUNT 50")));
@@ -41,14 +41,14 @@ fn a_scan_of_a_large_hash_goes_in_steps_and_visits_everything() {
             break;
         }
     }
-    assert_eq!((seen.len(), steps), (500, 10));
+    assert_eq!((seen.len(), steps), (600, 12));
     let (next, words) = step(&run(&mut world, "HSCAN h 0 MATCH f7 COUNT 1000"));
     assert_eq!((next, words), (0, vec!["f7".to_owned(), "v7".to_owned()]));
 }
 
 #[test]
 fn random_fields_are_different_or_not_as_asked() {
-    for fields in [20, 300] {
+    for fields in [20, 600] {
         let mut world = filled(fields);
         for count in [1, 5, fields - 1, fields, fields + 5] {
             let answer = run(&mut world, &format!("HRANDFIELD h {count}"));
