@@ -2,13 +2,16 @@
 
 mod chaos;
 mod clients;
+mod compat;
 mod differential;
 mod fix;
 mod resp;
 mod rng;
+mod server;
 mod shell;
 mod source;
 mod tair;
+mod test;
 mod tidy;
 mod verify;
 
@@ -22,11 +25,15 @@ fn main() {
         "differential" => differential::run(rest),
         "chaos" => chaos::run(rest),
         "clients" => clients::run(rest),
+        "compat" => compat::run(rest),
         "fix" => fix::run(rest),
         "tair" => tair::run(rest),
+        "test" => test::run(rest),
         "tidy" => tidy::run(rest),
         "verify" => verify::run(rest),
-        _ => Err(format!("no tool {name:?}; there are: chaos, clients, differential, fix, tair, tidy, verify")),
+        _ => Err(format!(
+            "no tool {name:?}; there are: chaos, clients, compat, differential, fix, tair, test, tidy, verify"
+        )),
     };
     if let Err(message) = done {
         eprintln!("{name}: {message}");

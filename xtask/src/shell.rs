@@ -1,7 +1,6 @@
 //! Other programs, run by name: what all tools here need of the shell, without a shell.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,7 +37,7 @@ pub fn visibly(program: &str, args: &[&str]) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("{program} {}: {status}", args.join(" "))) }
 }
 
-/// Runs `command` in a process group of its own, its output appended to `log`. Ends the whole group when `limit` has passed.
+/// Runs `command`, its output appended to `log`. When `limit` has passed it ends it and all that it started.
 /// Gives back what it printed; the error has the end of it.
 pub fn logged(mut command: Command, log: &Path, limit: Duration) -> Result<String, String> {
     let shown = show(&command);
@@ -48,21 +47,16 @@ pub fn logged(mut command: Command, log: &Path, limit: Duration) -> Result<Strin
     std::io::Write::write_all(&mut out, format!("$ {shown}\n").as_bytes()).map_err(at)?;
     let from = out.metadata().map_err(at)?.len() as usize;
     let err = open().map_err(at)?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(err)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| format!("{shown}: {error}"))?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().map_err(|error| format!("{shown}: {error}"))?;
     let start = Instant::now();
     let ended = loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => break Ok(()),
             Ok(Some(status)) => break Err(format!("{status}")),
             Ok(None) if start.elapsed() > limit => {
-                let group = format!("-{}", child.id());
-                let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+                let family: Vec<String> = family(child.id()).iter().map(u32::to_string).collect();
+                let _ = Command::new("kill").arg("-KILL").args(family).stderr(Stdio::null()).status();
                 let _ = child.wait();
                 break Err(format!("not done within {} s", limit.as_secs()));
             }
@@ -76,6 +70,29 @@ pub fn logged(mut command: Command, log: &Path, limit: Duration) -> Result<Strin
         Ok(()) => Ok(said),
         Err(why) => Err(format!("{shown}: {why}; the end of {}:\n{}", log.display(), tail(&said, 60))),
     }
+}
+
+/// A process and all that descend from it.
+fn family(pid: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name in brackets may hold anything; the parent is the second word after it.
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            Some((pid, parent))
+        })
+        .collect();
+    let mut family = vec![pid];
+    let mut at = 0;
+    while at < family.len() {
+        let above = family[at];
+        family.extend(parents.iter().filter(|(_, parent)| *parent == above).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    family
 }
 
 /// The last lines.

@@ -83,10 +83,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
             "--selftest" => selftest = true,
             "--tally" => tally = true,
             "--masks" => {
-                println!("| not compared | why |\n|---|---|");
-                for (what, why) in compare::MASKS {
-                    println!("| {what} | {why} |");
-                }
+                print!("{}", masks());
                 return Ok(());
             }
             _ => return Err(format!("differential does not know {flag}")),
@@ -132,6 +129,12 @@ pub fn run(args: &[String]) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// What is not compared and why, as a table for documents.
+pub fn masks() -> String {
+    let rows = compare::MASKS.iter().map(|(what, why)| format!("| {what} | {why} |\n"));
+    format!("| not compared | why |\n|---|---|\n{}", rows.collect::<String>())
 }
 
 /// Plays episodes until the commands are used up or enough is found.

@@ -1,0 +1,295 @@
+//! The stages, in their order.
+
+use super::{Ctx, Outcome, Stage, environment, write_program};
+use crate::compat;
+use crate::server::{Server, http};
+use crate::shell::there;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+/// All of them. A new capability adds its own, or better a case to one that is here.
+pub const STAGES: &[Stage] = &[
+    Stage {
+        name: "environment",
+        about: "what is needed from outside is there, or is installed",
+        run: environment::run,
+    },
+    Stage { name: "build", about: "the binary, with protoc and cmake masked", run: build },
+    Stage {
+        name: "house",
+        about: "format, lints, the rules of the house (what `cargo xtask verify` says)",
+        run: house,
+    },
+    Stage { name: "unit", about: "unit, golden and property tests of every room", run: unit },
+    Stage {
+        name: "sim",
+        about: "store, log and consensus on a disk that loses, tears and corrupts; planted bugs are caught",
+        run: sim,
+    },
+    Stage { name: "program", about: "the binary's own tests: flags, messages, exit codes", run: program },
+    Stage { name: "tours", about: "every tour that `quorate tour` lists", run: tours },
+    Stage { name: "compatibility", about: "Tair's cases; docs/compatibility.md is what ran", run: compatibility },
+    Stage { name: "differential", about: "random commands beside a real redis-server", run: differential },
+    Stage { name: "clients", about: "redis-cli, redis-benchmark, redis-py, ioredis, celery", run: clients },
+    Stage { name: "kill9", about: "kill -9 under load: nothing acknowledged is lost", run: kill9 },
+    Stage { name: "power-cut", about: "un-synced data is lost: nothing acknowledged is", run: power_cut },
+    Stage { name: "disk-full", about: "a full disk refuses writes, serves reads, recovers", run: disk_full },
+    Stage { name: "corrupt", about: "damaged files: refuse and say where, or lose nothing", run: corrupt },
+    Stage { name: "console", about: "the console in a headless browser", run: console },
+    Stage { name: "admin", about: "healthz, readyz, status; metrics as promtool wants them", run: admin },
+    Stage { name: "deny", about: "licences, banned crates and sources of what we build on", run: deny },
+];
+
+fn passed(text: impl Into<String>) -> Result<Outcome, String> {
+    Ok(Outcome::Passed(text.into()))
+}
+
+fn skipped(text: impl Into<String>) -> Result<Outcome, String> {
+    Ok(Outcome::Skipped(text.into()))
+}
+
+fn build(ctx: &Ctx) -> Result<Outcome, String> {
+    ctx.cargo("build --locked --release -p quorate", 20)?;
+    let built = ctx.root.join("target/release/quorate");
+    let bytes = fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
+    write_program(&ctx.bin, &bytes)?;
+    passed(format!("{:.1} MB", bytes.len() as f64 / 1e6))
+}
+
+fn house(ctx: &Ctx) -> Result<Outcome, String> {
+    let failed: Vec<String> = [
+        ctx.cargo("fmt --all -- --check", 2).map_err(|why| format!("{why}\n`cargo xtask fix` formats")),
+        ctx.tool(&["tidy"], 2),
+        // In the release profile, whose build scripts and macros are there already.
+        ctx.cargo("clippy --locked --release --workspace --all-targets -- -D warnings", 15),
+    ]
+    .into_iter()
+    .filter_map(Result::err)
+    .collect();
+    if failed.is_empty() { passed("") } else { Err(failed.join("\n")) }
+}
+
+/// The sum of all lines "test result: ok. N passed; …".
+fn tests_passed(said: &str) -> usize {
+    let counts = said.lines().filter_map(|line| line.trim().strip_prefix("test result: ok. "));
+    counts.filter_map(|rest| rest.split(' ').next()?.parse::<usize>().ok()).sum()
+}
+
+fn unit(ctx: &Ctx) -> Result<Outcome, String> {
+    let said = ctx.cargo(
+        "test --locked --release --workspace --exclude sim --exclude quorate --lib --bins --tests --no-fail-fast",
+        25,
+    )?;
+    passed(format!("{} tests", tests_passed(&said)))
+}
+
+fn sim(ctx: &Ctx) -> Result<Outcome, String> {
+    let test = "test --locked --release -p sim --lib --tests --no-fail-fast";
+    let said = ctx.cargo(&format!("{test} -- --nocapture"), 15)?;
+    let mut text = format!("{} tests", tests_passed(&said));
+    if ctx.night {
+        ctx.cargo(&format!("{test} -- --ignored --nocapture"), 30)?;
+        text.push_str(", and the long ones");
+    }
+    passed(text)
+}
+
+fn program(ctx: &Ctx) -> Result<Outcome, String> {
+    let said = ctx.cargo("test --locked --release -p quorate --bins --tests --no-fail-fast", 10)?;
+    passed(format!("{} tests", tests_passed(&said)))
+}
+
+/// The names in what `quorate tour` lists: a line is two spaces, the name, two spaces or more, what it shows.
+fn tour_names(said: &str) -> Vec<String> {
+    let name = |line: &str| {
+        let (name, about) = line.strip_prefix("  ")?.split_once("  ")?;
+        let is_name =
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        (is_name && !about.trim().is_empty()).then(|| name.to_owned())
+    };
+    said.lines().filter_map(name).collect()
+}
+
+fn tours(ctx: &Ctx) -> Result<Outcome, String> {
+    let names = tour_names(&ctx.run(&ctx.bin, &["tour"], 1)?);
+    if names.is_empty() {
+        return Err("`quorate tour` lists none (wanted: lines of two spaces, name, two spaces, what it shows)".into());
+    }
+    let mut failed = Vec::new();
+    for name in &names {
+        if let Err(why) = ctx.run(&ctx.bin, &["tour", name], 2) {
+            failed.push(why);
+        }
+    }
+    if failed.is_empty() { passed(names.join(", ")) } else { Err(failed.join("\n")) }
+}
+
+fn compatibility(ctx: &Ctx) -> Result<Outcome, String> {
+    let Some(suite) = compat::suite() else {
+        // Data that nobody can install: where it is absent the other stages must do, also in CI.
+        return passed("NOT RUN: the suite's data is not beside the repository");
+    };
+    let (bin, suite) = (ctx.bin.to_string_lossy(), suite.to_string_lossy());
+    let said = ctx.tool(&["compat", "--bin", &bin, "--suite", &suite], 5)?;
+    passed(said.lines().find_map(|line| line.strip_prefix("tair: ")).unwrap_or("").to_owned())
+}
+
+fn differential(ctx: &Ctx) -> Result<Outcome, String> {
+    if !there("redis-server") {
+        return skipped("no redis-server");
+    }
+    let left = Server::redis(&ctx.dir("redis"), &["--save", ""], &[])?;
+    let right = Server::quorate(&ctx.bin, &ctx.dir("quorate"), &[], &[])?;
+    let memory = Server::quorate(&ctx.bin, &ctx.dir("memory"), &["--durability", "memory"], &[])?;
+    let commands = ctx.count(20_000, 500_000).to_string();
+    let mut failed = Vec::new();
+    // Seeds are fixed, so that a failure here is one everywhere; the night's are new every time.
+    let first = if ctx.night { u64::from(std::process::id()) << 8 } else { 1 };
+    let seeds = ctx.count(3, 30);
+    for seed in first..first + seeds {
+        // The last one is played against tables without a log.
+        let right = if seed + 1 == first + seeds { &memory } else { &right };
+        let seed = seed.to_string();
+        let said = ctx.tool(
+            &["differential", "--left", &left.redis, "--right", &right.redis, "--seed", &seed, "--commands", &commands],
+            6,
+        );
+        failed.extend(said.err());
+    }
+    if failed.is_empty() { passed(format!("{seeds} seeds of {commands} commands")) } else { Err(failed.join("\n")) }
+}
+
+fn clients(ctx: &Ctx) -> Result<Outcome, String> {
+    let server = Server::quorate(&ctx.bin, &ctx.dir("data"), &[], &[])?;
+    let said = ctx.tool(&["clients", "--port", server.port()], 12)?;
+    server.stop()?;
+    let names = |mark: &str| {
+        let lines = said.lines().filter(|line| line.contains(mark));
+        lines.filter_map(|line| line.split_whitespace().next()).collect::<Vec<_>>().join(", ")
+    };
+    let absent = names(" skipped: ");
+    passed(names(" ok (") + &if absent.is_empty() { String::new() } else { format!("; skipped: {absent}") })
+}
+
+fn chaos(ctx: &Ctx, kind: &str, rounds: Option<u64>) -> Result<Outcome, String> {
+    let (bin, rounds) = (ctx.bin.to_string_lossy(), rounds.map(|rounds| rounds.to_string()));
+    let mut args = vec!["chaos", kind, "--bin", &bin];
+    if let Some(rounds) = &rounds {
+        args.extend(["--rounds", rounds]);
+    }
+    let said = ctx.tool(&args, 8)?;
+    if let Some(why) = said.lines().find_map(|line| line.strip_prefix("skipped: ")) {
+        return skipped(why);
+    }
+    passed(said.trim().lines().last().unwrap_or("").to_owned())
+}
+
+fn kill9(ctx: &Ctx) -> Result<Outcome, String> {
+    chaos(ctx, "kill9", Some(ctx.count(20, 200)))
+}
+
+fn power_cut(ctx: &Ctx) -> Result<Outcome, String> {
+    chaos(ctx, "power-cut", Some(ctx.count(10, 100)))
+}
+
+fn disk_full(ctx: &Ctx) -> Result<Outcome, String> {
+    chaos(ctx, "disk-full", None)
+}
+
+fn corrupt(ctx: &Ctx) -> Result<Outcome, String> {
+    chaos(ctx, "corrupt", Some(ctx.count(20, 200)))
+}
+
+/// `tests/console/console.mjs ADMIN REDIS`, with its pinned packages.
+fn console(ctx: &Ctx) -> Result<Outcome, String> {
+    let dir = ctx.root.join("tests/console");
+    if !dir.join("console.mjs").is_file() {
+        return Err("tests/console/console.mjs is not there".into());
+    }
+    if let Some(missing) = ["node", "npm", "chromium"].into_iter().find(|program| !there(program)) {
+        return skipped(format!("no {missing}"));
+    }
+    ctx.run_in(&dir, "npm", &["ci", "--no-audit", "--no-fund", "--silent"], 5)?;
+    let server = Server::quorate(&ctx.bin, &ctx.dir("data"), &[], &[])?;
+    ctx.run_in(&dir, "node", &["console.mjs", &server.admin, &server.redis], 3)?;
+    passed("")
+}
+
+fn admin(ctx: &Ctx) -> Result<Outcome, String> {
+    let server = Server::quorate(&ctx.bin, &ctx.dir("data"), &[], &[])?;
+    let mut conn = server.connect()?;
+    // Some of everything, so that no family of metrics is empty.
+    for line in ["SET a 1", "GET a", "LPUSH l 1 2", "XADD s * f v", "INCR l", "SUBSCRIBE c"] {
+        conn.text(line).map_err(|error| format!("{line}: {error}"))?;
+    }
+    for path in ["/healthz", "/readyz", "/status", "/"] {
+        let (status, body) = http("GET", &server.admin, path)?;
+        if status != 200 {
+            return Err(format!("{path}: {status}: {body}"));
+        }
+        if path == "/status" {
+            serde_json::from_str::<serde_json::Value>(&body).map_err(|error| format!("/status: {error}: {body}"))?;
+        }
+    }
+    let (status, metrics) = http("GET", &server.admin, "/metrics")?;
+    let families = metrics.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    if status != 200 || families == 0 {
+        return Err(format!("/metrics: {status}, {families} families"));
+    }
+    if !there("promtool") {
+        return skipped(format!("no promtool to check {families} families of metrics; the rest is well"));
+    }
+    let file = ctx.dir("metrics.txt");
+    fs::write(&file, &metrics).map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec promtool check metrics < \"$0\""]).arg(&file);
+    crate::shell::logged(command, &ctx.log(), Duration::from_secs(60))?;
+    server.stop()?;
+    passed(format!("{families} families of metrics"))
+}
+
+/// The version of cargo-deny; the registry serves its source.
+const DENY: &str = "0.20.2";
+
+fn deny(ctx: &Ctx) -> Result<Outcome, String> {
+    let tools = ctx.root.join(".tools/deny");
+    let program = tools.join("bin/cargo-deny");
+    let made = ctx.run(&program, &["--version"], 1).is_ok_and(|said| said.contains(DENY));
+    if !made {
+        // Without optimization: it compiles in a third of the time and runs for two seconds.
+        let (at, build) = (tools.to_string_lossy(), tools.join("build"));
+        let install = [
+            "install",
+            "cargo-deny",
+            "--locked",
+            "--debug",
+            "--force",
+            "--version",
+            DENY,
+            "--root",
+            &at,
+            "--target-dir",
+        ];
+        ctx.run("cargo", &[&install[..], &[&build.to_string_lossy()]].concat(), 12)?;
+        let _ = fs::remove_dir_all(build);
+    }
+    ctx.run(&program, &["--locked", "check", "licenses", "bans", "sources"], 3)?;
+    passed("licences, bans and sources (no list of advisories can be had here)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{tests_passed, tour_names};
+
+    #[test]
+    fn tours_are_read_from_the_list() {
+        let said = "Tours, each under 30 seconds:\n\n  durable      kill -9, nothing lost\n  one-commit   MULTI is one entry\n\nRun one:  quorate tour durable\n  Not a name  x\n";
+        assert_eq!(tour_names(said), ["durable", "one-commit"]);
+    }
+
+    #[test]
+    fn results_are_added_up() {
+        assert_eq!(tests_passed("test result: ok. 16 passed; 0 failed\nx\ntest result: ok. 4 passed; 0 failed"), 20);
+    }
+}
