@@ -1,2 +1,16 @@
-//! sim
+//! The simulator: the product's own store, log, consensus and shards on a disk that forgets, in virtual time.
+//!
+//! ```text
+//!   run ── world ── node (log, snapshots, driver: jobs in one thread, in an order that the seed draws) ── disk
+//!             ├──── clients + model (what each believes of its keys, shares no code with the product)
+//!             └──── oracle (every entry as written, and each shard replayed from its first)
+//! ```
+//!
+//! Same seed, same bytes: nothing depends on anything but the seed and the options.
+
+pub mod clients;
 pub mod disk;
+pub mod model;
+pub mod node;
+pub mod oracle;
+pub mod world;

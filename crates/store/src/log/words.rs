@@ -16,6 +16,8 @@ pub struct Planted {
     pub crc_not_checked: bool,
     /// An append returns before its bytes are durable.
     pub ack_before_fsync: bool,
+    /// A sync that failed is tried again.
+    pub failed_sync_retried: bool,
 }
 
 /// How a log is kept.
@@ -55,6 +57,14 @@ impl LogOptions {
     pub(super) fn crc_checked(&self) -> bool {
         #[cfg(any(test, feature = "planted"))]
         if self.planted.crc_not_checked {
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn sync_once(&self) -> bool {
+        #[cfg(any(test, feature = "planted"))]
+        if self.planted.failed_sync_retried {
             return false;
         }
         true

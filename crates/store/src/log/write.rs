@@ -100,6 +100,7 @@ impl<D: Disk> Log<D> {
         };
         if self.options.sync_before_ack()
             && let Err(error) = self.file.sync()
+            && (self.options.sync_once() || self.file.sync().is_err())
         {
             // Never again, whatever the error says: the pages may be gone and a second fsync would call them durable.
             return Err(self.stop(error));

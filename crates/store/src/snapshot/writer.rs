@@ -26,6 +26,9 @@ pub struct SnapshotWriter<D: Disk> {
     buffer: Vec<u8>,
     /// Something failed; a sync that succeeds after that would prove nothing.
     failed: bool,
+    /// A bug put in on purpose: the name is not made durable.
+    #[cfg(any(test, feature = "planted"))]
+    pub planted_dir_not_synced: bool,
 }
 
 impl<D: Disk> SnapshotWriter<D> {
@@ -67,6 +70,8 @@ impl<D: Disk> SnapshotWriter<D> {
             chunks_crc: 0,
             buffer: Vec::new(),
             failed: false,
+            #[cfg(any(test, feature = "planted"))]
+            planted_dir_not_synced: false,
         };
         writer.write(&head)?;
         Ok(writer)
@@ -129,6 +134,10 @@ impl<D: Disk> SnapshotWriter<D> {
             return Err(error);
         }
         self.disk.rename(&unfinished_name(self.id), &snapshot_name(self.id.group, self.id.index))?;
+        #[cfg(any(test, feature = "planted"))]
+        if self.planted_dir_not_synced {
+            return Ok(self.id);
+        }
         self.disk.sync_dir()?;
         Ok(self.id)
     }

@@ -1,0 +1,440 @@
+//! One node: the product's own log, snapshots and driver, with the threads of the host turned into jobs that somebody
+//! else schedules. What the host does in a thread is done here in one call, in the same order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use base::{GroupId, Instant, Millis};
+use consensus::{Membership, Position};
+use shard::driver::{Append, Driver, Input, Output};
+use shard::live::Shard;
+use shard::open::{self, Found, OpenError, OpenOptions};
+use shard::state::Sink;
+use store::log::{Batch, Log, LogError, Upkeep};
+use store::snapshot::{SnapshotWriter, hold_ballast, release_ballast, remove_older};
+
+use crate::disk::VirtualDisk;
+
+/// What a driver's step told clients, in order. Clients are numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The next answer of this client.
+    Reply(u64, Vec<u8>),
+    /// The client's request waits under this id.
+    Parked(u64, u64),
+    /// The answer of a wait.
+    Served(u64, Vec<u8>),
+    /// The outcome of the client's next request is unknown.
+    Lost(u64),
+}
+
+/// Collects answers.
+#[derive(Debug, Default)]
+pub struct Answers(pub Vec<Answer>);
+
+impl Sink<u64> for Answers {
+    fn reply(&mut self, client: &u64, bytes: &[u8]) {
+        self.0.push(Answer::Reply(*client, bytes.to_vec()));
+    }
+    fn parked(&mut self, client: &u64, waiter: u64) {
+        self.0.push(Answer::Parked(*client, waiter));
+    }
+    fn served(&mut self, waiter: u64, bytes: &[u8]) {
+        self.0.push(Answer::Served(waiter, bytes.to_vec()));
+    }
+    fn lost(&mut self, client: &u64) {
+        self.0.push(Answer::Lost(*client));
+    }
+    fn publish(&mut self, _: &[u8], _: &[u8]) {}
+    fn receivers(&self, _: &[u8]) -> i64 {
+        0
+    }
+}
+
+/// What one step of the driver came to, for whoever checks.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Answers, in order.
+    pub answers: Vec<Answer>,
+    /// Entries applied (group, index, bytes), in order.
+    pub applied: Vec<shard::driver::Applied>,
+}
+
+/// Somebody who has work to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// The driver's task.
+    Driver,
+    /// The log's thread.
+    Log,
+    /// Its helper that makes spare segments.
+    Upkeep,
+    /// The snapshot thread.
+    Snapshots,
+}
+
+enum LogJob {
+    Append(Append),
+    Compact(GroupId, Position),
+    Upkeep,
+}
+
+enum SnapshotJob {
+    Begin(GroupId, Position, Membership, Vec<u8>),
+    Chunk(GroupId, Vec<u8>),
+    End(GroupId),
+    Abort(GroupId),
+    Sweep(GroupId, u64),
+}
+
+/// A running node.
+pub struct Node {
+    /// Its disk.
+    pub disk: VirtualDisk,
+    /// Its driver.
+    pub driver: Driver<u64>,
+    /// Meta first, then data shards.
+    pub shards: Vec<Arc<Shard<u64>>>,
+    /// What the start found.
+    pub found: Found,
+    /// Snapshots made durable in this life.
+    pub snapshots: u64,
+    /// Set once the driver has been told that the log has stopped.
+    pub stopped: Option<String>,
+    log: Log<VirtualDisk>,
+    batch: Batch,
+    segment: u64,
+    log_jobs: VecDeque<LogJob>,
+    full: Option<Append>,
+    upkeep: Option<Upkeep<VirtualDisk>>,
+    snapshot_jobs: VecDeque<SnapshotJob>,
+    writers: BTreeMap<GroupId, SnapshotWriter<VirtualDisk>>,
+    inbox: VecDeque<Input>,
+    ballast: u64,
+    dir_not_synced: bool,
+}
+
+impl Node {
+    /// Opens the disk, as the host does at its start.
+    ///
+    /// # Errors
+    /// As [`open::open`].
+    pub fn open(
+        disk: &VirtualDisk,
+        options: &OpenOptions,
+        ballast: u64,
+        dir_not_synced: bool,
+        seed: &mut dyn FnMut() -> u64,
+    ) -> Result<Node, OpenError> {
+        let opened = open::open(disk, options, seed, &mut |_| {})?;
+        let _ = hold_ballast(disk, ballast);
+        let segment = opened.log.status().current;
+        Ok(Node {
+            disk: disk.clone(),
+            driver: opened.driver,
+            shards: opened.shards,
+            found: opened.found,
+            snapshots: 0,
+            stopped: None,
+            log: opened.log,
+            batch: Batch::new(),
+            segment,
+            log_jobs: VecDeque::from([LogJob::Upkeep]),
+            full: None,
+            upkeep: None,
+            snapshot_jobs: VecDeque::new(),
+            writers: BTreeMap::new(),
+            inbox: VecDeque::from([Input::Wake]),
+            ballast,
+            dir_not_synced,
+        })
+    }
+
+    /// Tells the driver that requests wait.
+    pub fn wake(&mut self) {
+        self.inbox.push_back(Input::Wake);
+    }
+
+    /// Asks for a snapshot.
+    pub fn want_snapshot(&mut self, group: GroupId) {
+        self.inbox.push_back(Input::SnapshotWanted(group));
+    }
+
+    /// Whether the actor has something to do. The log's thread can always be idle.
+    pub fn is_ready(&self, actor: Actor, now: Instant) -> bool {
+        match actor {
+            Actor::Driver => {
+                !self.inbox.is_empty() || self.driver.deadline(now).is_some_and(|deadline| deadline <= now)
+            }
+            Actor::Log => !self.log_jobs.is_empty(),
+            Actor::Upkeep => self.upkeep.is_some(),
+            Actor::Snapshots => !self.snapshot_jobs.is_empty(),
+        }
+    }
+
+    /// Whether an append waits for room.
+    pub fn waits_for_room(&self) -> bool {
+        self.full.is_some()
+    }
+
+    /// Whether anything at all is under way.
+    pub fn is_busy(&self, now: Instant) -> bool {
+        let actors = [Actor::Driver, Actor::Log, Actor::Upkeep, Actor::Snapshots];
+        actors.into_iter().any(|actor| self.is_ready(actor, now)) || self.driver.is_busy()
+    }
+
+    /// Seals the log, as a clean stop does.
+    ///
+    /// # Errors
+    /// The log's own.
+    pub fn seal(&mut self) -> Result<(), LogError> {
+        self.log.seal()
+    }
+
+    // ---- the driver's task -------------------------------------------------------------------------------------------
+
+    /// The driver's turn: what has come in, and whatever follows at once. `watch` sees each append before it is written
+    /// and what came of each step; `in_place` says whether a lone client's append is written without the log's thread.
+    ///
+    /// # Errors
+    /// What must never happen: the driver's `Fatal`, an append after the log has stopped, and what `watch` says.
+    pub fn turn(
+        &mut self,
+        now: Instant,
+        wall: Millis,
+        in_place: &mut dyn FnMut() -> bool,
+        watch: &mut dyn Watch,
+    ) -> Result<(), String> {
+        let mut next = std::mem::take(&mut self.inbox);
+        next.push_back(Input::Wake);
+        while let Some(input) = next.pop_front() {
+            match &input {
+                Input::Appended => watch.durable(),
+                Input::LogStopped(why) => drop(self.stopped.get_or_insert_with(|| why.clone())),
+                _ => {}
+            }
+            let mut answers = Answers::default();
+            let mut out = Vec::new();
+            self.driver.step(now, wall, input, &mut answers, &mut out);
+            let mut step = Step { answers: answers.0, applied: Vec::new() };
+            let mut here = None;
+            for output in out {
+                match output {
+                    Output::Append(append) => {
+                        if let Some(why) = &self.stopped {
+                            return Err(format!("an append although the log has stopped ({why})"));
+                        }
+                        watch.append(&append)?;
+                        if append.lone_client && in_place() {
+                            here = Some(append);
+                        } else {
+                            self.log_jobs.push_back(LogJob::Append(append));
+                        }
+                    }
+                    // A lone voter has nobody to send to.
+                    Output::Send(..) => {}
+                    Output::SnapshotBegin { group, position, membership, chunk } => {
+                        self.snapshot_jobs.push_back(SnapshotJob::Begin(group, position, membership, chunk));
+                    }
+                    Output::SnapshotChunk(group, chunk) => {
+                        self.snapshot_jobs.push_back(SnapshotJob::Chunk(group, chunk));
+                    }
+                    Output::SnapshotEnd(group) => self.snapshot_jobs.push_back(SnapshotJob::End(group)),
+                    Output::SnapshotAbort(group) => self.snapshot_jobs.push_back(SnapshotJob::Abort(group)),
+                    Output::CompactLog(group, position) => {
+                        self.log_jobs.push_back(LogJob::Compact(group, position));
+                        self.snapshot_jobs.push_back(SnapshotJob::Sweep(group, position.index));
+                    }
+                    Output::Applied(applied) => step.applied.push(applied),
+                    Output::Fatal(why) => return Err(format!("fatal: {why}")),
+                }
+            }
+            watch.step(step)?;
+            if let Some(append) = here {
+                match self.append_here(append) {
+                    Some(input) => next.push_back(input),
+                    None if self.disk.is_crashed() => return Ok(()),
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append_here(&mut self, append: Append) -> Option<Input> {
+        let appended = open::append(&mut self.log, &mut self.batch, &append);
+        if self.disk.is_crashed() {
+            return None;
+        }
+        match appended {
+            Ok(_) => {
+                if self.log.end().segment != self.segment {
+                    self.segment = self.log.end().segment;
+                    self.log_jobs.push_back(LogJob::Upkeep);
+                }
+                Some(Input::Appended)
+            }
+            Err(LogError::Full) => {
+                self.log_jobs.push_back(LogJob::Append(append));
+                None
+            }
+            Err(error) => Some(Input::LogStopped(error.to_string())),
+        }
+    }
+
+    // ---- the log's thread --------------------------------------------------------------------------------------------
+
+    /// One piece of work of an actor other than the driver. The log's thread without a job is idle.
+    pub fn act(&mut self, actor: Actor) {
+        match actor {
+            Actor::Driver => {}
+            Actor::Log => match self.log_jobs.pop_front() {
+                Some(LogJob::Append(append)) => self.append(append),
+                Some(LogJob::Compact(group, position)) => {
+                    let compacted = self.log.compact(group, position.index, position.term);
+                    if let Err(LogError::Stopped(why)) = compacted {
+                        self.inbox.push_back(Input::LogStopped(why));
+                    }
+                    self.start_upkeep();
+                }
+                Some(LogJob::Upkeep) => self.start_upkeep(),
+                None => self.idle(),
+            },
+            Actor::Upkeep => self.upkeep_step(),
+            Actor::Snapshots => {
+                if let Some(job) = self.snapshot_jobs.pop_front() {
+                    self.snapshot(job);
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, append: Append) {
+        match open::append(&mut self.log, &mut self.batch, &append) {
+            Ok(_) => {
+                let turned = self.log.end().segment != self.segment;
+                self.segment = self.log.end().segment;
+                self.inbox.push_back(Input::Appended);
+                if turned {
+                    self.start_upkeep();
+                }
+            }
+            Err(LogError::Full) => {
+                self.inbox.push_back(Input::AppendFull);
+                self.full = Some(append);
+                self.start_upkeep();
+            }
+            Err(error) => {
+                self.inbox.push_back(Input::LogStopped(error.to_string()));
+            }
+        }
+    }
+
+    fn start_upkeep(&mut self) {
+        match self.log.upkeep() {
+            None => self.tell_room(),
+            Some(upkeep) => self.upkeep = Some(upkeep),
+        }
+    }
+
+    fn upkeep_step(&mut self) {
+        let Some(mut upkeep) = self.upkeep.take() else {
+            return;
+        };
+        if let Ok(true) = upkeep.step() {
+            self.upkeep = Some(upkeep);
+        } else {
+            self.log.finish_upkeep(upkeep);
+            self.tell_room();
+        }
+    }
+
+    fn tell_room(&mut self) {
+        self.inbox.push_back(Input::Room(open::room(&self.log.status())));
+    }
+
+    fn idle(&mut self) {
+        self.start_upkeep();
+        if let Some(append) = self.full.take() {
+            return self.append(append);
+        }
+        if let Err(LogError::Stopped(why)) = self.log.mark_durable() {
+            self.inbox.push_back(Input::LogStopped(why));
+        }
+    }
+
+    // ---- the snapshot thread -----------------------------------------------------------------------------------------
+
+    fn snapshot(&mut self, job: SnapshotJob) {
+        let (group, done) = match job {
+            SnapshotJob::Begin(group, position, membership, chunk) => {
+                (group, self.begin(group, position, &membership, &chunk))
+            }
+            SnapshotJob::Chunk(group, chunk) => {
+                let written = match self.writers.get_mut(&group) {
+                    Some(writer) if !chunk.is_empty() => writer.chunk(&chunk),
+                    _ => Ok(()),
+                };
+                (group, written.map(|()| Input::SnapshotWritten(group)))
+            }
+            SnapshotJob::End(group) => {
+                let finished = match self.writers.remove(&group) {
+                    Some(writer) => writer.finish().map(|_| Input::SnapshotDurable(group)),
+                    None => Err(LogError::Misuse("no snapshot is being written".into())),
+                };
+                self.snapshots += u64::from(finished.is_ok());
+                (group, finished)
+            }
+            SnapshotJob::Abort(group) => {
+                self.writers.remove(&group);
+                return;
+            }
+            SnapshotJob::Sweep(group, keep) => {
+                let _ = remove_older(&self.disk, group, keep);
+                let _ = hold_ballast(&self.disk, self.ballast);
+                return;
+            }
+        };
+        match done {
+            Ok(input) => self.inbox.push_back(input),
+            Err(error) => {
+                self.writers.remove(&group);
+                self.inbox.push_back(Input::SnapshotFailed(group));
+                if error == LogError::Full && release_ballast(&self.disk).unwrap_or(false) {
+                    self.inbox.push_back(Input::SnapshotWanted(group));
+                }
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        group: GroupId,
+        position: Position,
+        membership: &Membership,
+        chunk: &[u8],
+    ) -> Result<Input, LogError> {
+        let meta = membership.to_bytes();
+        let mut writer = SnapshotWriter::begin(&self.disk, group, position.index, position.term, &meta)?;
+        writer.planted_dir_not_synced = self.dir_not_synced;
+        writer.chunk(chunk)?;
+        self.writers.insert(group, writer);
+        Ok(Input::SnapshotWritten(group))
+    }
+}
+
+/// Who watches a node.
+pub trait Watch {
+    /// The driver wants this written.
+    ///
+    /// # Errors
+    /// A promise that is broken by it.
+    fn append(&mut self, append: &Append) -> Result<(), String>;
+    /// The last append is durable, and the driver is about to hear of it.
+    fn durable(&mut self);
+    /// What a step of the driver came to.
+    ///
+    /// # Errors
+    /// A promise that is broken by it.
+    fn step(&mut self, step: Step) -> Result<(), String>;
+}
