@@ -315,7 +315,7 @@ impl World {
         }
         let mut ticks = self.options.ticks;
         let fault = if self.options.lives == 1 { 99 } else { self.rng.below(9) };
-        let strikes = self.rng.index(ticks);
+        let strikes = self.rng.index(ticks.max(1));
         let mut full = None;
         while self.tick < ticks {
             self.tick += 1;

@@ -297,7 +297,8 @@ impl<C: Clone + PartialEq> Driver<C> {
     /// Whether an append is under way or wanted, or requests wait: not the moment to stop.
     pub fn is_busy(&self) -> bool {
         let lane_busy = |lane: &Lane<C>| !lane.flights.is_empty() || lane.shard.has_queued();
-        self.appending || (!self.stopped && self.lanes.iter().any(lane_busy))
+        // An append that stopped the log never ends.
+        !self.stopped && (self.appending || self.lanes.iter().any(lane_busy))
     }
 
     /// Proposes keyspace settings to every group whose own differ.
