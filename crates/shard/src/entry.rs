@@ -318,6 +318,22 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
     }
 }
 
+/// Database and words of a command whose entry breaks off: those words that are whole. For people only.
+pub fn read_cut<'a>(input: &mut Input<'a>) -> Option<(u8, Words<'a>)> {
+    if input.u8().ok()? != COMMAND {
+        return None;
+    }
+    let db = read_db(input.u8().ok()?).ok()?;
+    let count = input.varint().ok()?;
+    let mut words = Words::new();
+    while (words.len() as u64) < count
+        && let Ok(word) = input.bytes()
+    {
+        words.push(word);
+    }
+    (!words.is_empty()).then_some((db, words))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@
 //! hole: any page it shows may send requests to loopback. Two checks close it. A name that somebody else's DNS points here
 //! (rebinding) is not in the list of hosts; and a page of another origin is told by its `Origin` or `Sec-Fetch-Site`.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 /// The parts of a request that are judged. Absent headers are `None`.
 #[derive(Clone, Copy, Debug, Default)]

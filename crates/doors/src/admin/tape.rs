@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use shard::command::{Args, find};
-use shard::entry::{Part, Unit, read_expire, read_header, read_unit};
+use shard::entry::{Part, Unit, read_cut, read_expire, read_header, read_unit};
 use store::codec::{Corrupt, Input};
 
 /// Keys that are named.
@@ -41,10 +41,12 @@ pub struct Commit {
 pub struct Client {
     /// Its number.
     pub id: u64,
-    /// Its address; empty where it has gone.
+    /// Its address; empty where it left too long ago.
     pub address: String,
     /// The name that it gave itself.
     pub name: String,
+    /// Whether it has left.
+    pub gone: bool,
 }
 
 /// What stands in an entry.
@@ -131,7 +133,14 @@ impl Held {
         let mut input = Input::new(entry);
         read_header(&mut input)?;
         while !input.is_empty() {
-            match read_unit(&mut input)? {
+            let mut again = input;
+            let unit = read_unit(&mut input).inspect_err(|_| {
+                // Mostly one command with a large value: its name and keys come before it.
+                if let Some((db, words)) = read_cut(&mut again) {
+                    self.command(db, &words);
+                }
+            });
+            match unit? {
                 Unit::Command { db, words, .. } => self.command(db, &words),
                 Unit::Multi(mut multi) => {
                     self.transactions += 1;
@@ -237,6 +246,14 @@ mod tests {
         for len in 0..100 {
             read(&entry[..len]);
         }
+        let mut large = Vec::new();
+        put_header(&mut large);
+        put_command(&mut large, 2, Protocol::Resp2, &[b"SET", b"big", &[b'x'; 5000]]);
+        let held = read(&large[..3000]);
+        assert_eq!(
+            (held.commands[0].name.as_str(), &held.keys[..], held.cut),
+            ("SET", &[key("big", 2, false)][..], true)
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What all connections of a Redis door share: the shards, who is connected, who listens to which channel, and figures.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
@@ -15,6 +15,9 @@ use shard::state::Sink;
 use super::introspect;
 use super::peer::Peer;
 use super::pubsub::{self, Delivery, Kind, Registry};
+
+/// Clients that have left and are remembered.
+const DEPARTED_MAX: usize = 256;
 
 /// A client, shared.
 pub type Client = Arc<Peer>;
@@ -101,6 +104,8 @@ pub struct Door {
     pub clients: Mutex<BTreeMap<u64, Client>>,
     /// See [`Counters`].
     pub counters: Counters,
+    /// Who has left, the latest last: the tape of commits still names them.
+    departed: Mutex<VecDeque<Client>>,
     /// Waits by id: whose they are.
     waits: Mutex<HashMap<u64, Client, store::hash::State>>,
     /// CLIENT PAUSE.
@@ -134,6 +139,7 @@ impl Door {
             password,
             clients: Mutex::default(),
             counters: Counters::default(),
+            departed: Mutex::default(),
             waits: Mutex::default(),
             pause: Mutex::new(None),
             idle_ms: AtomicU64::new(0),
@@ -156,6 +162,24 @@ impl Door {
         let client = Arc::new(Peer::new(id, addr, laddr, now, self.limits.output_bytes_max));
         clients.insert(id, client.clone());
         Some(client)
+    }
+
+    /// Takes a client that has gone off the list.
+    pub fn dismiss(&self, id: u64) {
+        let Some(client) = self.clients.lock().remove(&id) else {
+            return;
+        };
+        let mut departed = self.departed.lock();
+        departed.push_back(client);
+        if departed.len() > DEPARTED_MAX {
+            departed.pop_front();
+        }
+    }
+
+    /// A client by its number, if it is here or left not long ago.
+    pub fn client(&self, id: u64) -> Option<Client> {
+        let here = self.clients.lock().get(&id).cloned();
+        here.or_else(|| self.departed.lock().iter().rev().find(|client| client.id == id).cloned())
     }
 
     /// The shard of a slot.

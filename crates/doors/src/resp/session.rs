@@ -277,7 +277,7 @@ impl Session {
         self.client.close();
         self.door.unblock(&self.client, Unblock::Gone);
         self.door.channels.write().unsubscribe_all(self.client.id);
-        self.door.clients.lock().remove(&self.client.id);
+        self.door.dismiss(self.client.id);
     }
 
     // ---- one command -------------------------------------------------------------------------------------------------

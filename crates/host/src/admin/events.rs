@@ -69,11 +69,11 @@ pub(super) async fn tell(
 }
 
 fn commit(admin: &Admin, number: u64, applied: &Applied) -> Commit {
-    let clients = applied.clients.iter().map(|id| {
-        let peer = admin.node.door.clients.lock().get(id).cloned();
-        match peer {
-            None => Client { id: *id, ..Client::default() },
-            Some(peer) => Client { id: *id, address: peer.addr.clone(), name: tape::printable(&peer.card.lock().name) },
+    let clients = applied.clients.iter().map(|id| match admin.node.door.client(*id) {
+        None => Client { id: *id, gone: true, ..Client::default() },
+        Some(peer) => {
+            let name = tape::printable(&peer.card.lock().name);
+            Client { id: *id, address: peer.addr.clone(), name, gone: peer.is_closed() }
         }
     });
     Commit {
