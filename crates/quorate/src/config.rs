@@ -249,15 +249,21 @@ impl Settings {
 
     /// What must hold between keys.
     fn check(&self) -> Result<(), String> {
-        let doors = [("Redis", "redis.bind", self.redis_bind), ("admin", "admin.bind", self.admin_bind)];
-        for (door, key, address) in doors {
-            if !address.ip().is_loopback() && self.password.is_none() && !self.insecure_bind {
-                return Err(format!(
-                    "the {door} door at {address} could be reached by others and there is no password. Set one \
-                     (redis.password_file, --password-file, {PASSWORD_VARIABLE}), or {key} to a loopback address, or, if \
-                     nobody else can reach that network, insecure_bind = true (--insecure-bind)"
-                ));
-            }
+        let is_open = |address: SocketAddr| !address.ip().is_loopback() && !self.insecure_bind;
+        if is_open(self.redis_bind) && self.password.is_none() {
+            return Err(format!(
+                "the Redis door at {} could be reached by others and there is no password. Set one (redis.password_file, \
+                 --password-file, {PASSWORD_VARIABLE}), or redis.bind to a loopback address, or, if nobody else can reach \
+                 that network, insecure_bind = true (--insecure-bind)",
+                self.redis_bind
+            ));
+        }
+        if is_open(self.admin_bind) {
+            return Err(format!(
+                "the admin door at {} could be reached by others, and it has no password yet. Set admin.bind to a loopback \
+                 address, or, if nobody else can reach that network, insecure_bind = true (--insecure-bind)",
+                self.admin_bind
+            ));
         }
         let limits = &self.limits;
         let ordered = [
@@ -344,4 +350,81 @@ fn raw(value: &Spanned<DeValue<'_>>) -> Raw {
 
 fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings, String> {
+        let mut settings = Settings::default();
+        settings.read_toml("q.toml", text)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line_and_key() {
+        for (text, wanted) in [
+            ("\n\ndata_dri = \"x\"", "q.toml:3: data_dri is no key of the configuration; data_dir is one"),
+            ("[redis]\nbnd = \"x\"", "q.toml:2: redis.bnd is no key of the configuration; redis.bind is one"),
+            ("[radis]\nbind = \"x\"", "q.toml:1: radis is no key"),
+            ("redis = 3", "q.toml:1: redis is a table: write [redis]"),
+            ("[redis]\nbind = \"here\"", "q.toml:2: redis.bind = \"here\": wants an address and a port"),
+            ("data_shards = 0", "data_shards = 0: wants a whole number from 1 to 1024"),
+            ("stop_timeout = 10", "stop_timeout = 10: wants a span"),
+            ("data_dir = [1]", "data_dir = an array: wants a path"),
+            ("[limits]\nargs_max = -1", "limits.args_max = -1: wants"),
+            ("data_dir = \"unfinished", "q.toml:1: "),
+            ("a = 1\na = 2", "q.toml:2: duplicate key"),
+            ("[limits]\nbulk_bytes_max = \"1GiB\"", "raise limits.command_bytes_max or lower limits.bulk_bytes_max"),
+            (
+                "[keyspace]\ndurability = \"memory\"",
+                "keyspace.\"durability\" is not a table; a keyspace is written [keyspace.\"prefix\"]",
+            ),
+            (
+                "[keyspace.\"c:\"]\ndurabilty = \"memory\"",
+                "q.toml:2: keyspace.\"c:\": durabilty is no key of the configuration; durability is one",
+            ),
+            ("[keyspace.\"c:\"]\ndurability = \"ram\"", "durability = \"ram\": wants \"fsync\" or \"memory\""),
+            ("[keyspace.\"c:\"]\neviction = \"lru\"", "eviction = \"lru\" needs durability = \"memory\""),
+            ("[redis]\nbind = \"0.0.0.0:6379\"", "there is no password"),
+            ("[admin]\nbind = \"0.0.0.0:7070\"", "has no password yet"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(wanted), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_cache_evicts_unless_it_is_told_to_refuse() {
+        let settings = read(
+            "[keyspace.\"a:\"]\ndurability = \"memory\"\ndefault_expiry = \"10m\"\n[keyspace.\"b:\"]\ndurability = \"memory\"\neviction = \"refuse\"",
+        );
+        let spaces = settings.expect("valid").keyspaces;
+        assert_eq!((spaces[0].eviction, spaces[0].default_expiry), (Eviction::Lru, 600_000));
+        assert_eq!(spaces[1].eviction, Eviction::Refuse);
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_count_as_given() {
+        let mut settings = read("data_shards = 2\n[redis]\nbind = \"127.0.0.1:7000\"").expect("valid");
+        let args = UpArgs {
+            redis_port: Some(7001),
+            durability: Some("memory".into()),
+            set: vec!["limits.args_max = 77".into(), "data_dir=\"x\"".into(), "insecure_bind=true".into()],
+            ..UpArgs::default()
+        };
+        settings.read_flags(&args).expect("valid");
+        assert_eq!(settings.redis_bind.to_string(), "127.0.0.1:7001");
+        assert_eq!((settings.data_shards, settings.limits.args_max, settings.insecure_bind), (2, 77, true));
+        assert_eq!(settings.data_dir, PathBuf::from("x"));
+        let config = settings.node_config().expect("valid");
+        assert_eq!(config.keyspaces.get(0).durability, Durability::Memory);
+        assert!(settings.given.contains("redis.bind") && !settings.given.contains("admin.bind"));
+        for wrong in ["limits.args_max", "nonsense=1"] {
+            let args = UpArgs { set: vec![wrong.into()], ..UpArgs::default() };
+            assert!(settings.read_flags(&args).expect_err(wrong).starts_with("--set"));
+        }
+    }
 }

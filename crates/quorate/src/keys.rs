@@ -108,7 +108,7 @@ pub const KEYS: &[Key<Settings>] = &[
         "admin.bind",
         address,
         admin_bind,
-        "Address of the admin door: console, /healthz, /readyz, /status, /metrics. Port 0 takes any free one."
+        "Address of the admin door: console, /healthz, /readyz, /status, /metrics. Port 0 takes any free one. It has no password yet: beyond loopback it needs insecure_bind."
     ),
     key!(
         "log.segment_bytes",

@@ -1,11 +1,17 @@
 //! The `quorate` program: the command line, nothing else. Every command has a module.
 
+mod check;
 mod cli;
 mod config;
 mod keys;
+mod loading;
+mod status;
+mod tour;
 mod up;
+mod verify;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +34,8 @@ Examples:
   quorate cli set hello world           talk to it; `quorate cli` alone gives a prompt
   redis-cli -p 6379                     so does any Redis client
   quorate up --config quorate.toml      the same with your settings
+  quorate tour                          demonstrations of what it promises
+  quorate status                        how a running node is
 
 Exit codes: 0 done, 1 it failed and the message says why, 2 the command line is wrong.";
 
@@ -39,6 +47,55 @@ enum Command {
     /// A Redis command line: one command, or a prompt.
     #[command(disable_help_flag = true, after_help = CLI_EXAMPLES)]
     Cli(CliArgs),
+    /// Ask a running node how it is.
+    #[command(
+        after_help = "Examples:\n  quorate status\n  quorate status --admin 127.0.0.1:7071 --json\n\nExit code 1 if it is not there or not ready."
+    )]
+    Status {
+        /// Its admin door.
+        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7070")]
+        admin: SocketAddr,
+        /// The whole status, as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Demonstrations of what is promised, with the real program: without a name, the list.
+    #[command(
+        after_help = "Examples:\n  quorate tour\n  quorate tour durable\n\nEach runs on free ports in a directory of its own that it removes, in less than 30 seconds."
+    )]
+    Tour {
+        /// Which.
+        name: Option<String>,
+    },
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at a data directory.
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check a file and print the settings that a node would run with; without a file, the defaults.
+    #[command(after_help = "Examples:\n  quorate config check quorate.toml")]
+    Check {
+        /// The TOML file.
+        file: Option<PathBuf>,
+    },
+    /// Print a file with every key, its default and why one would change it.
+    #[command(after_help = "Examples:\n  quorate config example > quorate.toml")]
+    Example,
+}
+
+#[derive(Subcommand)]
+enum LogCommand {
+    /// Read every record and every snapshot of a node that does not run; exit code 1 for damage, which it names.
+    #[command(after_help = "Examples:\n  quorate log verify ./quorate-data")]
+    Verify {
+        /// The data directory.
+        dir: PathBuf,
+    },
 }
 
 const UP_EXAMPLES: &str = "\
@@ -99,6 +156,9 @@ pub struct UpArgs {
     /// Print a line `ready redis=ADDR admin=ADDR` on stdout once clients are served, for scripts.
     #[arg(long)]
     print_ready: bool,
+    /// Ends with the program that started it, for demonstrations and tests.
+    #[arg(long, hide = true)]
+    exit_with_parent: bool,
 }
 
 const CLI_EXAMPLES: &str = "\
@@ -167,6 +227,14 @@ fn main() -> ExitCode {
     let done = match Program::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Cli(args) => return cli::run(args.options()),
+        Command::Status { admin, json } => status::run(admin, json),
+        Command::Tour { name } => tour::run(name.as_deref()),
+        Command::Config(ConfigCommand::Check { file }) => check::run(file),
+        Command::Config(ConfigCommand::Example) => {
+            print!("{}", check::example());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Log(LogCommand::Verify { dir }) => verify::run(&dir),
     };
     match done {
         Ok(code) => code,

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use host::node::Node;
+use shard::live::Refusal;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::UpArgs;
 use crate::config::{self, Settings};
+use crate::loading;
 
 /// How many ports after a default one are tried.
 const PORTS_TRIED: u16 = 20;
@@ -21,6 +24,9 @@ const BACKLOG: u32 = 4096;
 /// Runs a node until it is told to stop.
 pub fn run(args: &UpArgs) -> Result<ExitCode, String> {
     let settings = config::load(args)?;
+    if args.exit_with_parent {
+        die_with_parent()?;
+    }
     raise_file_limit(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads())
@@ -30,6 +36,12 @@ pub fn run(args: &UpArgs) -> Result<ExitCode, String> {
     let done = runtime.block_on(serve(&settings, args.print_ready));
     runtime.shutdown_background();
     done
+}
+
+/// A demonstration that is killed leaves no node behind.
+fn die_with_parent() -> Result<(), String> {
+    let signal = Some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(signal).map_err(|error| format!("--exit-with-parent: {error}"))
 }
 
 /// A door's listener, and whether it had to move from its default port.
@@ -43,26 +55,39 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let mut signals = Signals::new()?;
     let redis = bind(settings, "Redis", "redis.bind", "--redis-port", settings.redis_bind)?;
     let admin = bind(settings, "admin", "admin.bind", "--admin-port", settings.admin_bind)?;
-    let (redis_address, admin_address) = (redis.address, admin.address);
+    let (redis_address, redis_moved) = (redis.address, redis.moved_from);
+    let (admin_address, admin_moved) = (admin.address, admin.moved_from);
 
     let config = settings.node_config()?;
     let began = Instant::now();
-    let listener = redis.listener;
-    let starting = tokio::task::spawn_blocking(move || {
+    let stage = loading::Stage::default();
+    let (start_over, starting) = watch::channel(false);
+    let (redis, redis_twin) = twins(redis.listener)?;
+    let (admin, admin_twin) = twins(admin.listener)?;
+    tokio::spawn(loading::redis(redis_twin, starting.clone()));
+    tokio::spawn(loading::admin(admin_twin, stage.clone(), starting));
+    let start = tokio::task::spawn_blocking(move || {
         let mut shown = ProgressLine::default();
-        let node = Node::start(config, listener, &mut |text| shown.tell(text));
+        let node = Node::start(config, redis, &mut |text| {
+            text.clone_into(&mut stage.lock());
+            shown.tell(text);
+        });
         shown.end();
         node
     });
     let node: Arc<Node> = tokio::select! {
-        node = starting => node.map_err(|error| format!("the start failed: {error}"))??,
+        node = start => node.map_err(|error| format!("the start failed: {error}"))??,
         name = signals.next() => {
             eprintln!("quorate: {name} during the start: nothing was served, so nothing is lost");
             std::process::exit(0);
         }
     };
+    start_over.send_replace(true);
+    let (stop, stopping) = watch::channel(false);
+    let answering = tokio::spawn(admin_door(admin, node.clone(), stopping));
+    wait_for_leaders(&node).await;
     say_found(&node, began.elapsed());
-    table(settings, (redis_address, redis.moved_from), (admin_address, admin.moved_from));
+    table(settings, (redis_address, redis_moved), (admin_address, admin_moved));
     if print_ready {
         println!("ready redis={redis_address} admin={admin_address}");
     }
@@ -70,13 +95,47 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
 
     let name = signals.next().await;
     eprintln!("quorate: {name}: finishing what is under way (again ends it at once)");
-    drop(admin.listener);
     tokio::select! {
         stopped = node.stop() => stopped?,
         _ = signals.next() => std::process::exit(130),
     }
+    stop.send_replace(true);
+    let _ = tokio::time::timeout(ADMIN_PATIENCE, answering).await;
     eprintln!("quorate: stopped; everything acknowledged is on disk");
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long the admin door may take to close.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the groups of a lone node may take to elect it; each elects itself, so this is the disk's time.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Until the admin door's own module is there, the one of the start says whether the node is ready.
+async fn admin_door(listener: TcpListener, node: Arc<Node>, stop: watch::Receiver<bool>) {
+    let stage = loading::Stage::default();
+    if let Some(why) = node.not_ready() {
+        *stage.lock() = why;
+    }
+    loading::admin(listener, stage, stop).await;
+}
+
+/// Who reads "ready" may write at once.
+async fn wait_for_leaders(node: &Node) {
+    let deadline = tokio::time::Instant::now() + ELECTION_PATIENCE;
+    let is_loading = || node.shards.iter().any(|shard| shard.current_refusal() == Some(Refusal::Loading));
+    while is_loading() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Two handles of one listener: whoever asks first gets the next connection.
+fn twins(listener: TcpListener) -> Result<(TcpListener, TcpListener), String> {
+    let twin = || {
+        let first = listener.into_std()?;
+        let second = first.try_clone()?;
+        Ok((TcpListener::from_std(first)?, TcpListener::from_std(second)?))
+    };
+    twin().map_err(|error: io::Error| format!("a door cannot be opened: {error}"))
 }
 
 /// SIGTERM and SIGINT.

@@ -1,0 +1,228 @@
+//! `quorate tour`: what is promised, shown with the real program. The list is the truth about what works.
+//!
+//! A demonstration starts this very executable on free ports in a directory of its own, does what is promised, injects the
+//! failure, and shows the figure. Whatever happens, its nodes end and its directory goes.
+
+mod durable;
+mod limits;
+mod one_commit;
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use doors::resp::client::{Value, read_value, write_command};
+
+/// How long a node of a demonstration may take to start, and an answer to come.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+struct Demo {
+    name: &'static str,
+    promise: &'static str,
+    run: fn(&Path) -> Result<(), String>,
+}
+
+const DEMOS: [Demo; 3] = [
+    Demo {
+        name: "durable",
+        promise: "a write that was answered is never lost: kill -9 under load, five times",
+        run: durable::run,
+    },
+    Demo {
+        name: "one-commit",
+        promise: "a MULTI is one entry of the log: killed at every step, both of its writes are there or neither",
+        run: one_commit::run,
+    },
+    Demo {
+        name: "limits",
+        promise: "a client that asks for too much gets an answer that says so; memory stays bounded and others are served",
+        run: limits::run,
+    },
+];
+
+/// Lists the demonstrations or runs one; exit code 1 if the promise was broken.
+pub fn run(name: Option<&str>) -> Result<ExitCode, String> {
+    let Some(name) = name else {
+        println!("Demonstrations, with the real program, in less than 30 seconds each:\n");
+        for demo in &DEMOS {
+            println!("  quorate tour {:<12} {}", demo.name, demo.promise);
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let Some(demo) = DEMOS.iter().find(|demo| demo.name == name) else {
+        let names: Vec<_> = DEMOS.iter().map(|demo| demo.name).collect();
+        return Err(format!("there is no demonstration named {name:?}; there are {}", names.join(", ")));
+    };
+    println!("Promised: {}.\n", demo.promise);
+    let began = Instant::now();
+    let directory = Scratch::new()?;
+    let done = (demo.run)(directory.path());
+    drop(directory);
+    let seconds = began.elapsed().as_secs_f64();
+    match done {
+        Ok(()) => {
+            println!("\nKept, in {seconds:.1} seconds.");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(why) => {
+            println!("\nBROKEN after {seconds:.1} seconds: {why}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// A directory that goes with its value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch, String> {
+        let unique = host::clock::seed();
+        let path = std::env::temp_dir().join(format!("quorate-tour-{}-{unique:016x}", std::process::id()));
+        std::fs::create_dir(&path)
+            .map_err(|error| format!("{} cannot be made: {error}; set TMPDIR", path.display()))?;
+        Ok(Scratch(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A node in a process of its own, killed when its value goes.
+struct Server {
+    child: Child,
+    redis: SocketAddr,
+    /// How long the start took.
+    took: Duration,
+}
+
+impl Server {
+    /// Starts a node on free ports and waits until it serves.
+    fn start(data: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Result<Server, String> {
+        let began = Instant::now();
+        let program = std::env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
+        let mut command = Command::new(program);
+        command.args(["up", "--redis-port", "0", "--admin-port", "0", "--print-ready", "--exit-with-parent", "--data"]);
+        command.arg(data).args(flags).envs(variables.iter().copied()).env_remove(crate::config::PASSWORD_VARIABLE);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("the node cannot be started: {error}"))?;
+        let (out, errors) = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
+        let mut server = Server { child, redis: SocketAddr::from(([127, 0, 0, 1], 0)), took: Duration::ZERO };
+        let (sender, lines) = mpsc::channel();
+        // The thread ends with the child's output.
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let complaints = std::thread::spawn(move || io::read_to_string(errors).unwrap_or_default());
+        let deadline = began + PATIENCE;
+        loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if let Some(addresses) = line.strip_prefix("ready redis=") {
+                        let address = addresses.split(' ').next().and_then(|address| address.parse().ok());
+                        server.redis = address.ok_or_else(|| format!("the node says {line:?}"))?;
+                        server.took = began.elapsed();
+                        return Ok(server);
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(format!("the node did not start within {PATIENCE:?}"));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    server.kill();
+                    let said = complaints.join().unwrap_or_default();
+                    return Err(format!("the node did not start: {}", said.trim()));
+                }
+            }
+        }
+    }
+
+    /// kill -9, and waits until it is gone.
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn connect(&self) -> Result<Connection, String> {
+        Connection::open(self.redis).map_err(|error| format!("the node at {} cannot be reached: {error}", self.redis))
+    }
+
+    /// Resident memory, bytes; 0 where the system does not tell.
+    fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).unwrap_or(0) << 10
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A client's connection.
+struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    fn open(address: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Connection(BufReader::new(stream)))
+    }
+
+    fn send(&mut self, words: &[&[u8]]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        write_command(words, &mut bytes);
+        self.write(&bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes)
+    }
+
+    fn read(&mut self) -> io::Result<Value> {
+        read_value(&mut self.0)
+    }
+
+    fn ask(&mut self, words: &[&[u8]]) -> io::Result<Value> {
+        self.send(words)?;
+        self.read()
+    }
+
+    /// Like [`Connection::ask`] where the connection must not break.
+    fn must(&mut self, words: &[&[u8]]) -> Result<Value, String> {
+        let name = String::from_utf8_lossy(words[0]).into_owned();
+        match self.ask(words) {
+            Ok(Value::Error(text)) => Err(format!("{name} was answered {}", String::from_utf8_lossy(&text))),
+            Ok(value) => Ok(value),
+            Err(error) => Err(format!("{name} was not answered: {error}")),
+        }
+    }
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,72 @@
+//! `quorate log verify DIR`: reads every record of every segment and every snapshot of a node that does not run.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use store::log::{LogOptions, Report, verify};
+
+/// Checks the directory; exit code 1 for damage.
+pub fn run(path: &Path) -> Result<ExitCode, String> {
+    let shown = path.display();
+    if !path.is_dir() {
+        return Err(format!("{shown} is no directory; `quorate log verify` wants a data directory (data_dir)"));
+    }
+    if !path.join("SHARDS").exists() && !path.join("LOCK").exists() {
+        return Err(format!("{shown} is no data directory: it holds no log"));
+    }
+    let (disk, _lock) = host::start::lock(path)?;
+    let is_terminal = io::stderr().is_terminal();
+    let mut percent = u64::MAX;
+    let report = verify(&disk, &LogOptions::default(), &mut |progress| {
+        let now = (progress.done * 100).checked_div(progress.total).unwrap_or(100);
+        // Off a terminal a line every tenth is enough.
+        if now == percent || (!is_terminal && now / 10 == percent / 10) {
+            return;
+        }
+        percent = now;
+        let (start, end) = if is_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
+        let mib = |bytes: u64| bytes >> 20;
+        eprint!("{start}checking: {now}% of {} MiB  {}{end}", mib(progress.total), progress.file);
+    })
+    .map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    if is_terminal {
+        eprint!("\r\x1b[K");
+    }
+    print(path, &report);
+    let _ = io::stdout().flush();
+    Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(path: &Path, report: &Report) {
+    println!(
+        "{} segments: {} batches, {} records, {} entries, {} KiB",
+        report.segments,
+        report.batches,
+        report.records,
+        report.entries,
+        report.log_bytes >> 10
+    );
+    println!("{} snapshots: {} KiB", report.snapshots, report.snapshot_bytes >> 10);
+    for group in &report.groups {
+        let snapshot = group.snapshot.map_or("no snapshot".into(), |index| format!("snapshot at {index}"));
+        println!("{}: {snapshot}, log from {} to {}", group.group, group.start + 1, group.last);
+    }
+    if let Some(cut) = &report.torn {
+        println!(
+            "a torn tail, never acknowledged, that the next start cuts off: {} from byte {}, {} bytes",
+            path.join(&cut.file).display(),
+            cut.offset,
+            cut.bytes
+        );
+    }
+    println!("the last stop was {}", if report.sealed { "clean" } else { "a crash, a kill or a power cut" });
+    for damage in &report.damage {
+        println!("DAMAGED: {} at byte {}: {}", path.join(&damage.file).display(), damage.offset, damage.what);
+    }
+    match report.damage.len() {
+        0 => println!("{} is sound", path.display()),
+        1 => println!("{} is damaged in 1 place: restore it from a backup", path.display()),
+        count => println!("{} is damaged in {count} places: restore it from a backup", path.display()),
+    }
+}
