@@ -118,11 +118,17 @@ impl Connection {
                     return;
                 }
             }
-            if self.session.client.is_doomed() {
-                return;
-            }
-            if !self.out.bytes.is_empty() && !self.write(stop).await {
-                return;
+            loop {
+                if self.session.client.is_doomed() {
+                    return;
+                }
+                if !self.out.bytes.is_empty() && !self.write(stop).await {
+                    return;
+                }
+                if pause != Pause::Output {
+                    break;
+                }
+                pause = self.feed_kept();
             }
             if !self.session.is_pending()
                 && let Some(begun) = self.begun.take()
@@ -232,7 +238,7 @@ impl Connection {
                         return false;
                     }
                     let doomed = poll_fn(|context| {
-                        if self.session.client.listen(context.waker()) && self.session.client.is_doomed() {
+                        if self.session.client.listen_doom(context.waker()) {
                             return Poll::Ready(true);
                         }
                         self.stream.poll_write_ready(context).map(|_| false)

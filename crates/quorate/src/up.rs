@@ -84,7 +84,7 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     };
     start_over.send_replace(true);
     let (stop, stopping) = watch::channel(false);
-    let answering = tokio::spawn(admin_door(admin, node.clone(), stopping));
+    let answering = tokio::spawn(host::admin::serve(admin, node.clone(), stopping));
     wait_for_leaders(&node).await;
     say_found(&node, began.elapsed());
     table(settings, (redis_address, redis_moved), (admin_address, admin_moved));
@@ -109,15 +109,6 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the groups of a lone node may take to elect it; each elects itself, so this is the disk's time.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Until the admin door's own module is there, the one of the start says whether the node is ready.
-async fn admin_door(listener: TcpListener, node: Arc<Node>, stop: watch::Receiver<bool>) {
-    let stage = loading::Stage::default();
-    if let Some(why) = node.not_ready() {
-        *stage.lock() = why;
-    }
-    loading::admin(listener, stage, stop).await;
-}
 
 /// Who reads "ready" may write at once.
 async fn wait_for_leaders(node: &Node) {

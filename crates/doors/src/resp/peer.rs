@@ -144,6 +144,16 @@ impl Peer {
         false
     }
 
+    /// Has `waker` called when the connection must end, and at other times too. True where it must already. For whoever is
+    /// busy writing and does not take what has come.
+    pub fn listen_doom(&self, waker: &Waker) -> bool {
+        let mut mail = self.mail.lock();
+        if mail.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            mail.waker = Some(waker.clone());
+        }
+        self.doomed.load(Ordering::Relaxed)
+    }
+
     /// Ends the connection: killed, or a request's outcome is unknown.
     pub fn doom(&self) {
         self.doomed.store(true, Ordering::Relaxed);

@@ -37,7 +37,12 @@ pub enum Pause {
     Answers,
     /// CLIENT PAUSE: try again at this moment.
     Until(Instant),
+    /// Enough answers: write them, then feed the rest. A few bytes of pipelined reads could ask for any amount.
+    Output,
 }
+
+/// Answers that may gather before they are written, bytes; one answer may be larger.
+const OUTPUT_BYTES_AT_ONCE: usize = 1 << 20;
 
 /// What came of the bytes.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +183,10 @@ impl Session {
                 || self.sent - self.received >= self.door.limits.pipeline_depth_max as u64
             {
                 pause = Pause::Answers;
+                break;
+            }
+            if out.bytes.len() >= OUTPUT_BYTES_AT_ONCE {
+                pause = Pause::Output;
                 break;
             }
             let rest = &buffer[consumed..];

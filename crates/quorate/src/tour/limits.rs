@@ -25,12 +25,13 @@ const GROWTH_MAX: u64 = 64 << 20;
 
 type Case = (&'static str, fn(&Server) -> Result<String, String>);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("a value of 2 MiB where 1 MiB is the limit", bulk),
     ("a command that claims 100,000 words (limit 1,000)", args),
     ("a line of 200,000 bytes without an end", inline),
     ("50,000 commands sent without reading (limit 100)", pipeline),
     ("a client that asks for 200 MiB and never reads", silent),
+    ("a subscriber that never reads 64 MiB of messages (limit 4 MiB)", subscriber),
     ("200 commands in one MULTI (limit 100)", multi),
     ("a script that never ends", script),
     ("200 connections at once (limit 50)", connections),
@@ -40,7 +41,7 @@ const CASES: [Case; 9] = [
 pub fn run(directory: &Path) -> Result<(), String> {
     let server = Server::start(&directory.join("data"), &FLAGS, &[])?;
     let mut other = server.connect()?;
-    let begun = server.resident_bytes();
+    let begun = server.peak_bytes();
     let mut most = begun;
     for (number, (what, case)) in CASES.iter().enumerate() {
         let answer = case(&server).map_err(|why| format!("{what}: {why}"))?;
@@ -49,7 +50,7 @@ pub fn run(directory: &Path) -> Result<(), String> {
         other
             .must(&[b"SET", b"other", value.as_bytes()])
             .map_err(|why| format!("another client after {what}: {why}"))?;
-        most = most.max(server.resident_bytes());
+        most = most.max(server.peak_bytes());
         if most.saturating_sub(begun) > GROWTH_MAX {
             return Err(format!("memory grew from {} to {} MiB with {what}", begun >> 20, most >> 20));
         }
@@ -158,10 +159,35 @@ fn silent(server: &Server) -> Result<String, String> {
             Err(error) => return Err(broken(error)),
         }
         if answers == 400 {
-            return Ok("all answered after all: it was read no further until it read".into());
+            return Ok("no more of its questions were taken until it read; then all were answered".into());
         }
     }
     Err("neither closed nor answered".into())
+}
+
+fn subscriber(server: &Server) -> Result<String, String> {
+    const MESSAGES: usize = 1024;
+    let mut connection = server.connect()?;
+    connection.must(&[b"SUBSCRIBE", b"flood"])?;
+    let mut publisher = server.connect()?;
+    let message = vec![b'm'; 64 << 10];
+    let mut heard = 0;
+    for _ in 0..MESSAGES {
+        if publisher.must(&[b"PUBLISH", b"flood", &message])? == Value::Int(1) {
+            heard += 1;
+        }
+    }
+    if heard == MESSAGES {
+        return Err("all messages were kept for it".into());
+    }
+    loop {
+        match connection.read() {
+            Ok(_) => {}
+            Err(error) if is_end(&error) => break,
+            Err(error) => return Err(broken(error)),
+        }
+    }
+    Ok(format!("closed after {heard} of {MESSAGES} messages; the publisher did not wait for it"))
 }
 
 fn multi(server: &Server) -> Result<String, String> {

@@ -158,10 +158,10 @@ impl Server {
         Connection::open(self.redis).map_err(|error| format!("the node at {} cannot be reached: {error}", self.redis))
     }
 
-    /// Resident memory, bytes; 0 where the system does not tell.
-    fn resident_bytes(&self) -> u64 {
+    /// The most memory that was ever resident, bytes; 0 where the system does not tell.
+    fn peak_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).unwrap_or(0) << 10
     }
 }
