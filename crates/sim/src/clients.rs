@@ -61,6 +61,8 @@ struct Client {
 
 /// Databases that are played in.
 const DBS: [u8; 2] = [0, 9];
+/// One that is emptied now and then.
+const SPARE_DB: u8 = 5;
 
 /// What is known of the keys that the clients of one shard and database share.
 #[derive(Debug, Default)]
@@ -187,7 +189,7 @@ impl Clients {
         let shared = &mut self.shared[client.shared];
         let id = self.next;
         self.next += 1;
-        let db = client.db;
+        let mut db = client.db;
         // Unique, and now and then long.
         let mut value = format!("v{id}").into_bytes();
         if rng.chance(1, 12) {
@@ -198,23 +200,23 @@ impl Clients {
         let plain = |op: Op, words: Words| (op, vec![words], Vec::new(), false);
         let (op, parts, watches, multi): (Op, Vec<Words>, Vec<Watch>, bool) = match rng.below(40) {
             0..22 => {
-                let own = match rng.below(26) {
-                    0 | 1 => Own::Set(value),
-                    2 | 3 => Own::Get,
-                    4 => Own::Append(value),
-                    5 => Own::DelText,
-                    6 | 7 => Own::Incr,
-                    8 => Own::GetCount,
-                    9 | 10 => Own::RPush(value),
-                    11 => Own::LPop,
-                    12 | 13 => Own::LRange,
-                    14 | 15 => Own::HSet(field, value),
-                    16 => Own::HGet(field),
-                    17 | 18 => Own::ZAdd(field, id as i64),
-                    19 => Own::ZScore(field),
-                    20 | 21 => Own::XAdd(value),
-                    22 => Own::XLen,
-                    23 if rng.chance(1, 3) => Own::DelAll,
+                let own = match rng.below(50) {
+                    0..4 => Own::Set(value),
+                    4..8 => Own::Get,
+                    8..11 => Own::Append(value),
+                    11 | 12 => Own::DelText,
+                    13..17 => Own::Incr,
+                    17 | 18 => Own::GetCount,
+                    19..23 => Own::RPush(value),
+                    23..26 => Own::LPop,
+                    26..29 => Own::LRange,
+                    29..33 => Own::HSet(field, value),
+                    33 | 34 => Own::HGet(field),
+                    35..39 => Own::ZAdd(field, id as i64),
+                    39 | 40 => Own::ZScore(field),
+                    41..45 => Own::XAdd(value),
+                    45..48 => Own::XLen,
+                    48 => Own::DelAll,
                     _ => Own::Eval(value),
                 };
                 let words = own.words(client.id);
@@ -283,25 +285,30 @@ impl Clients {
                 vec![word("PEXPIRE"), name(db, &format!("e{}", rng.below(6))), word(&(1 + rng.below(400)).to_string())],
             ),
             _ => {
-                let pick = rng.below(4);
                 let key = name(db, &format!("e{}", rng.below(6)));
-                plain(
-                    Op::Loose,
-                    match pick {
-                        0 => vec![word("GET"), key],
-                        1 => vec![word("SADD"), name(db, "set"), value],
-                        2 => vec![word("SPOP"), name(db, "set")],
-                        _ => vec![
-                            word("EVAL"),
-                            word("return redis.call('SET',KEYS[1],math.random(1000000))"),
-                            word("1"),
-                            name(db, "r"),
-                        ],
-                    },
-                )
+                let words = match rng.below(12) {
+                    0..4 => vec![word("GET"), key],
+                    4 | 5 => vec![word("SADD"), name(db, "set"), value],
+                    6 => vec![word("SPOP"), name(db, "set")],
+                    7 => {
+                        let script = word("return redis.call('SET',KEYS[1],math.random(1000000))");
+                        vec![word("EVAL"), script, word("1"), name(db, "r")]
+                    }
+                    8 => vec![word("SCRIPT"), word("LOAD"), format!("return {}", rng.below(9)).into_bytes()],
+                    // What is in another database may go at any time; it ends a snapshot that is being taken.
+                    9 => {
+                        db = SPARE_DB;
+                        vec![word("FLUSHDB")]
+                    }
+                    _ => {
+                        db = SPARE_DB;
+                        vec![word("SET"), name(db, &format!("s{}", rng.below(30))), value]
+                    }
+                };
+                plain(Op::Loose, words)
             }
         };
-        self.send(at, id, op, &parts, &watches, multi, door, sent)
+        self.send(at, id, op, db, &parts, &watches, multi, door, sent)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -310,6 +317,7 @@ impl Clients {
         at: usize,
         id: u64,
         op: Op,
+        db: u8,
         parts: &[Words],
         watches: &[Watch],
         multi: bool,
@@ -318,7 +326,7 @@ impl Clients {
     ) -> Result<bool, String> {
         self.figures.requests += 1;
         let client = &mut self.clients[at];
-        let (number, db) = (client.id, client.db);
+        let number = client.id;
         let shard = &door.shards[client.shard + 1];
         let specs: Vec<_> = parts.iter().map(|words| command::find(&words[0])).collect();
         let spec = |at: usize| specs[at].ok_or("a command that does not exist");

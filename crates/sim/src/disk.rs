@@ -97,6 +97,8 @@ struct World {
     naming: Vec<Naming>,
     operations: u64,
     crash_at: Option<u64>,
+    /// After so many more renames, so many operations later.
+    crash_after_rename: Option<(u64, u64)>,
     crashed: bool,
     fail_sync_in: Option<u64>,
     fail_write_in: Option<u64>,
@@ -140,6 +142,7 @@ impl VirtualDisk {
             naming: world.naming.clone(),
             operations: world.operations,
             crash_at: world.crash_at,
+            crash_after_rename: world.crash_after_rename,
             crashed: world.crashed,
             fail_sync_in: world.fail_sync_in,
             fail_write_in: world.fail_write_in,
@@ -176,6 +179,11 @@ impl VirtualDisk {
     /// [`VirtualDisk::crash`].
     pub fn crash_at(&self, operation: u64) {
         lock(&self.world).crash_at = Some(operation);
+    }
+
+    /// Crash `delay` operations after the `n`-th rename from now (0 = the next): where names may not be durable yet.
+    pub fn crash_after_rename(&self, n: u64, delay: u64) {
+        lock(&self.world).crash_after_rename = Some((n, delay));
     }
 
     /// Whether [`VirtualDisk::crash_at`] has struck.
@@ -248,6 +256,7 @@ impl VirtualDisk {
         world.life += 1;
         world.crashed = false;
         world.crash_at = None;
+        world.crash_after_rename = None;
         world.fail_sync_in = None;
         world.fail_write_in = None;
         world.short_write_in = None;
@@ -273,12 +282,17 @@ impl VirtualDisk {
         VirtualDisk { world: self.world.clone(), life: world.life }
     }
 
-    /// The process dies, the machine stays up: everything written is still seen, nothing more is durable. Handles are dead.
+    /// The process dies, the machine stays up: everything written is still seen, nothing more is durable. Handles are dead,
+    /// faults that were armed are forgotten.
     pub fn kill(&self) -> VirtualDisk {
         let mut world = lock(&self.world);
         world.life += 1;
         world.crashed = false;
         world.crash_at = None;
+        world.crash_after_rename = None;
+        world.fail_sync_in = None;
+        world.fail_write_in = None;
+        world.short_write_in = None;
         VirtualDisk { world: self.world.clone(), life: world.life }
     }
 }
@@ -403,6 +417,16 @@ impl World {
         let strikes = self.crash_at == Some(self.operations);
         self.operations += 1;
         self.crashed |= strikes;
+        if matches!(operation, Operation::Rename(..)) {
+            match &mut self.crash_after_rename {
+                Some((0, delay)) => {
+                    self.crash_at = Some(self.operations + *delay);
+                    self.crash_after_rename = None;
+                }
+                Some((n, _)) => *n -= 1,
+                None => {}
+            }
+        }
         if let Some(trace) = &mut self.trace {
             trace.push(operation);
         }

@@ -6,12 +6,14 @@ use std::fmt;
 use base::{Duration, GroupId, Instant, NodeId, Rng};
 use consensus::EntryKind;
 use shard::driver::Append;
+use shard::live::Refusal;
 use shard::open::{OpenError, OpenOptions, Planted};
 use store::disk::Disk;
+use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
 use store::log::LogOptions;
 
 use crate::clients::{Clients, Door, panics};
-use crate::disk::{Keep, VirtualDisk};
+use crate::disk::{Keep, Operation, VirtualDisk};
 use crate::node::{Actor, Node, Step, Watch};
 use crate::oracle::{Oracle, contents};
 
@@ -142,12 +144,26 @@ impl fmt::Display for Failure {
 enum End {
     /// Power cut during this disk operation, counted from the life's begin.
     CrashAt(u64),
+    /// Power cut so many operations after so many renames.
+    AfterRename(u64, u64),
     /// Power cut between two steps.
     Crash,
     /// The process dies, the machine stays up.
     Kill,
     /// A clean stop.
     Seal,
+}
+
+/// Settings that nobody's keys fall under; with `memory` there are both classes.
+fn draw_keyspaces(rng: &mut Rng) -> Keyspaces {
+    let memory = Keyspace {
+        prefix: b"zzz:".to_vec(),
+        durability: if rng.chance(1, 2) { Durability::Memory } else { Durability::Fsync },
+        max_bytes: rng.below(1 << 20),
+        eviction: Eviction::Refuse,
+        default_expiry: 0,
+    };
+    Keyspaces::new(vec![memory]).expect("one setting cannot clash")
 }
 
 /// One seed.
@@ -164,6 +180,8 @@ pub struct World {
     report: Report,
     life: usize,
     tick: usize,
+    /// The last life ended by a clean stop.
+    sealed: bool,
 }
 
 struct Watching<'a> {
@@ -201,11 +219,17 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
 ///
 /// # Errors
 /// A promise that was broken.
-pub fn crash_at(seed: u64, ticks: usize, place: Option<(u64, u64)>, bugs: Bugs) -> Result<u64, Box<Failure>> {
+pub fn crash_at(
+    seed: u64,
+    ticks: usize,
+    place: Option<(u64, u64)>,
+    bugs: Bugs,
+) -> Result<Vec<Operation>, Box<Failure>> {
     let options = Options { lives: 1, ticks, bugs };
     let mut world = World::new(seed, &options);
+    world.disk.trace();
     let done = world.enumerated(place);
-    let operations = world.disk.operations();
+    let operations = world.disk.take_trace();
     world.finish(done).map(|_| operations)
 }
 
@@ -239,6 +263,7 @@ impl World {
             report: Report::default(),
             life: 0,
             tick: 0,
+            sealed: false,
         }
     }
 
@@ -299,10 +324,11 @@ impl World {
     }
 
     fn draw_end(&mut self) -> End {
-        match self.rng.below(12) {
-            0..7 => End::CrashAt(self.disk.operations() + self.rng.below(300)),
-            7 | 8 => End::Crash,
-            9 | 10 => End::Kill,
+        match self.rng.below(14) {
+            0..6 => End::CrashAt(self.disk.operations() + self.rng.below(300)),
+            6..9 => End::AfterRename(self.rng.below(12), self.rng.below(8)),
+            9 | 10 => End::Crash,
+            11 | 12 => End::Kill,
             _ => End::Seal,
         }
     }
@@ -310,13 +336,21 @@ impl World {
     // ---- a life ------------------------------------------------------------------------------------------------------
 
     fn work(&mut self, node: &mut Node, end: End) -> Result<(), String> {
-        if let End::CrashAt(operation) = end {
-            self.disk.crash_at(operation);
+        match end {
+            End::CrashAt(operation) => self.disk.crash_at(operation),
+            End::AfterRename(count, delay) => self.disk.crash_after_rename(count, delay),
+            _ => {}
+        }
+        let keyspaces = self.rng.chance(1, 3).then(|| draw_keyspaces(&mut self.rng));
+        if let Some(keyspaces) = &keyspaces {
+            node.driver.propose_keyspaces(keyspaces);
+            node.wake();
         }
         let mut ticks = self.options.ticks;
         let fault = if self.options.lives == 1 { 99 } else { self.rng.below(9) };
         let strikes = self.rng.index(ticks.max(1));
         let mut full = None;
+        let mut seen_full = false;
         while self.tick < ticks {
             self.tick += 1;
             if self.tick == strikes {
@@ -327,7 +361,6 @@ impl World {
                         self.disk.set_capacity(Some(self.disk.used() + self.rng.below(24 << 10)));
                         full = Some(self.tick + 150 + self.rng.index(300));
                         ticks = ticks.max(self.tick + 500);
-                        self.report.full += 1;
                     }
                     _ => {}
                 }
@@ -335,16 +368,31 @@ impl World {
             if full == Some(self.tick) {
                 self.disk.set_capacity(None);
             }
+            if self.rng.chance(1, 400) {
+                let group = self.rng.index(node.shards.len());
+                node.want_snapshot(node.shards[group].group);
+            }
             self.one(node, true)?;
             if self.disk.is_crashed() {
                 return Ok(());
+            }
+            if full.is_some() && !seen_full {
+                seen_full = node.shards.iter().any(|shard| shard.current_refusal() == Some(Refusal::Full));
+                self.report.full += u64::from(seen_full);
             }
         }
         if let End::Seal = end {
             self.disk.set_capacity(None);
             self.settle(node, true)?;
             if node.stopped.is_none() {
-                node.seal().map_err(|error| format!("a clean stop failed: {error}"))?;
+                if self.rng.chance(1, 3) {
+                    self.disk.crash_at(self.disk.operations() + self.rng.below(5));
+                }
+                match node.seal() {
+                    Ok(()) => self.sealed = true,
+                    Err(_) if self.disk.is_crashed() => {}
+                    Err(error) => return Err(format!("a clean stop failed: {error}")),
+                }
             }
         } else if full.is_some() && self.rng.chance(1, 2) {
             // There is room again: writing goes on without a restart.
@@ -472,16 +520,34 @@ impl World {
             self.try_twice()?;
         }
         while self.rng.chance(1, 4) {
-            let at = self.disk.operations() + self.rng.below(40);
-            self.disk.crash_at(at);
+            let fails = self.rng.chance(1, 3);
+            match self.rng.below(2) {
+                0 if fails => self.disk.fail_sync(self.rng.below(8)),
+                _ if fails => self.disk.fail_write(self.rng.below(12)),
+                _ => self.disk.crash_at(self.disk.operations() + self.rng.below(40)),
+            }
             match self.open() {
-                Err(error) if !self.disk.is_crashed() => return Err(format!("the node does not start: {error}")),
+                Err(error) if !fails && !self.disk.is_crashed() => {
+                    return Err(format!("the node does not start: {error}"));
+                }
                 _ => {}
             }
             self.report.crashed_starts += 1;
-            self.disk = self.disk.crash(&mut self.rng, Keep::Any);
+            self.sealed = false;
+            self.disk = if self.rng.chance(1, 3) && !self.disk.is_crashed() {
+                self.disk.kill()
+            } else {
+                self.disk.crash(&mut self.rng, Keep::Any)
+            };
         }
         let mut node = self.open().map_err(|error| format!("the node does not start: {error}"))?;
+        let found = &node.found;
+        if std::mem::take(&mut self.sealed) && (!found.sealed || found.cut.is_some()) {
+            return Err(format!("a clean stop came back as {found:?}"));
+        }
+        if !found.damaged_snapshots.is_empty() {
+            return Err(format!("damage where nothing was spoiled: {:?}", found.damaged_snapshots));
+        }
         self.settle(&mut node, false)?;
         for shard in &node.shards {
             self.oracle.compare(shard.group, &mut shard.state_mut())?;

@@ -2,6 +2,7 @@
 //!
 //! `SIM_SEEDS` is how many seeds the random part runs, `SIM_TEARS` in how many ways each enumerated crash tears the disk.
 
+use sim::disk::Operation;
 use sim::world::{Bugs, Failure, Options, Report, crash_at, run};
 
 fn parameter(name: &str, default: u64) -> u64 {
@@ -12,38 +13,70 @@ fn seeds() -> u64 {
     parameter("SIM_SEEDS", 150)
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_over_many_lives() {
+fn many_lives(seeds: std::ops::Range<u64>) -> Report {
+    let count = seeds.end - seeds.start;
     let mut total = Report::default();
-    for seed in 0..seeds() {
+    for seed in seeds {
         match run(seed, &Options::default()) {
             Ok(report) => total.add(&report),
             Err(failure) => panic!("{failure}"),
         }
     }
-    println!("{} seeds: {total}", seeds());
-    let each_is_there =
-        [total.snapshots, total.stops, total.full, total.crashed_starts, total.spoiled, total.clients.unknown];
-    assert!(each_is_there.iter().all(|count| *count > 0), "something was never tried: {total}");
+    println!("{count} seeds: {total}");
+    total
 }
 
 #[test]
-fn a_power_cut_at_every_disk_operation_loses_nothing() {
-    let tears = parameter("SIM_TEARS", 2);
-    let (mut crashes, mut places) = (0, 0);
-    // The first start alone, then work with snapshots, turns of segments and their return.
-    for (seed, ticks) in [(1, 0), (2, 150), (3, 300)] {
+fn nothing_acknowledged_is_lost_over_many_lives() {
+    let total = many_lives(0..seeds());
+    let tried = [total.snapshots, total.stops, total.full, total.crashed_starts, total.spoiled, total.clients.unknown];
+    assert!(seeds() < 20 || tried.iter().all(|count| *count > 0), "something was never tried: {total}");
+}
+
+/// Workloads: the first start alone, then work with snapshots, turns of segments and their return.
+const WORKLOADS: [(u64, usize); 4] = [(1, 0), (2, 200), (3, 300), (9, 500)];
+
+fn cut_everywhere(tears: u64) {
+    let (mut crashes, mut kinds) = (0, std::collections::BTreeMap::<&str, u64>::new());
+    for (seed, ticks) in WORKLOADS {
         let operations = crash_at(seed, ticks, None, Bugs::default()).unwrap_or_else(|failure| panic!("{failure}"));
-        places += operations;
-        for operation in 0..operations {
+        for (place, operation) in operations.iter().enumerate() {
+            *kinds.entry(kind(operation)).or_default() += 1;
             for tear in 0..tears {
-                let done = crash_at(seed, ticks, Some((operation, tear)), Bugs::default());
-                done.unwrap_or_else(|failure| panic!("operation {operation}, tear {tear}: {failure}"));
+                let done = crash_at(seed, ticks, Some((place as u64, tear)), Bugs::default());
+                done.unwrap_or_else(|failure| panic!("operation {place} ({operation:?}), tear {tear}: {failure}"));
                 crashes += 1;
             }
         }
     }
-    println!("{crashes} power cuts at {places} writes, syncs, renames and other disk operations");
+    let places: u64 = kinds.values().sum();
+    println!("{crashes} power cuts, {tears} at each of {places} disk operations: {kinds:?}");
+    assert!(["write", "sync", "rename"].iter().all(|kind| kinds[kind] > 0), "{kinds:?}");
+}
+
+fn kind(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Create(_) => "create",
+        Operation::Write(..) => "write",
+        Operation::Sync(_) => "sync",
+        Operation::Allocate(..) => "allocate",
+        Operation::Truncate(..) => "truncate",
+        Operation::Rename(..) => "rename",
+        Operation::Remove(_) => "remove",
+        Operation::SyncDir => "sync of the directory",
+    }
+}
+
+#[test]
+fn a_power_cut_at_every_disk_operation_loses_nothing() {
+    cut_everywhere(parameter("SIM_TEARS", 2));
+}
+
+#[test]
+#[ignore = "takes half an hour: for nights"]
+fn a_night_of_seeds_and_power_cuts() {
+    cut_everywhere(20);
+    many_lives(1_000_000..1_000_000 + parameter("SIM_NIGHT_SEEDS", 10_000));
 }
 
 #[test]
