@@ -70,7 +70,9 @@ async function run(browser) {
   const shown = row("<img");
   await shown.waitFor({ timeout: PATIENCE_MS });
   check(await shown.locator("img").count() === 0, "a key became markup");
-  check(Number((await page.locator("#commands-total").innerText()).replaceAll("\u202f", "")) > 0, "no commands were counted");
+  // The status comes once a second.
+  const counted = () => Number(document.getElementById("commands-total").textContent.replaceAll("\u202f", "")) > 0;
+  await page.waitForFunction(counted, undefined, { timeout: PATIENCE_MS });
 
   // The rates of this second come with the next one.
   await page.waitForTimeout(1200);

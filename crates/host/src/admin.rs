@@ -158,7 +158,7 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePe
 }
 
 fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
-    if let Err(refused) = admit(admin, request) {
+    if let Some(refused) = refusal(admin, request) {
         return refused;
     }
     admin.requests.fetch_add(1, Ordering::Relaxed);
@@ -216,7 +216,8 @@ fn follow(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
     body(StatusCode::OK, EVENT_STREAM, Stream(receiver).boxed())
 }
 
-fn admit(admin: &Admin, request: &Request<Incoming>) -> Result<(), Response<Body>> {
+/// What a request that is not let in is told.
+fn refusal(admin: &Admin, request: &Request<Incoming>) -> Option<Response<Body>> {
     let headers = request.headers();
     let host = request.uri().authority().map(|authority| authority.as_str()).or(header_text(headers, header::HOST));
     let is_old = request.version() == Version::HTTP_10;
@@ -229,22 +230,22 @@ fn admit(admin: &Admin, request: &Request<Incoming>) -> Result<(), Response<Body
     };
     match guard::check(asked, &admin.hosts) {
         Ok(()) => {}
-        Err(Refused::NoHost) => return Err(text(StatusCode::BAD_REQUEST, "a request needs one Host header\n")),
+        Err(Refused::NoHost) => return Some(text(StatusCode::BAD_REQUEST, "a request needs one Host header\n")),
         Err(Refused::WrongHost(name)) => {
             let why = format!(
                 "the admin door is not called {name:?}: use localhost or its address, or add the name to its hosts\n"
             );
-            return Err(text(StatusCode::MISDIRECTED_REQUEST, why));
+            return Some(text(StatusCode::MISDIRECTED_REQUEST, why));
         }
         Err(Refused::OtherOrigin) => {
-            return Err(text(StatusCode::FORBIDDEN, "a page of another origin may not ask the admin door\n"));
+            return Some(text(StatusCode::FORBIDDEN, "a page of another origin may not ask the admin door\n"));
         }
     }
     let length = header_text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
     if length.unwrap_or(0) > BODY_BYTES_MAX {
-        return Err(text(StatusCode::PAYLOAD_TOO_LARGE, "no request to the admin door needs a body\n"));
+        return Some(text(StatusCode::PAYLOAD_TOO_LARGE, "no request to the admin door needs a body\n"));
     }
-    Ok(())
+    None
 }
 
 /// A header that is there once; twice or unreadable, it reads as one that fits nothing.
