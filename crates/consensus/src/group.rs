@@ -434,7 +434,9 @@ impl Group {
             Input::Applied { index } => self.applied(index),
             Input::Snapshotted { index } => self.snapshotted(index),
             Input::Compact { index } => {
-                let index = index.min(self.raft.raft.store().snapshot_index()).min(self.raft.raft.raft_log.applied);
+                // Nobody can lag behind a lone voter; whoever joins later is sent a snapshot that reaches this far.
+                let kept = if self.is_lone_voter() { index } else { self.raft.raft.store().snapshot_index() };
+                let index = index.min(kept).min(self.raft.raft.raft_log.applied);
                 self.raft.raft.mut_store().compact(index);
             }
             Input::SnapshotSent { to, ok } => {

@@ -50,7 +50,8 @@ pub enum Input {
         /// The snapshot's index.
         index: u64,
     },
-    /// Forget the log up to this index. What lies beyond the newest durable snapshot or the applied index stays.
+    /// Forget the log in memory up to this index. What lies beyond the applied index stays, and with more than one voter what
+    /// lies beyond the newest durable snapshot: a follower may still need it.
     Compact {
         /// The last index to forget.
         index: u64,

@@ -33,6 +33,8 @@ use crate::state::{MEMORY_WAIT, Sink};
 const EXPIRE_KEYS_MAX: usize = 512;
 /// Bytes of one snapshot chunk by default: what the state's lock is held for at a time.
 pub const WALK_BYTES: usize = 128 << 10;
+/// Bytes of applied entries after which consensus is told to forget what it need not keep.
+const HELD_BYTES_MAX: usize = 4 << 20;
 /// How often the driver looks at expiries while some are set.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -204,6 +206,8 @@ struct Lane<C> {
     rng: Rng,
     snapshot: Snapshot,
     bytes_since_snapshot: u64,
+    /// Bytes of applied entries that consensus may still hold in memory.
+    bytes_held: usize,
     looked: Instant,
 }
 
@@ -279,6 +283,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             rng: Rng::new(seed ^ 0x0071_756f_7261_7465),
             snapshot: Snapshot::None,
             bytes_since_snapshot: 0,
+            bytes_held: 0,
             looked: Instant::default(),
         });
         Ok(shard)
@@ -477,6 +482,11 @@ impl<C: Clone + PartialEq> Driver<C> {
                     }
                     let index = lane.applied.index;
                     lane.group.step(now, Told::Applied { index }, &mut more);
+                    lane.bytes_held += entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+                    if lane.bytes_held >= HELD_BYTES_MAX {
+                        lane.bytes_held = 0;
+                        lane.group.step(now, Told::Compact { index }, &mut more);
+                    }
                 }
                 Asked::Membership { membership, .. } => lane.membership = membership,
                 Asked::Proposed { index, term, .. } => {
