@@ -81,6 +81,9 @@ struct Shared {
     pops_unknown: usize,
 }
 
+/// A wait that was served, and with what.
+pub type Served = (u64, Vec<u8>);
+
 /// Figures of what clients did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
@@ -381,7 +384,7 @@ impl Clients {
     }
 
     /// Answers of one step. Returns how the logged requests among them ended, and what waits were served.
-    pub fn take(&mut self, answers: &[node::Answer]) -> Result<(BTreeMap<u64, Outcome>, Vec<(u64, Vec<u8>)>), String> {
+    pub fn take(&mut self, answers: &[node::Answer]) -> Result<(BTreeMap<u64, Outcome>, Vec<Served>), String> {
         let mut outcomes = BTreeMap::new();
         let mut served = Vec::new();
         for answer in answers {

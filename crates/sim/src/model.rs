@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+/// Runs a read.
+pub type Ask<'a> = dyn FnMut(&[&[u8]]) -> Result<Answer, String> + 'a;
+
 /// A parsed answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -283,7 +286,7 @@ impl Model {
     }
 
     /// What the node holds of a client's keys; `ask` runs a read.
-    pub fn read(client: u64, ask: &mut dyn FnMut(&[&[u8]]) -> Result<Answer, String>) -> Result<Model, String> {
+    pub fn read(client: u64, ask: &mut Ask<'_>) -> Result<Model, String> {
         let mut model = Model::default();
         for kind in KINDS {
             let key = key(client, kind);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use base::{Duration, GroupId, Instant, NodeId, Rng};
 use consensus::EntryKind;
@@ -210,7 +211,7 @@ const BALLAST: u64 = 24 << 10;
 /// A promise that was broken.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
     let mut world = World::new(seed, options);
-    let done = world.lives();
+    let done = guarded(|| world.lives());
     world.finish(done)
 }
 
@@ -228,9 +229,17 @@ pub fn crash_at(
     let options = Options { lives: 1, ticks, bugs };
     let mut world = World::new(seed, &options);
     world.disk.trace();
-    let done = world.enumerated(place);
+    let done = guarded(|| world.enumerated(place));
     let operations = world.disk.take_trace();
     world.finish(done).map(|_| operations)
+}
+
+/// A panic anywhere in the product is a failure like others: the seed must be told.
+fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(format!("panicked: {}", text.unwrap_or("without a text")))
+    })
 }
 
 impl World {
@@ -383,7 +392,7 @@ impl World {
         }
         if let End::Seal = end {
             self.disk.set_capacity(None);
-            self.settle(node, true)?;
+            self.settle_unless_crashed(node)?;
             if node.stopped.is_none() {
                 if self.rng.chance(1, 3) {
                     self.disk.crash_at(self.disk.operations() + self.rng.below(5));
@@ -396,7 +405,8 @@ impl World {
             }
         } else if full.is_some() && self.rng.chance(1, 2) {
             // There is room again: writing goes on without a restart.
-            self.settle(node, true)?;
+            self.disk.set_capacity(None);
+            self.settle_unless_crashed(node)?;
         }
         Ok(())
     }
@@ -472,6 +482,11 @@ impl World {
             node.waits_for_room(),
             node.stopped
         ))
+    }
+
+    fn settle_unless_crashed(&mut self, node: &mut Node) -> Result<(), String> {
+        let settled = self.settle(node, true);
+        if self.disk.is_crashed() { Ok(()) } else { settled }
     }
 
     fn end(&mut self, node: Node, end: End) -> Result<(), String> {

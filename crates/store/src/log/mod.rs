@@ -193,11 +193,12 @@ impl<D: Disk> Log<D> {
     /// # Errors
     /// As [`Log::append`]; it may use the whole reserve.
     pub fn compact(&mut self, group: GroupId, index: u64, term: u64) -> Result<usize, LogError> {
-        let before = self.retired.len();
+        let before = self.oldest();
         let mut batch = Batch::new();
         batch.snapshot_mark(group, index, term, false);
         self.append(&mut batch, Room::Compaction)?;
-        Ok(self.retired.len() - before)
+        // Not by the list of retired files: turning to a new segment may take one of those.
+        Ok((self.oldest() - before) as usize)
     }
 
     /// Writes down that everything so far is durable, so that the last batch is proven too (see "Torn or rotten?"). Call

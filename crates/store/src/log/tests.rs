@@ -360,3 +360,20 @@ const GOLDEN: [&str; 15] = [
     "00000005000000000000000000000000",
     "00000000000000000000000000000000",
 ];
+
+#[test]
+fn compaction_counts_what_it_retires_also_when_it_turns_to_a_retired_file() {
+    let disk = MemDisk::new();
+    let (mut log, ..) = must_open(&disk);
+    let mut retired = 0;
+    for index in 1..=400 {
+        // Sizes that differ, so that now and then it is the mark of the compaction that needs the new segment.
+        add(&mut log, G, index, 1, 500 + (index as usize * 37) % 700).expect("the disk has room");
+        let before = log.status().oldest;
+        // Nobody does the upkeep, so that turning to a new segment takes old files.
+        let count = log.compact(G, index, 1).expect("the disk has room");
+        assert_eq!(count as u64, log.status().oldest - before);
+        retired += count;
+    }
+    assert!(retired > 5, "segments were retired: {retired}");
+}
