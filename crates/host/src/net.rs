@@ -92,6 +92,9 @@ impl Connection {
 
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         self.serve(&mut stop).await;
+        if self.session.client.is_flooded() {
+            self.door.counters.limit("output_bytes_max");
+        }
         self.session.close();
     }
 

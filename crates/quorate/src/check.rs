@@ -144,6 +144,14 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_limits_has_every_limit() {
+        let page = include_str!("../../../docs/limits.md");
+        for name in KEYS.iter().filter_map(|key| key.name.strip_prefix("limits.")) {
+            assert!(page.contains(&format!("\n| `{name}` |")), "{name} is missing");
+        }
+    }
+
+    #[test]
     fn what_check_prints_sets_the_same_again() {
         let mut settings = Settings::default();
         let text = "data_shards = 3\n[limits]\nargs_max = 5\n[keyspace.\"c:\"]\ndurability = \"memory\"\nmax_bytes = \"1MiB\"\n";

@@ -28,12 +28,7 @@ pub fn run(address: SocketAddr, is_json: bool) -> Result<ExitCode, String> {
     if is_json {
         println!("{status:#}");
     } else {
-        let mut lines = Vec::new();
-        flatten("", &status, &mut lines);
-        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in lines {
-            println!("{name:<width$}  {value}");
-        }
+        print!("{}", summary(&status));
     }
     let is_ready = get(address, "/readyz").is_ok_and(|(code, _)| code == 200);
     Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -70,18 +65,64 @@ fn unchunk(mut body: &str) -> Option<String> {
     }
 }
 
-/// One line per value; what is in a list is numbered.
-fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
-    let inner = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
-    match value {
-        Value::Object(fields) => fields.iter().for_each(|(key, value)| flatten(&inner(key), value, lines)),
-        Value::Array(values) => {
-            values.iter().enumerate().for_each(|(at, value)| flatten(&inner(&at.to_string()), value, lines));
-        }
-        Value::Null => lines.push((name.to_owned(), "-".into())),
-        Value::String(text) => lines.push((name.to_owned(), text.clone())),
-        other => lines.push((name.to_owned(), other.to_string())),
+/// The state in a few lines.
+fn summary(status: &Value) -> String {
+    let text = |path: &str| match status.pointer(path) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".into(),
+        Some(other) => other.to_string(),
+    };
+    let number = |value: &Value, path: &str| value.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    let mib = |path: &str| number(status, path) >> 20;
+    let list = |path: &str| status.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
+    let ready = match status.pointer("/not_ready") {
+        Some(Value::String(why)) => format!("not ready: {why}"),
+        _ => "ready".into(),
+    };
+    let mut out = format!("quorate {}, up {} s, {ready}\n", text("/version"), number(status, "/uptime_seconds"));
+    let field = |value: &Value, name: &str| match value.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => "-".into(),
+    };
+    for problem in list("/problems") {
+        out.push_str(&format!("  {}: {}\n", field(&problem, "severity"), field(&problem, "what")));
     }
+    for door in list("/doors") {
+        out.push_str(&format!(
+            "  {:<9} {:<21} {} connections, {} commands, {} refused\n",
+            field(&door, "name"),
+            field(&door, "address"),
+            field(&door, "connections"),
+            field(&door, "commands_total"),
+            field(&door, "refused_total")
+        ));
+    }
+    for group in list("/groups") {
+        out.push_str(&format!(
+            "  group {:<3} {}, term {}, entry {}, {} keys\n",
+            field(&group, "group"),
+            field(&group, "role"),
+            field(&group, "term"),
+            field(&group, "applied"),
+            field(&group, "keys")
+        ));
+    }
+    out.push_str(&format!(
+        "  log       {} MiB of files, {} commits, {} syncs of {} us on average\n",
+        mib("/log/disk_bytes"),
+        number(status, "/log/commits_total"),
+        number(status, "/log/appends_total"),
+        number(status, "/log/append_us_average")
+    ));
+    out.push_str(&format!("  snapshots {} taken\n", number(status, "/snapshots/finished_total")));
+    out.push_str(&format!(
+        "  memory    {} MiB resident, {} keys\n",
+        mib("/memory/resident_bytes"),
+        number(status, "/memory/keys")
+    ));
+    out.push_str(&format!("  data      {}\n", text("/data_dir")));
+    out
 }
 
 #[cfg(test)]
@@ -96,11 +137,9 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_lines_for_people() {
-        let mut lines = Vec::new();
-        flatten("", &serde_json::json!({"log": {"ok": true}, "groups": [{"role": "leader"}]}), &mut lines);
-        lines.sort();
-        let line = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(lines, [line("groups.0.role", "leader"), line("log.ok", "true")]);
+    fn a_status_is_told_in_a_few_lines_and_missing_fields_do_not_matter() {
+        let status = serde_json::json!({"version": "1", "not_ready": "the disk is full", "doors": [{"name": "redis"}]});
+        let text = summary(&status);
+        assert!(text.starts_with("quorate 1, up 0 s, not ready: the disk is full\n  redis "), "{text}");
     }
 }

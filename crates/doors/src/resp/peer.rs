@@ -67,6 +67,8 @@ pub struct Peer {
     pub muted: AtomicBool,
     /// Set when the outcome of a request is unknown, or by CLIENT KILL: the connection must end.
     doomed: AtomicBool,
+    /// Set where `output_bytes_max` was why.
+    flooded: AtomicBool,
     output_bytes_max: usize,
 }
 
@@ -91,6 +93,7 @@ impl Peer {
             closed: AtomicBool::new(false),
             muted: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
+            flooded: AtomicBool::new(false),
             output_bytes_max,
         }
     }
@@ -115,6 +118,7 @@ impl Peer {
         if mail.bytes.len() > self.output_bytes_max {
             // A client that does not read must not cost more memory than this.
             mail.bytes = Vec::new();
+            self.flooded.store(true, Ordering::Relaxed);
             self.doomed.store(true, Ordering::Relaxed);
         }
         mail.waker.take()
@@ -166,6 +170,11 @@ impl Peer {
     /// Whether the connection must end.
     pub fn is_doomed(&self) -> bool {
         self.doomed.load(Ordering::Relaxed)
+    }
+
+    /// Whether it must end because it does not read what waits for it.
+    pub fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// The connection has ended; a wait that begins after this has nobody to answer.

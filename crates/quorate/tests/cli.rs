@@ -1,0 +1,320 @@
+//! The program as a user meets it: exit codes, messages, signals. Every node runs on ports and in a directory of its own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything may take before it counts as hung; generous, as machines of tests are busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn quorate(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.args(args).env_remove("QUORATE_PASSWORD").stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end: exit code, what it said on stdout and stderr.
+fn run(args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = quorate(args).output().expect("it can be started");
+    let text = |bytes| String::from_utf8(bytes).expect("it speaks text");
+    (status.code().expect("it ended by itself"), text(stdout), text(stderr))
+}
+
+/// Runs it, wants exit code 1 and all of these words in its message.
+fn refused(args: &[&str], words: &[&str]) {
+    let (code, _, message) = run(args);
+    assert_eq!(code, 1, "{args:?}: {message}");
+    for word in words {
+        assert!(message.contains(word), "{args:?} does not name {word:?}: {message}");
+    }
+}
+
+/// A directory that goes with its value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("the directory of tests can be written");
+        Scratch(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.0.join(name), text).expect("the directory of tests can be written");
+        self.path(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running node, killed with its value.
+struct Node {
+    child: Child,
+    redis: SocketAddr,
+    admin: SocketAddr,
+    /// What it printed before it was ready.
+    said: String,
+}
+
+impl Node {
+    /// Starts a node with a free admin port.
+    fn start(flags: &[&str]) -> Node {
+        let mut child = quorate(&["up", "--print-ready", "--admin-port", "0"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("it can be started");
+        let out = child.stdout.take().expect("it is piped");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut node = Node { child, redis: unknown, admin: unknown, said: String::new() };
+        loop {
+            let line = lines.recv_timeout(PATIENCE).expect("it says when it is ready");
+            if let Some(addresses) = line.strip_prefix("ready redis=") {
+                let (redis, admin) = addresses.split_once(" admin=").expect("both doors");
+                node.redis = redis.parse().expect("an address");
+                node.admin = admin.parse().expect("an address");
+                return node;
+            }
+            node.said.push_str(&line);
+            node.said.push('\n');
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Waits for its end: the exit code.
+    fn end(&mut self) -> i32 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is ours") {
+                return status.code().expect("it ended by itself");
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends an inline command and reads one line of the answer.
+    fn ask(&self, line: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.redis.port())).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        write!(stream, "{line}\r\n").expect("it reads");
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).expect("it answers");
+        answer.trim_end().to_owned()
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2_and_help_teaches() {
+    for args in [&["bake"][..], &[], &["up", "--port"], &["up", "--redis-port", "x"], &["log", "verify"]] {
+        assert_eq!(run(args).0, 2, "{args:?}");
+    }
+    for args in [&["--help"][..], &["up", "--help"], &["cli", "--help"], &["tour", "--help"], &["status", "--help"]] {
+        let (code, out, _) = run(args);
+        assert!(code == 0 && out.contains("Examples:"), "{args:?}: {out}");
+    }
+    assert_eq!(run(&["--version"]).1, format!("quorate {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_default_port_that_is_taken_moves_the_door_and_the_table_says_so() {
+    let scratch = Scratch::new();
+    // Somebody may have it already; then it is taken all the same.
+    let _taken = TcpListener::bind("127.0.0.1:6379");
+    let mut node = Node::start(&["--data", &scratch.path("data")]);
+    assert!((6380..=6399).contains(&node.redis.port()), "{}", node.redis);
+    assert!(node.said.contains("port 6379 is taken"), "{}", node.said);
+    assert!(node.said.contains(&format!("quorate cli -p {} set hello world", node.redis.port())), "{}", node.said);
+    assert_eq!(node.ask("SET hello world"), "+OK");
+    node.signal(Signal::INT);
+    assert_eq!(node.end(), 0);
+}
+
+#[test]
+fn a_port_that_was_asked_for_and_is_taken_is_an_error() {
+    let scratch = Scratch::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let data = scratch.path("data");
+    refused(&["up", "--data", &data, "--admin-port", "0", "--redis-port", &port], &["Redis door", &port, "redis.bind"]);
+    refused(&["up", "--data", &data, "--redis-port", "0", "--admin-port", &port], &["admin door", &port, "admin.bind"]);
+}
+
+#[test]
+fn a_directory_in_use_or_unwritable_is_named_with_its_setting() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let _node = Node::start(&["--redis-port", "0", "--data", &data]);
+    let up = |data: &str| ["up", "--redis-port", "0", "--admin-port", "0", "--data", data].map(str::to_owned);
+    for (data, words) in [
+        (data.clone(), ["is in use by another quorate", "data_dir"]),
+        ("/proc/no-such-place/data".into(), ["/proc/no-such-place/data", "data_dir"]),
+        (scratch.file("a-file", ""), ["a-file", "data_dir"]),
+    ] {
+        let args = up(&data);
+        refused(&args.each_ref().map(String::as_str), &words);
+    }
+    refused(&["log", "verify", &data], &["is in use by another quorate"]);
+}
+
+#[test]
+fn a_wrong_configuration_is_named_by_file_line_and_key() {
+    let scratch = Scratch::new();
+    let unknown = scratch.file("unknown.toml", "# mine\n[redis]\nbnd = \"127.0.0.1:1\"\n");
+    for args in [["up", "--config", &unknown], ["config", "check", &unknown]] {
+        refused(&args, &["unknown.toml:3", "redis.bnd", "redis.bind is one"]);
+    }
+    let value = scratch.file("value.toml", "stop_timeout = \"soon\"\n");
+    refused(&["config", "check", &value], &["value.toml:1", "stop_timeout = \"soon\"", "\"10s\""]);
+    refused(&["config", "check", &scratch.path("none.toml")], &["none.toml", "--config"]);
+    refused(&["up", "--set", "limits.argsmax=3"], &["--set", "limits.argsmax", "limits.args_max is one"]);
+    refused(&["up", "--durability", "paper"], &["--durability", "\"fsync\" or \"memory\""]);
+}
+
+#[test]
+fn config_check_prints_what_a_node_would_run_with_and_no_secret() {
+    let scratch = Scratch::new();
+    let secret = scratch.file("secret", "hunter2\n");
+    let text =
+        format!("data_shards = 4\n[redis]\npassword_file = {secret:?}\n[keyspace.\"c:\"]\ndurability = \"memory\"\n");
+    let (code, out, errors) = run(&["config", "check", &scratch.file("good.toml", &text)]);
+    assert_eq!(code, 0, "{errors}");
+    for line in [
+        "data_shards = 4\n",
+        "workers = 0  # default\n",
+        "# a password is set",
+        "[keyspace.\"c:\"]",
+        "eviction = \"lru\"",
+    ] {
+        assert!(out.contains(line), "{line:?}: {out}");
+    }
+    assert!(!out.contains("hunter2"));
+}
+
+#[test]
+fn beyond_loopback_a_password_or_a_word_of_consent_is_needed() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let open = ["up", "--admin-port", "0", "--data", &data, "--redis-bind", "0.0.0.0:0"];
+    refused(&open, &["0.0.0.0:0", "no password", "redis.bind", "--insecure-bind"]);
+    refused(&["up", "--admin-bind", "0.0.0.0:0", "--password", "x"], &["admin door", "admin.bind", "--insecure-bind"]);
+    let secret = scratch.file("secret", "hunter2\nnot this line\n");
+    let node = Node::start(&["--data", &data, "--redis-bind", "0.0.0.0:0", "--password-file", &secret]);
+    assert_eq!(node.ask("GET a"), "-NOAUTH Authentication required.");
+    assert_eq!(node.ask("AUTH hunter2"), "+OK");
+    drop(node);
+    let node = Node::start(&["--data", &data, "--redis-bind", "0.0.0.0:0", "--insecure-bind"]);
+    assert_eq!(node.ask("SET a b"), "+OK");
+}
+
+#[test]
+fn sigterm_stops_in_order_and_everything_is_there_again() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let flags = ["--redis-port", "0", "--data", &data];
+    let mut node = Node::start(&flags);
+    assert!(node.get("/healthz").starts_with("HTTP/1.1 200") && node.get("/readyz").starts_with("HTTP/1.1 200"));
+    assert_eq!(node.ask("SET kept forever"), "+OK");
+    // A client that says nothing must not hold the stop up.
+    let _silent = TcpStream::connect(node.redis).expect("it listens");
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), 0);
+    let (code, out, errors) = run(&["log", "verify", &data]);
+    assert!(code == 0 && out.contains("is sound") && out.contains("the last stop was clean"), "{out}{errors}");
+
+    let mut node = Node::start(&flags);
+    assert_eq!(node.ask("STRLEN kept"), ":7");
+    node.child.kill().expect("it runs");
+    node.child.wait().expect("it is ours");
+    let node = Node::start(&flags);
+    assert_eq!(node.ask("STRLEN kept"), ":7");
+}
+
+#[test]
+fn damage_stops_the_start_and_is_named_by_file_and_offset() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let flags = ["--redis-port", "0", "--data", &data];
+    let mut node = Node::start(&flags);
+    assert_eq!(node.ask("SET first needle-in-the-log"), "+OK");
+    assert_eq!(node.ask("SET second other"), "+OK");
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), 0);
+    let segment = Path::new(&data).join("0000000000000001.log");
+    let mut bytes = std::fs::read(&segment).expect("the first segment");
+    let at = bytes.windows(6).position(|word| word == b"needle").expect("it was written");
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).expect("ours");
+    let (code, out, errors) = run(&["log", "verify", &data]);
+    assert!(
+        code == 1 && out.contains("0000000000000001.log at byte ") && out.contains("damaged in 1 place"),
+        "{out}{errors}"
+    );
+    let up = ["up", "--redis-port", "0", "--admin-port", "0", "--data", &data];
+    refused(&up, &["0000000000000001.log is damaged at byte ", "quorate log verify"]);
+    refused(&["log", "verify", &scratch.path("nothing")], &["is no directory"]);
+    refused(&["log", "verify", &scratch.path("")], &["is no data directory"]);
+}
+
+#[test]
+fn status_tells_how_a_node_is_and_whether_there_is_one() {
+    let scratch = Scratch::new();
+    let node = Node::start(&["--redis-port", "0", "--data", &scratch.path("data")]);
+    let admin = node.admin.to_string();
+    let (code, out, errors) = run(&["status", "--admin", &admin]);
+    assert!(code == 0 && out.contains("ready") && out.contains(&node.redis.to_string()), "{out}{errors}");
+    let (code, out, _) = run(&["status", "--admin", &admin, "--json"]);
+    assert!(code == 0 && out.starts_with('{'), "{out}");
+    drop(node);
+    refused(&["status", "--admin", &admin], &[&admin, "quorate up"]);
+}
+
+#[test]
+fn the_tour_lists_itself_and_knows_what_it_does_not_have() {
+    let (code, out, _) = run(&["tour"]);
+    assert!(code == 0 && ["durable", "one-commit", "limits"].iter().all(|name| out.contains(name)), "{out}");
+    refused(&["tour", "venice"], &["venice", "durable, one-commit, limits"]);
+}
