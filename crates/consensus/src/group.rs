@@ -435,7 +435,8 @@ impl Group {
             Input::Snapshotted { index } => self.snapshotted(index),
             Input::Compact { index } => {
                 // Nobody can lag behind a lone voter; whoever joins later is sent a snapshot that reaches this far.
-                let kept = if self.is_lone_voter() { index } else { self.raft.raft.store().snapshot_index() };
+                let alone = self.is_lone_voter() && self.membership().members().len() == 1;
+                let kept = if alone { index } else { self.raft.raft.store().snapshot_index() };
                 let index = index.min(kept).min(self.raft.raft.raft_log.applied);
                 self.raft.raft.mut_store().compact(index);
             }

@@ -220,6 +220,7 @@ impl Node {
             stop: stopping.clone(),
             stopped: stopped.clone(),
             appending: false,
+            shown: Instant::default(),
         };
         tokio::spawn(task.run());
         tokio::spawn(net::accept(listener, door.clone(), figures.clone(), stopping));
@@ -254,7 +255,13 @@ impl Node {
 
     /// The groups, for people.
     pub fn groups(&self) -> Vec<GroupStatus> {
-        self.status.lock().clone()
+        let mut groups = self.status.lock().clone();
+        for group in &mut groups {
+            if let Some(shard) = self.shards.iter().find(|shard| shard.group == group.group) {
+                group.applied = shard.state().applied();
+            }
+        }
+        groups
     }
 
     /// Asks for a snapshot of every data shard now.
@@ -295,7 +302,12 @@ struct DriverTask {
     stop: watch::Receiver<bool>,
     stopped: Arc<Notify>,
     appending: bool,
+    /// When the groups' status was last written down for people.
+    shown: Instant,
 }
+
+/// How old the groups' role and term may be where people look.
+const STATUS_EVERY: Duration = Duration::from_millis(100);
 
 impl DriverTask {
     async fn run(mut self) {
@@ -343,6 +355,10 @@ impl DriverTask {
             }
         }
         outbox.flush();
+        if clock::now().since(self.shown) < STATUS_EVERY {
+            return;
+        }
+        self.shown = clock::now();
         let status = self.driver.status().into_iter().map(|(group, status, applied)| GroupStatus {
             group,
             role: format!("{:?}", status.role).to_lowercase(),
