@@ -220,7 +220,7 @@ impl Node {
             stop: stopping.clone(),
             stopped: stopped.clone(),
             appending: false,
-            shown: Instant::default(),
+            shown: (Instant::default(), 0),
         };
         tokio::spawn(task.run());
         tokio::spawn(net::accept(listener, door.clone(), figures.clone(), stopping));
@@ -302,8 +302,8 @@ struct DriverTask {
     stop: watch::Receiver<bool>,
     stopped: Arc<Notify>,
     appending: bool,
-    /// When the groups' status was last written down for people.
-    shown: Instant,
+    /// When the groups' status was last written down for people, and how many groups were led then.
+    shown: (Instant, usize),
 }
 
 /// How old the groups' role and term may be where people look.
@@ -355,10 +355,11 @@ impl DriverTask {
             }
         }
         outbox.flush();
-        if clock::now().since(self.shown) < STATUS_EVERY {
+        let leading = self.driver.leading();
+        if leading == self.shown.1 && clock::now().since(self.shown.0) < STATUS_EVERY {
             return;
         }
-        self.shown = clock::now();
+        self.shown = (clock::now(), leading);
         let status = self.driver.status().into_iter().map(|(group, status, applied)| GroupStatus {
             group,
             role: format!("{:?}", status.role).to_lowercase(),

@@ -299,6 +299,11 @@ impl<C: Clone + PartialEq> Driver<C> {
         self.lanes.iter().map(|lane| (lane.shard.group, lane.group.status(), lane.applied)).collect()
     }
 
+    /// How many groups this node leads.
+    pub fn leading(&self) -> usize {
+        self.lanes.iter().filter(|lane| lane.leads).count()
+    }
+
     /// Whether an append is under way or wanted, or requests wait: not the moment to stop.
     pub fn is_busy(&self) -> bool {
         let lane_busy = |lane: &Lane<C>| !lane.flights.is_empty() || lane.shard.has_queued();
