@@ -3,8 +3,17 @@
 //! Matching backtracks only to the last `*`, so it costs at most pattern × text steps: a pattern such as
 //! `*a*a*a*a*b` cannot stall the node (CVE-2024-31228 is the class).
 
-/// Whether the whole `text` matches `pattern`.
+/// Whether KEYS or one of the SCANs with this pattern shows this name: a `*` alone is not even compared.
+pub fn glob_selects(pattern: &[u8], name: &[u8]) -> bool {
+    pattern == b"*" || glob_matches(pattern, name)
+}
+
+/// Whether the whole `text` matches `pattern`. An empty text matches an empty pattern only, not even `*`: Redis looks at
+/// the pattern only as long as there is text.
 pub fn glob_matches(pattern: &[u8], text: &[u8]) -> bool {
+    if text.is_empty() {
+        return pattern.is_empty();
+    }
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     loop {
@@ -80,12 +89,13 @@ fn class(pattern: &[u8], byte: u8) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::glob_matches;
+    use super::{glob_matches, glob_selects};
 
     #[test]
     fn patterns_match_as_in_redis() {
         for (pattern, text, matches) in [
-            ("*", "", true),
+            ("*", "", false),
+            ("**", "", false),
             ("", "", true),
             ("", "a", false),
             ("a*c", "abbc", true),
@@ -109,6 +119,7 @@ mod tests {
         ] {
             assert_eq!(glob_matches(pattern.as_bytes(), text.as_bytes()), matches, "{pattern} against {text}");
         }
+        assert!(glob_selects(b"*", b"") && !glob_selects(b"**", b"") && !glob_selects(b"b*", b"a"));
     }
 
     #[test]

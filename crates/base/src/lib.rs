@@ -11,7 +11,7 @@ mod rng;
 mod slot;
 mod time;
 
-pub use glob::glob_matches;
+pub use glob::{glob_matches, glob_selects};
 pub use histogram::{Counts, Histogram};
 pub use id::{GroupId, NodeId};
 pub use limits::Limits;

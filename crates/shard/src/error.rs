@@ -18,6 +18,11 @@ impl CommandError {
     }
 }
 
+/// A client's word as an error repeats it: Redis prints C strings, which end at a zero byte.
+pub fn shown(word: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(word.split(|byte| *byte == 0).next().unwrap_or_default())
+}
+
 impl From<String> for CommandError {
     fn from(text: String) -> CommandError {
         CommandError(Cow::Owned(text))
@@ -37,6 +42,9 @@ pub const WRONG_TYPE: CommandError =
 pub const SYNTAX: CommandError = CommandError::new("ERR syntax error");
 /// An argument that must be an integer is not, or does not fit.
 pub const NOT_INTEGER: CommandError = CommandError::new("ERR value is not an integer or out of range");
+/// An argument that must fit 32 bits does not.
+pub const INT_RANGE: CommandError =
+    CommandError::new("ERR value is out of range, value must between -2147483648 and 2147483647");
 /// An argument that must be a float is not.
 pub const NOT_FLOAT: CommandError = CommandError::new("ERR value is not a valid float");
 /// An index beyond the end.

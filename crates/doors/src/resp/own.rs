@@ -116,7 +116,8 @@ impl Session {
     fn door_command_in_multi(&mut self, name: &str, args: &[&[u8]], out: &mut Reply) -> Step {
         match name {
             "publish" => return self.enqueue_publish(args, out),
-            "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe" | "sunsubscribe" => {
+            "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe" | "sunsubscribe"
+            | "client|reply" => {
                 return self.refuse(CommandError::new("ERR Command not allowed inside a transaction"), out);
             }
             _ => {}
@@ -153,7 +154,10 @@ impl Session {
     }
 
     fn database(&self, args: &[&[u8]]) -> Result<u8, CommandError> {
-        let index = parse_i64(args[1]).ok_or(CommandError::new("ERR value is not an integer or out of range"))?;
+        let index = parse_i64(args[1]).ok_or(shard::error::NOT_INTEGER)?;
+        if i32::try_from(index).is_err() {
+            return Err(shard::error::INT_RANGE);
+        }
         u8::try_from(index)
             .ok()
             .filter(|db| usize::from(*db) < store::table::DATABASES)
@@ -295,10 +299,12 @@ impl Session {
     // ---- pub/sub -------------------------------------------------------------------------------------------------------
 
     fn subscribe(&mut self, kind: Kind, args: &[&[u8]], out: &mut Reply) {
+        self.pushed = true;
         self.door.channels.write().subscribe_command(kind, self.client.id, &args[1..], out);
     }
 
     fn unsubscribe(&mut self, kind: Kind, args: &[&[u8]], out: &mut Reply) {
+        self.pushed = true;
         self.door.channels.write().unsubscribe_command(kind, self.client.id, &args[1..], out);
     }
 
@@ -342,14 +348,17 @@ impl Session {
             "client|reply" => match introspect::parse_reply(args)? {
                 ReplyMode::On => {
                     self.silent = false;
+                    self.skip = 0;
                     self.client.muted.store(false, Ordering::Relaxed);
                     out.ok();
                 }
                 ReplyMode::Off => {
                     self.silent = true;
+                    self.skip = 0;
                     self.client.muted.store(true, Ordering::Relaxed);
                 }
                 // Two answers are dropped: this one, which is none, and the next.
+                ReplyMode::Skip if self.silent => {}
                 ReplyMode::Skip => self.skip = 2,
             },
             "client|no-evict" => {

@@ -103,18 +103,17 @@ impl Peer {
     pub fn answer(&self, bytes: &[u8]) -> Option<Waker> {
         let mut mail = self.mail.lock();
         mail.answers += 1;
+        let bytes = if self.muted.load(Ordering::Relaxed) { &[] } else { bytes };
         self.put(&mut mail, bytes)
     }
 
-    /// Puts a message that is no answer into the mailbox (pub/sub).
+    /// Puts a message that is no answer into the mailbox (pub/sub): it comes even to a client that wants no answers.
     pub fn message(&self, bytes: &[u8]) -> Option<Waker> {
         self.put(&mut self.mail.lock(), bytes)
     }
 
     fn put(&self, mail: &mut Mail, bytes: &[u8]) -> Option<Waker> {
-        if !self.muted.load(Ordering::Relaxed) {
-            mail.bytes.extend_from_slice(bytes);
-        }
+        mail.bytes.extend_from_slice(bytes);
         if mail.bytes.len() > self.output_bytes_max {
             // A client that does not read must not cost more memory than this.
             mail.bytes = Vec::new();

@@ -105,7 +105,11 @@ pub struct Session {
     pub(super) closing: bool,
     /// Skip the next answer (CLIENT REPLY SKIP): counted down.
     pub(super) skip: u8,
+    /// The answer to be skipped is under way.
+    skipping: bool,
     pub(super) silent: bool,
+    /// The command at hand has written messages rather than an answer.
+    pub(super) pushed: bool,
     wake: bool,
     pub(super) now: Instant,
     commands: u64,
@@ -139,7 +143,9 @@ impl Session {
             blocked: false,
             closing: false,
             skip: 0,
+            skipping: false,
             silent: false,
+            pushed: false,
             wake: false,
             now: Instant::default(),
             commands: 0,
@@ -167,6 +173,10 @@ impl Session {
         assert!(self.received <= self.sent, "every answer has its request");
         if !self.is_pending() {
             self.blocked = false;
+            if std::mem::take(&mut self.skipping) {
+                self.skip = 0;
+                self.client.muted.store(self.silent, Ordering::Relaxed);
+            }
         }
     }
 
@@ -271,10 +281,14 @@ impl Session {
 
     /// CLIENT REPLY OFF and SKIP: answers that were written straight away are taken back.
     fn drop_unwanted(&mut self, begun: usize, out: &mut Reply) {
-        if self.silent || self.skip == 1 {
+        if std::mem::take(&mut self.pushed) {
+            // What (P|S)SUBSCRIBE and kin say are messages: nobody can do without them.
+        } else if self.silent || self.skip == 1 {
             out.bytes.truncate(begun);
         }
-        if self.skip > 0 {
+        // An answer to be skipped that is still under way keeps the client muted until it has come: see `collect`.
+        self.skipping = self.skip == 1 && self.is_pending();
+        if self.skip > 0 && !self.skipping {
             self.skip -= 1;
             let mute = self.silent || self.skip == 1;
             self.client.muted.store(mute, Ordering::Relaxed);
@@ -637,6 +651,7 @@ impl Session {
         self.protocol = Protocol::Resp2;
         self.silent = false;
         self.skip = 0;
+        self.skipping = false;
         self.client.muted.store(false, Ordering::Relaxed);
         self.door.channels.write().unsubscribe_all(self.client.id);
         let mut card = self.client.card.lock();

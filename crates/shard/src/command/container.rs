@@ -3,7 +3,7 @@
 //! MULTI refuses what is wrong here at once, and EXEC then aborts; so it cannot wait until the command runs.
 
 use super::{Args, Flags, Spec};
-use crate::error::CommandError;
+use crate::error::{CommandError, shown};
 
 /// Numbers of words, the command's own counted; negative is "at least".
 type Subcommands = &'static [(&'static str, i32)];
@@ -41,9 +41,7 @@ fn check_subcommand(spec: &Spec, args: Args<'_>) -> Result<(), CommandError> {
     let word = args[1];
     let found = subcommands(spec.name).iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(word));
     let Some((name, arity)) = found else {
-        // Redis prints C strings: nothing after a zero byte.
-        let shown = word.split(|byte| *byte == 0).next().unwrap_or_default();
-        let shown = String::from_utf8_lossy(&shown[..shown.len().min(PREVIEW_BYTES_MAX)]);
+        let shown = shown(&word[..word.len().min(PREVIEW_BYTES_MAX)]);
         let container = spec.name.to_ascii_uppercase();
         return Err(format!("ERR unknown subcommand '{shown}'. Try {container} HELP.").into());
     };

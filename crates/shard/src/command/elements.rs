@@ -1,6 +1,6 @@
 //! What the commands on collections share: counts and ranges among the words, HSCAN and its kin, random picks.
 
-use base::{Limits, Rng, glob_matches};
+use base::{Limits, Rng, glob_selects};
 
 use super::{Args, integer, is};
 use crate::error::{CommandError, NOT_INTEGER, SYNTAX};
@@ -77,7 +77,7 @@ impl<'a> Wanted<'a> {
 
     /// Whether an element of this name was asked for.
     pub(super) fn includes(&self, name: &[u8]) -> bool {
-        self.pattern.is_none_or(|pattern| glob_matches(pattern, name))
+        self.pattern.is_none_or(|pattern| glob_selects(pattern, name))
     }
 }
 

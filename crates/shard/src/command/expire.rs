@@ -3,7 +3,7 @@
 use base::Millis;
 
 use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, integer};
-use crate::error::CommandError;
+use crate::error::{CommandError, shown};
 use crate::reply::Reply;
 
 const fn spec(
@@ -70,7 +70,7 @@ impl Conditions {
                 b"XX" => conditions.xx = true,
                 b"GT" => conditions.gt = true,
                 b"LT" => conditions.lt = true,
-                _ => return Err(format!("ERR Unsupported option {}", String::from_utf8_lossy(word)).into()),
+                _ => return Err(format!("ERR Unsupported option {}", shown(word)).into()),
             }
         }
         let Conditions { nx, xx, gt, lt } = conditions;

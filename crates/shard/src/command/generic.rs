@@ -5,7 +5,7 @@ use store::table::{DATABASES, Expiry};
 use store::value::Value;
 
 use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, integer, is};
-use crate::error::{CommandError, NO_SUCH_KEY, SYNTAX};
+use crate::error::{CommandError, INT_RANGE, NO_SUCH_KEY, SYNTAX};
 use crate::reply::Reply;
 
 const fn spec(
@@ -92,8 +92,7 @@ fn rename_to(writing: &mut Writing<'_>, from: &[u8], to: &[u8]) -> Outcome {
 
 /// A database's number.
 fn database(word: &[u8]) -> Result<u8, CommandError> {
-    const RANGE: &str = "ERR value is out of range, value must between -2147483648 and 2147483647";
-    let number = i32::try_from(integer(word)?).map_err(|_| CommandError::new(RANGE))?;
+    let number = i32::try_from(integer(word)?).map_err(|_| INT_RANGE)?;
     u8::try_from(number).ok().filter(|db| usize::from(*db) < DATABASES).ok_or(NO_DATABASE)
 }
 

@@ -1,6 +1,6 @@
 //! Whole databases: list, walk, count, clear and exchange them. These see both durability classes.
 
-use base::glob_matches;
+use base::glob_selects;
 use store::table::{DATABASES, Entry};
 
 use super::generic::NO_DATABASE;
@@ -99,7 +99,7 @@ fn keys(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome
     let mut count = 0;
     for tables in [reading.tables, reading.other] {
         tables.scan(reading.db, 0, usize::MAX, reading.now, |entry| {
-            if glob_matches(pattern, entry.key()) {
+            if glob_selects(pattern, entry.key()) {
                 reply.bulk(entry.key());
                 count += 1;
             }
@@ -118,7 +118,7 @@ struct Wanted<'a> {
 impl Wanted<'_> {
     fn includes(&self, entry: &Entry) -> bool {
         self.type_name.is_none_or(|name| is(name, entry.value.type_name()))
-            && self.pattern.is_none_or(|pattern| glob_matches(pattern, entry.key()))
+            && self.pattern.is_none_or(|pattern| glob_selects(pattern, entry.key()))
     }
 }
 

@@ -186,6 +186,9 @@ impl<'a, 'w> Session<'a, 'w> {
             }
             (b"SELECT", 2) => {
                 let db = base::parse_i64(words[1]).ok_or(error::NOT_INTEGER)?;
+                if i32::try_from(db).is_err() {
+                    return Err(error::INT_RANGE);
+                }
                 if !(0..store::table::DATABASES as i64).contains(&db) {
                     return Err(CommandError::new("ERR DB index is out of range"));
                 }

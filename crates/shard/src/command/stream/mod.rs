@@ -54,13 +54,34 @@ const TRIM_LIMIT: u64 = 10_000;
 
 /// An id `ms-seq` or `ms`, which then gets `missing` for its other half.
 fn parse_id(word: &[u8], missing: u64) -> Result<StreamId, CommandError> {
-    let number = |text: &str| text.parse::<u64>().map_err(|_| INVALID_ID);
-    let text = std::str::from_utf8(word).map_err(|_| INVALID_ID)?;
-    match text.split_once('-') {
-        _ if text.len() > 127 => Err(INVALID_ID),
-        Some((ms, seq)) => Ok(StreamId::new(number(ms)?, number(seq)?)),
-        None => Ok(StreamId::new(number(text)?, missing)),
+    if word.len() > 127 {
+        return Err(INVALID_ID);
     }
+    let word = word.split(|byte| *byte == 0).next().unwrap_or_default();
+    match word.iter().position(|byte| *byte == b'-') {
+        Some(dash) => Ok(StreamId::new(parse_part(&word[..dash])?, parse_part(&word[dash + 1..])?)),
+        None => Ok(StreamId::new(parse_part(word)?, missing)),
+    }
+}
+
+/// Half an id, read as Redis does with `strtoull`: space and a sign may stand before the digits, and what is negative
+/// behind space wraps around.
+fn parse_part(word: &[u8]) -> Result<u64, CommandError> {
+    if base::parse_i64(word).is_some_and(|number| number < 0) {
+        return Err(INVALID_ID);
+    }
+    let start = word.iter().position(|byte| !matches!(byte, b' ' | b'\t'..=b'\r')).unwrap_or(word.len());
+    let (negative, digits) = match &word[start..] {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    if !digits.first().is_some_and(u8::is_ascii_digit) {
+        return Err(INVALID_ID);
+    }
+    let digits = std::str::from_utf8(digits).map_err(|_| INVALID_ID)?;
+    let number = digits.parse::<u64>().map_err(|_| INVALID_ID)?;
+    Ok(if negative { number.wrapping_neg() } else { number })
 }
 
 /// As [`parse_id`], or `-` or `+` for the first and the last possible one.
@@ -97,7 +118,7 @@ fn parse_ids(words: Args<'_>) -> Result<Vec<StreamId>, CommandError> {
 }
 
 fn text(word: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(word)
+    crate::error::shown(word)
 }
 
 fn reply_id(reply: &mut Reply, id: StreamId) {

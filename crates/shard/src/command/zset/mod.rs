@@ -267,7 +267,7 @@ fn zscan(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcom
     let mut words = 0;
     let next = zset.map_or(0, |zset| {
         zset.scan(cursor, count, |member, score| {
-            if pattern.is_none_or(|pattern| base::glob_matches(pattern, member)) {
+            if pattern.is_none_or(|pattern| base::glob_selects(pattern, member)) {
                 words += 2;
                 found.bulk(member);
                 // A score is a bulk string here under RESP3 too.
