@@ -73,6 +73,8 @@ struct Half {
 pub struct State {
     logged: Half,
     memory: Half,
+    /// For requests of the leader's own clients that stand beside an entry: the entry's randomness is not theirs.
+    local_rng: Rng,
     applied: u64,
     stamp: Millis,
     limits: Limits,
@@ -115,6 +117,7 @@ impl State {
         State {
             logged: half(0),
             memory: half(seed),
+            local_rng: Rng::new(!seed),
             applied: 0,
             stamp: 0,
             limits,
@@ -188,7 +191,8 @@ impl State {
                 return Err(MIXED);
             }
         }
-        Ok(class.unwrap_or(keyspaces.get(0).durability))
+        // A script without keys is logged wherever anything is: it may touch whatever it likes.
+        Ok(class.unwrap_or(if keyspaces.classes().1 { Durability::Fsync } else { Durability::Memory }))
     }
 
     /// The durability class of one key.
@@ -359,6 +363,9 @@ impl State {
     ) {
         let mut reply = std::mem::take(&mut self.scratch);
         reply.bytes.clear();
+        if place == Place::Local {
+            std::mem::swap(&mut self.logged.rng, &mut self.local_rng);
+        }
         let answered = match unit {
             Unit::Command { db, protocol, words } => {
                 reply.protocol = protocol;
@@ -392,6 +399,9 @@ impl State {
                 true
             }
         };
+        if place == Place::Local {
+            std::mem::swap(&mut self.logged.rng, &mut self.local_rng);
+        }
         if answered && let Some(client) = client {
             sink.reply(client, &reply.bytes);
         }
@@ -450,6 +460,11 @@ impl State {
         reply: &mut Reply,
         sink: &mut S,
     ) {
+        let only_here = |watch: &Watch| self.class_of_key(&watch.key) == Durability::Memory;
+        if place == Place::Logged && multi.watches.iter().any(only_here) {
+            // Its outcome would differ where that key is not: on replicas, and here after a restart.
+            return reply.error(&MIXED.0);
+        }
         let changed = multi.watches.iter().any(|Watch { db, key, version }| self.version(*db, key, now) != *version);
         #[cfg(any(test, feature = "planted"))]
         let changed = changed && !self.planted.watch_ignored;
@@ -475,6 +490,8 @@ impl State {
                         }
                         Err(error) => reply.error(&error.0),
                     }
+                    // More than a client may have outstanding closes it: what is beyond need not be kept.
+                    reply.bytes.truncate(self.limits.output_bytes_max.saturating_add(1));
                 }
                 Err(corrupt) => reply.error(&format!("ERR {corrupt}")),
             }
@@ -575,7 +592,7 @@ impl State {
                     tables: &mut half.tables,
                     other: &mut other.tables,
                     rng: &mut half.rng,
-                    may_block: may_block && half.waiters.len() < self.limits.waiters_max,
+                    may_block: may_block && half.waiters.replicated() < self.limits.waiters_max,
                     served,
                     block: None,
                     scripts: &mut half.scripts,
@@ -678,6 +695,14 @@ impl State {
             Unblock::Gone => {}
         }
         sink.served(waiter, &reply.bytes);
+        self.update_watching();
+    }
+
+    /// Ends every wait on logged keys with this answer: the log has stopped, so nothing will feed them.
+    pub fn end_waits<C, S: Sink<C>>(&mut self, answer: &[u8], sink: &mut S) {
+        for waiter in self.logged.waiters.clear() {
+            sink.served(waiter, answer);
+        }
         self.update_watching();
     }
 
@@ -819,3 +844,6 @@ fn sink_receivers<C, S: Sink<C>>(sink: &S) -> impl Fn(&[u8]) -> i64 + '_ {
 pub const MIXED: CommandError = CommandError::new(
     "CROSSKEYSPACE keys of a memory keyspace and of a logged one cannot change together; split the command or give both keyspaces one durability",
 );
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,9 @@ pub struct Waiter {
 #[derive(Debug, Default)]
 pub struct Waiters {
     next: u64,
+    /// Counts the waits that are not replicated: in the ids of those that are, they would be gaps on this node alone.
+    next_local: u64,
+    locals: usize,
     waits: BTreeMap<u64, Waiter>,
     by_key: HashMap<(u8, Vec<u8>), VecDeque<u64>, store::hash::State>,
     until: BTreeMap<(Millis, u64), ()>,
@@ -54,12 +57,18 @@ impl Waiters {
     /// No waits yet in this group.
     pub fn new(group: GroupId) -> Waiters {
         assert!(group.0 <= 0xFFFF, "a node has fewer groups than that");
-        Waiters { next: u64::from(group.0) << COUNT_BITS, ..Waiters::default() }
+        let next = u64::from(group.0) << COUNT_BITS;
+        Waiters { next, next_local: next | LOCAL, ..Waiters::default() }
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
         self.waits.len()
+    }
+
+    /// How many of them are replicated: what a bound on them may depend on.
+    pub fn replicated(&self) -> usize {
+        self.waits.len() - self.locals
     }
 
     /// Whether nobody waits.
@@ -69,8 +78,9 @@ impl Waiters {
 
     /// Adds a wait and names it.
     pub fn add(&mut self, db: u8, protocol: Protocol, words: Vec<Vec<u8>>, block: Block, local: bool) -> u64 {
-        self.next += 1;
-        let id = if local { self.next | LOCAL } else { self.next };
+        let counter = if local { &mut self.next_local } else { &mut self.next };
+        *counter += 1;
+        let id = *counter;
         let Block { keys, until, again, null_is_array } = block;
         let waiter = Waiter { db, protocol, words: again.unwrap_or(words), keys, until, null_is_array };
         self.insert(id, waiter);
@@ -87,6 +97,7 @@ impl Waiters {
         if waiter.until != 0 {
             self.until.insert((waiter.until, id), ());
         }
+        self.locals += usize::from(id & LOCAL != 0);
         self.waits.insert(id, waiter);
     }
 
@@ -98,6 +109,7 @@ impl Waiters {
     /// Ends a wait.
     pub fn remove(&mut self, id: u64) -> Option<Waiter> {
         let waiter = self.waits.remove(&id)?;
+        self.locals -= usize::from(id & LOCAL != 0);
         for key in &waiter.keys {
             let place = (waiter.db, key.clone());
             if let Some(queue) = self.by_key.get_mut(&place) {
@@ -132,7 +144,7 @@ impl Waiters {
     /// Ends them all; the ids come back so that clients can be told.
     pub fn clear(&mut self) -> Vec<u64> {
         let ids = self.waits.keys().copied().collect();
-        *self = Waiters { next: self.next, ..Waiters::default() };
+        *self = Waiters { next: self.next, next_local: self.next_local, ..Waiters::default() };
         ids
     }
 
@@ -158,7 +170,9 @@ impl Waiters {
 
     /// Reads what [`Waiters::encode`] wrote.
     pub fn decode(input: &mut Input<'_>) -> Result<Waiters, Corrupt> {
-        let mut waiters = Waiters { next: input.u64()?, ..Waiters::default() };
+        let next = input.u64()?;
+        let next_local = next >> COUNT_BITS << COUNT_BITS | LOCAL;
+        let mut waiters = Waiters { next, next_local, ..Waiters::default() };
         for _ in 0..input.count()? {
             let id = input.u64()?;
             let db = input.u8()?;

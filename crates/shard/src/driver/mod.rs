@@ -335,6 +335,8 @@ impl<C: Clone + PartialEq> Driver<C> {
     pub fn step<S: Sink<C>>(&mut self, now: Instant, wall: Millis, input: Input, sink: &mut S, out: &mut Vec<Output>) {
         match input {
             Input::Wake => {}
+            // Too late: their clients have been let go, and nothing makes the log go on but a restart.
+            Input::Appended | Input::AppendFull | Input::Room(_) if self.stopped => {}
             Input::Appended => self.appended(now, wall, sink, out),
             Input::AppendFull => self.append_full(),
             Input::Room(room) => self.set_room(room),
@@ -360,7 +362,7 @@ impl<C: Clone + PartialEq> Driver<C> {
 
     fn pump<S: Sink<C>>(&mut self, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
         if self.stopped {
-            return;
+            return self.pump_stopped(now, sink, out);
         }
         for at in 0..self.lanes.len() {
             let lane = &mut self.lanes[at];
@@ -388,6 +390,27 @@ impl<C: Clone + PartialEq> Driver<C> {
                 lane.persisting = lane.waiting.take();
             }
             out.push(Output::Append(std::mem::replace(&mut self.next, Append::fresh())));
+        }
+    }
+
+    /// The log has stopped: what needs no log still runs, the rest is refused.
+    fn pump_stopped<S: Sink<C>>(&mut self, now: Instant, sink: &mut S, out: &mut Vec<Output>) {
+        for lane in &mut self.lanes {
+            if now.since(lane.looked) >= LOOK_EVERY {
+                lane.look(now, sink);
+            }
+            while let Some(batch) = lane.shard.take() {
+                if batch.needs_entry() {
+                    if let Some(refusal) = lane.shard.current_refusal() {
+                        refuse(&batch, &refusal, sink);
+                    }
+                    continue;
+                }
+                let stamp = lane.shard.now(now);
+                if let Err(corrupt) = lane.shard.state_mut().run_local(&batch, stamp, sink) {
+                    out.push(Output::Fatal(format!("a request that this node wrote cannot be read: {corrupt}")));
+                }
+            }
         }
     }
 
@@ -570,12 +593,15 @@ impl<C: Clone + PartialEq> Driver<C> {
 
     fn log_stopped<S: Sink<C>>(&mut self, why: &str, sink: &mut S) {
         self.stopped = true;
+        self.appending = false;
         for lane in &mut self.lanes {
             lane.shard.set_refusal(Some(Refusal::Stopped(why.to_owned())));
             lane.lose(sink);
+            let refusal = Refusal::Stopped(why.to_owned());
             while let Some(batch) = lane.shard.take() {
-                refuse(&batch, &Refusal::Stopped(why.to_owned()), sink);
+                refuse(&batch, &refusal, sink);
             }
+            lane.shard.state_mut().end_waits(format!("-{}\r\n", refusal.error().0).as_bytes(), sink);
         }
     }
 

@@ -127,3 +127,25 @@ fn keys_expire_by_an_entry_when_their_time_has_come() {
     world.run();
     assert_eq!(world.shard.state().tables(store::keyspace::Durability::Fsync).len(0), 0);
 }
+
+#[test]
+fn a_stopped_log_leaves_nobody_without_an_answer() {
+    let mut world = World::new();
+    world.ask(1, Place::Logged, "BLPOP l 0");
+    world.run();
+    let step = |world: &mut World, input| {
+        let mut out = Vec::new();
+        world.driver.step(Instant(0), 1_000_000, input, &mut world.answers, &mut out);
+        assert!(out.is_empty(), "{out:?}");
+    };
+    step(&mut world, Input::LogStopped("the disk is gone".into()));
+    assert!(world.answers(1).starts_with("-MISCONF the log has stopped"), "nothing will ever feed it");
+    // A write that passed the door just before, and what needs no log.
+    world.ask(2, Place::Logged, "SET k 1");
+    step(&mut world, Input::Wake);
+    world.ask(3, Place::Local, "GET k");
+    step(&mut world, Input::Room(super::Room::Reserve));
+    assert!(world.answers(2).starts_with("-MISCONF the log has stopped"));
+    assert_eq!(world.answers(3), "$-1\r\n");
+    assert!(!world.driver.is_busy(), "a stop need not wait");
+}

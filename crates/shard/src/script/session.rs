@@ -141,8 +141,11 @@ impl<'a, 'w> Session<'a, 'w> {
         if let Some(class) = self.class {
             let tables = &self.writing.tables;
             let foreign = |place: &usize| tables.durability(words[*place]) != class;
-            let sweeps = class == Durability::Memory && spec.flags.has(Flags::WHOLE) && spec.is_write();
-            if sweeps || spec.key_places(words).iter().any(foreign) {
+            let whole = spec.flags.has(Flags::WHOLE);
+            let sweeps = class == Durability::Memory && whole && spec.is_write();
+            // A logged script must not depend on keys that replicas, and this node after a restart, do not have.
+            let peeks = class == Durability::Fsync && whole && !spec.is_write() && !self.read_only;
+            if sweeps || peeks || spec.key_places(words).iter().any(foreign) {
                 return Err(MIXED);
             }
         }

@@ -1,0 +1,157 @@
+//! What a leader did with its clients' requests beside the log must leave no trace in the logged state: a replica, and the
+//! same node after a restart, sees the entries alone.
+
+use std::sync::Arc;
+
+use base::{GroupId, Limits, Rng};
+use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
+
+use super::{Silent, Sink, State};
+use crate::command;
+use crate::entry::{MultiBuilder, Unblock, Watch};
+use crate::pending::{Batch, Place};
+use crate::reply::{Protocol, Reply};
+
+const STAMP: u64 = 1_000_000;
+
+/// Notes answers and waits of the one client that it knows.
+#[derive(Default)]
+struct Noted {
+    answers: String,
+    parked: Vec<u64>,
+}
+
+impl Sink<u64> for Noted {
+    fn reply(&mut self, _: &u64, bytes: &[u8]) {
+        self.answers.push_str(&String::from_utf8_lossy(bytes));
+    }
+    fn parked(&mut self, _: &u64, waiter: u64) {
+        self.parked.push(waiter);
+    }
+    fn served(&mut self, _: u64, bytes: &[u8]) {
+        self.answers.push_str(&String::from_utf8_lossy(bytes));
+    }
+    fn lost(&mut self, _: &u64) {}
+    fn publish(&mut self, _: &[u8], _: &[u8]) {}
+    fn receivers(&self, _: &[u8]) -> i64 {
+        0
+    }
+}
+
+/// A leader, and a replica that sees nothing but the entries.
+struct Pair {
+    leader: State,
+    replica: State,
+    index: u64,
+    noted: Noted,
+}
+
+impl Pair {
+    fn new(keyspaces: Keyspaces) -> Pair {
+        let state = |seed| State::new(GroupId(1), Limits::DEFAULT, Arc::new(keyspaces.clone()), seed);
+        Pair { leader: state(1), replica: state(2), index: 0, noted: Noted::default() }
+    }
+
+    fn entry(&mut self, fill: impl FnOnce(&mut Batch<u64>)) -> String {
+        let mut batch = Batch::default();
+        fill(&mut batch);
+        if batch.needs_entry() {
+            self.index += 1;
+            let entry = batch.take_entry(STAMP + self.index, self.index * 7919);
+            self.leader.apply(self.index, &entry, Some(&batch), &mut self.noted).expect("readable");
+            self.replica.apply::<u64, _>(self.index, &entry, None, &mut Silent).expect("readable");
+        } else {
+            self.leader.run_local(&batch, STAMP + self.index, &mut self.noted).expect("readable");
+        }
+        std::mem::take(&mut self.noted.answers)
+    }
+
+    fn ask(&mut self, lines: &[(Place, &str)]) -> String {
+        self.entry(|batch| {
+            for (place, line) in lines {
+                batch.command(*place, false, 1, 0, Protocol::Resp2, &words(line));
+            }
+        })
+    }
+
+    /// The answer that both give.
+    fn read(&self, line: &str) -> String {
+        let args = words(line);
+        let spec = command::find(args[0]).expect("a command");
+        let answer = |state: &State| {
+            let mut reply = Reply::new(Protocol::Resp2);
+            state.read(spec, 0, &args, STAMP, &mut Rng::new(1), false, &mut reply);
+            String::from_utf8_lossy(&reply.bytes).into_owned()
+        };
+        assert_eq!(answer(&self.leader), answer(&self.replica), "leader and replica differ: {line}");
+        answer(&self.leader)
+    }
+}
+
+fn words(line: &str) -> Vec<&[u8]> {
+    line.split(' ').map(str::as_bytes).collect()
+}
+
+#[test]
+fn a_read_between_two_writes_of_an_entry_takes_nothing_of_its_randomness() {
+    let mut pair = Pair::new(Keyspaces::default());
+    pair.ask(&[(Place::Logged, "SADD s a b c d e f g h i j k l m n o p")]);
+    for _ in 0..8 {
+        pair.ask(&[(Place::Logged, "SET k 1"), (Place::Local, "SRANDMEMBER s"), (Place::Logged, "SPOP s")]);
+    }
+    pair.read("SMEMBERS s");
+}
+
+#[test]
+fn waits_of_reads_do_not_shift_the_ids_of_replicated_waits() {
+    let mut pair = Pair::new(Keyspaces::default());
+    pair.ask(&[(Place::Local, "XREAD BLOCK 0 STREAMS x $")]);
+    pair.ask(&[(Place::Logged, "BLPOP l 0")]);
+    let waiter = pair.noted.parked[1];
+    assert_eq!(pair.entry(|batch| batch.unblock(waiter, Unblock::Timeout)), "*-1\r\n");
+    assert_eq!(pair.ask(&[(Place::Logged, "RPUSH l pushed")]), ":1\r\n");
+    assert_eq!(pair.read("LRANGE l 0 -1"), "*1\r\n$6\r\npushed\r\n");
+}
+
+fn keyspace(prefix: &str, durability: Durability) -> Keyspace {
+    Keyspace { prefix: prefix.into(), durability, max_bytes: 0, eviction: Eviction::Refuse, default_expiry: 0 }
+}
+
+fn mixed_keyspaces() -> Keyspaces {
+    Keyspaces::new(vec![keyspace("cache:", Durability::Memory)]).expect("these settings are allowed")
+}
+
+#[test]
+fn a_logged_transaction_may_not_hang_on_a_key_that_only_the_leader_has() {
+    let mut pair = Pair::new(mixed_keyspaces());
+    pair.ask(&[(Place::Local, "SET cache:k 1")]);
+    let version = pair.leader.version(0, b"cache:k", STAMP);
+    let mut multi = MultiBuilder::default();
+    multi.command(0, &words("SET k 1"));
+    let watch = Watch { db: 0, key: b"cache:k".to_vec(), version };
+    let answer = pair.entry(|batch| batch.multi(Place::Logged, false, 1, Protocol::Resp2, &multi, &[watch]));
+    assert!(answer.starts_with("-CROSSKEYSPACE"), "{answer}");
+    pair.read("GET k");
+}
+
+#[test]
+fn a_logged_script_does_not_see_what_only_the_leader_has() {
+    let mut pair = Pair::new(mixed_keyspaces());
+    pair.ask(&[(Place::Local, "SET cache:k 1")]);
+    for read in ["dbsize", "randomkey", "keys','*", "scan','0"] {
+        let script = format!("redis.call('set','k',cjson.encode(redis.pcall('{read}')))");
+        let words: Vec<&[u8]> = vec![b"EVAL", script.as_bytes(), b"0"];
+        pair.entry(|batch| batch.command(Place::Logged, false, 1, 0, Protocol::Resp2, &words));
+        pair.read("GET k");
+    }
+}
+
+#[test]
+fn a_script_without_keys_is_logged_whatever_the_default_keyspace() {
+    let settings = vec![keyspace("", Durability::Memory), keyspace("db:", Durability::Fsync)];
+    let keyspaces = Keyspaces::new(settings).expect("these settings are allowed");
+    let pair = Pair::new(keyspaces);
+    let spec = command::find(b"EVAL").expect("a command");
+    assert_eq!(pair.leader.class_of(spec, &words("EVAL x 0")), Ok(Durability::Fsync));
+    assert_eq!(pair.leader.class_of(spec, &words("EVAL x 1 k")), Ok(Durability::Memory));
+}
