@@ -46,10 +46,11 @@ const DEMOS: [Demo; 3] = [
 /// Lists the demonstrations or runs one; exit code 1 if the promise was broken.
 pub fn run(name: Option<&str>) -> Result<ExitCode, String> {
     let Some(name) = name else {
-        println!("Demonstrations, with the real program, in less than 30 seconds each:\n");
+        println!("Demonstrations with the real program, in less than 30 seconds each:\n");
         for demo in &DEMOS {
-            println!("  quorate tour {:<12} {}", demo.name, demo.promise);
+            println!("  {:<12} {}", demo.name, demo.promise);
         }
+        println!("\nRun one:  quorate tour {}", DEMOS[0].name);
         return Ok(ExitCode::SUCCESS);
     };
     let Some(demo) = DEMOS.iter().find(|demo| demo.name == name) else {
