@@ -328,7 +328,13 @@ impl Arena {
                 return Ok(Some(differs));
             }
         }
-        self.barrier(&mut listener, &words("(what the subscriber heard)"), false)
+        let heard = self.barrier(&mut listener, &words("(what the subscriber heard)"), false)?;
+        // When a server sees that a connection is gone is its own affair: it stops listening while it is there.
+        self.send(&mut listener, &words("RESET"))?;
+        for conn in [&mut listener.left, &mut listener.right] {
+            reply(conn);
+        }
+        Ok(heard)
     }
 
     fn barrier(&self, listener: &mut Pair, args: &[Vec<u8>], unordered: bool) -> Played {

@@ -124,6 +124,7 @@ impl Session {
         }
         let mut literal = Reply::new(self.protocol);
         let outcome = match name {
+            "ping" if args.len() > 2 => Err(CommandError::arity("ping")),
             "ping" => {
                 ping(args, &mut literal);
                 Ok(())
