@@ -98,7 +98,7 @@ impl LogThread {
                 Ok(Input::Appended)
             }
             Err(LogError::Full) => Err(append),
-            Err(error) => Ok(Input::LogStopped(error.to_string())),
+            Err(error) => Ok(stopped(error)),
         }
     }
 
@@ -197,7 +197,7 @@ impl Worker {
             }
             Err(error) => {
                 drop(inner);
-                (self.tell)(Input::LogStopped(error.to_string()));
+                (self.tell)(stopped(error));
             }
         }
     }
@@ -229,6 +229,14 @@ impl Worker {
             (self.tell)(Input::LogStopped(why));
         }
     }
+}
+
+/// The log takes no more: the reason alone, since whoever says it also says that the log has stopped.
+fn stopped(error: LogError) -> Input {
+    Input::LogStopped(match error {
+        LogError::Stopped(why) => why,
+        other => other.to_string(),
+    })
 }
 
 fn tell_room(inner: &Mutex<Inner>, tell: &Tell) {
