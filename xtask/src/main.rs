@@ -1,5 +1,6 @@
 //! The project's own tools: `cargo xtask NAME …`.
 
+mod bench;
 mod chaos;
 mod clients;
 mod compat;
@@ -25,6 +26,7 @@ fn main() {
         "differential" => differential::run(rest),
         "chaos" => chaos::run(rest),
         "clients" => clients::run(rest),
+        "bench" => bench::run(rest),
         "compat" => compat::run(rest),
         "fix" => fix::run(rest),
         "tair" => tair::run(rest),
@@ -32,7 +34,7 @@ fn main() {
         "tidy" => tidy::run(rest),
         "verify" => verify::run(rest),
         _ => Err(format!(
-            "no tool {name:?}; there are: chaos, clients, compat, differential, fix, tair, test, tidy, verify"
+            "no tool {name:?}; there are: bench, chaos, clients, compat, differential, fix, tair, test, tidy, verify"
         )),
     };
     if let Err(message) = done {
