@@ -116,8 +116,7 @@ impl Session {
     fn door_command_in_multi(&mut self, name: &str, args: &[&[u8]], out: &mut Reply) -> Step {
         match name {
             "publish" => return self.enqueue_publish(args, out),
-            "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe" | "sunsubscribe"
-            | "client|reply" => {
+            "subscribe" | "psubscribe" | "ssubscribe" | "unsubscribe" | "punsubscribe" | "sunsubscribe" => {
                 return self.refuse(CommandError::new("ERR Command not allowed inside a transaction"), out);
             }
             _ => {}
@@ -140,6 +139,10 @@ impl Session {
             "unwatch" => {
                 literal.ok();
                 Ok(())
+            }
+            // What is to be kept silent could only be the whole EXEC.
+            "client|reply" if !matches!(introspect::parse_reply(args), Ok(ReplyMode::On) | Err(_)) => {
+                Err(CommandError::new("ERR CLIENT REPLY OFF and SKIP are not allowed inside a transaction"))
             }
             // One transaction has one protocol.
             "hello" if matches!(introspect::parse_hello(args), Ok(hello) if hello.protocol.is_some_and(|to| to != self.protocol)) => {
