@@ -160,6 +160,8 @@ fn scan(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome
 
 /// A cursor as C's `strtoul` reads it, which is what Redis's clients have got used to: an empty one is 0.
 pub(super) fn cursor(word: &[u8]) -> Option<u64> {
+    // A C string ends at a zero byte.
+    let word = word.split(|byte| *byte == 0).next().unwrap_or_default();
     let (negative, digits) = match word {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),

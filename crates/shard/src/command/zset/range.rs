@@ -48,7 +48,9 @@ fn score_bound(word: &[u8]) -> Option<ScoreBound> {
         [b'(', rest @ ..] => (true, rest),
         rest => (false, rest),
     };
-    // C's strtod reads nothing as zero.
+    // C's strtod passes over space, stops at a zero byte, and reads nothing at all as zero.
+    let digits = digits.split(|byte| *byte == 0).next().unwrap_or_default();
+    let digits = if digits.trim_ascii_start().is_empty() { digits } else { digits.trim_ascii_start() };
     let score = if digits.is_empty() { 0.0 } else { base::parse_f64(digits)? };
     Some(ScoreBound { score, open })
 }
