@@ -80,7 +80,8 @@ pub enum Unblock {
     Gone,
 }
 
-/// One unit, as it is read back.
+/// One unit, as it is read back. Lives on the stack for one command: a box would cost an allocation for each.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Unit<'a> {
     /// One command.
@@ -122,6 +123,7 @@ pub struct Multi<'a> {
 }
 
 /// One part of a MULTI.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Part<'a> {
     /// A command and its database.
@@ -132,7 +134,7 @@ pub enum Part<'a> {
 
 impl<'a> Multi<'a> {
     /// The next part. Ask `count` times.
-    pub fn next(&mut self) -> Result<Part<'a>, Corrupt> {
+    pub fn next_part(&mut self) -> Result<Part<'a>, Corrupt> {
         match self.parts.u8()? {
             0 => {
                 let db = read_db(self.parts.u8()?)?;
@@ -360,8 +362,8 @@ mod tests {
         assert_eq!(words.as_slice(), [b"SET".as_slice(), b"k", b"v"]);
         let Ok(Unit::Multi(mut multi)) = read_unit(&mut input) else { panic!("a MULTI was written second") };
         assert_eq!((multi.watches.as_slice(), multi.count), ([watch].as_slice(), 2));
-        assert!(matches!(multi.next(), Ok(Part::Command(1, words)) if words.len() == 2));
-        assert!(matches!(multi.next(), Ok(Part::Literal(b"+PONG\r\n"))));
+        assert!(matches!(multi.next_part(), Ok(Part::Command(1, words)) if words.len() == 2));
+        assert!(matches!(multi.next_part(), Ok(Part::Literal(b"+PONG\r\n"))));
         let Ok(Unit::Expire(mut keys)) = read_unit(&mut input) else { panic!("expired keys were written third") };
         assert_eq!(read_expire(&mut keys), Ok(Some((0, b"a".as_slice()))));
         assert_eq!(read_expire(&mut keys), Ok(Some((2, b"b".as_slice()))));
@@ -389,7 +391,7 @@ mod tests {
             if read_header(&mut input).is_ok() {
                 while let Ok(unit) = read_unit(&mut input) {
                     if let Unit::Multi(mut multi) = unit {
-                        while multi.next().is_ok() {}
+                        while multi.next_part().is_ok() {}
                     }
                 }
             }

@@ -206,6 +206,7 @@ impl State {
     }
 
     /// Runs a read now, under a shared lock. A wish to wait comes back for the caller to place in the order.
+    #[allow(clippy::too_many_arguments)]
     #[inline]
     pub fn read(
         &self,
@@ -315,6 +316,7 @@ impl State {
     }
 
     /// Runs one write on a memory keyspace now, for a client that waits for nothing else. False where it began to wait.
+    #[allow(clippy::too_many_arguments)]
     pub fn run_memory<C: Clone, S: Sink<C>>(
         &mut self,
         spec: &Spec,
@@ -416,6 +418,7 @@ impl State {
         }
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn unit_command<C: Clone, S: Sink<C>>(
         &mut self,
         db: u8,
@@ -473,7 +476,7 @@ impl State {
         }
         reply.array(multi.count);
         for _ in 0..multi.count {
-            match multi.next() {
+            match multi.next_part() {
                 Ok(Part::Literal(bytes)) => reply.bytes.extend_from_slice(bytes),
                 Ok(Part::Command(db, words)) => {
                     let spec = command::find(words[0]);

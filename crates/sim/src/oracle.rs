@@ -329,7 +329,7 @@ fn units(data: &[u8]) -> Result<Vec<Option<Words>>, String> {
             Unit::Multi(mut multi) => {
                 let mut all = Vec::new();
                 for _ in 0..multi.count {
-                    if let Part::Command(_, words) = multi.next().map_err(failed)? {
+                    if let Part::Command(_, words) = multi.next_part().map_err(failed)? {
                         all.extend(owned(&words));
                     }
                 }

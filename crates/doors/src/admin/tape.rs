@@ -145,7 +145,7 @@ impl Held {
                 Unit::Multi(mut multi) => {
                     self.transactions += 1;
                     for _ in 0..multi.count {
-                        if let Part::Command(db, words) = multi.next()? {
+                        if let Part::Command(db, words) = multi.next_part()? {
                             self.command(db, &words);
                         }
                     }

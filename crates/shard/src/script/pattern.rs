@@ -462,7 +462,8 @@ pub(super) fn natives(lua: &Lua, host: &Host, native: &Table) -> mlua::Result<()
     }
     let meter = host.meter.clone();
     native.raw_set("matched", lua.create_function(move |lua, args| matched(lua, &meter, args))?)?;
-    let maps: [(&'static str, fn(&[u8]) -> Vec<u8>); 3] = [
+    type Map = fn(&[u8]) -> Vec<u8>;
+    let maps: [(&'static str, Map); 3] = [
         ("upper", <[u8]>::to_ascii_uppercase),
         ("lower", <[u8]>::to_ascii_lowercase),
         ("reverse", |text| text.iter().rev().copied().collect()),

@@ -41,6 +41,8 @@ pub(super) fn position(hash: u64) -> u64 {
     hash << 8
 }
 
+// hashbrown hands out its elements, which are boxes.
+#[allow(clippy::borrowed_box)]
 fn rehash(entry: &Box<Entry>) -> u64 {
     crate::hash::of(entry.key())
 }

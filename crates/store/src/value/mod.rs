@@ -80,7 +80,7 @@ macro_rules! kind {
 kind!(List, List, |list| list.is_empty());
 kind!(Hash, Hash, |hash| hash.is_empty());
 kind!(Set, Set, |set| set.is_empty());
-kind!(Zset, Zset, |zset| zset.len() == 0);
+kind!(Zset, Zset, |zset| zset.is_empty());
 kind!(Stream, Stream, |_| false);
 
 impl Kind for Vec<u8> {
@@ -140,7 +140,7 @@ impl Value {
             Value::List(inner) => inner.is_empty(),
             Value::Hash(inner) => inner.is_empty(),
             Value::Set(inner) => inner.is_empty(),
-            Value::Zset(inner) => inner.len() == 0,
+            Value::Zset(inner) => inner.is_empty(),
         }
     }
 }
