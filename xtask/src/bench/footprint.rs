@@ -121,17 +121,44 @@ pub fn snapshots(plan: &Plan) -> Result<Snapshots, String> {
     Ok(Snapshots { keys, stalls })
 }
 
-/// The admin door answers when the snapshot is done.
+/// Groups of a node with one data shard: the meta group and the shard's. Each makes a snapshot of its own.
+const GROUPS: u64 = 2;
+
+/// Asks at the admin door, and looks at /status until both groups have made theirs.
 fn snapshot_of_ours(server: &Server) -> Result<u64, String> {
-    let admin = server.admin.clone();
-    let asked = std::thread::spawn(move || http("POST", &admin, "/snapshot"));
+    let look = || -> Result<(u64, u64, bool), String> {
+        let (_, body) = http("GET", &server.admin, "/status")?;
+        let status: serde_json::Value = serde_json::from_str(&body).map_err(|error| format!("/status: {error}"))?;
+        let snapshots = &status["snapshots"];
+        let count = |name: &str| snapshots[name].as_u64().ok_or_else(|| format!("/status: no snapshots.{name}"));
+        Ok((count("finished_total")?, count("failed_total")?, snapshots["running"].as_bool().unwrap_or(false)))
+    };
+    let start = Instant::now();
+    let mut before = look()?;
+    // One may be under way that filling set off.
+    while before.2 && start.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(50));
+        before = look()?;
+    }
+    let (status, body) = http("POST", &server.admin, "/snapshot")?;
+    if !(200..300).contains(&status) {
+        return Err(format!("POST /snapshot: {status}: {body}"));
+    }
     let mut most = 0;
-    while !asked.is_finished() {
+    loop {
         most = most.max(measure::resident_bytes(server.pid())?);
+        let now = look()?;
+        if now.1 > before.1 {
+            return Err(format!("the snapshot failed; see {}", server.log.display()));
+        }
+        if now.0 >= before.0 + GROUPS && !now.2 {
+            return Ok(most);
+        }
+        if start.elapsed() > Duration::from_secs(300) {
+            return Err("the snapshot was not done within 300 s".into());
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let (status, body) = asked.join().map_err(|_| "the request for a snapshot panicked")??;
-    if status == 200 { Ok(most) } else { Err(format!("POST /snapshot: {status}: {body}")) }
 }
 
 fn snapshot_of_redis(server: &Server) -> Result<u64, String> {

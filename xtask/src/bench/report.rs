@@ -121,7 +121,13 @@ fn block(out: &mut String, block: &Block) {
     let _ = writeln!(
         out,
         "\nredis-server `{}`; quorate `{}`.{}",
-        block.mode.redis_args().join(" ").replace("--save  ", "--save '' ").trim_end(),
+        block
+            .mode
+            .redis_args()
+            .iter()
+            .map(|word| if word.is_empty() { "''" } else { word })
+            .collect::<Vec<_>>()
+            .join(" "),
         ["up", &block.mode.quorate_args().join(" ")].join(" ").trim_end(),
         match block.mode {
             Mode::Memory => " Neither writes a file.",

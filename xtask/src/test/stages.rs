@@ -201,7 +201,7 @@ fn corrupt(ctx: &Ctx) -> Result<Outcome, String> {
     chaos(ctx, "corrupt", Some(ctx.count(20, 200)))
 }
 
-/// `tests/console/console.mjs ADMIN REDIS`, with its pinned packages.
+/// `tests/console/console.mjs`, with its pinned packages; its screenshots are beside the logs.
 fn console(ctx: &Ctx) -> Result<Outcome, String> {
     let dir = ctx.root.join("tests/console");
     if !dir.join("console.mjs").is_file() {
@@ -212,7 +212,11 @@ fn console(ctx: &Ctx) -> Result<Outcome, String> {
     }
     ctx.run_in(&dir, "npm", &["ci", "--no-audit", "--no-fund", "--silent"], 5)?;
     let server = Server::quorate(&ctx.bin, &ctx.dir("data"), &[], &[])?;
-    ctx.run_in(&dir, "node", &["console.mjs", &server.admin, &server.redis], 3)?;
+    let admin = server.admin.rsplit_once(':').map_or("", |(_, port)| port);
+    for look in [&["1280x800"][..], &["390x844", "dark"]] {
+        let picture = ctx.logs.join(format!("console-{}.png", look[0])).to_string_lossy().into_owned();
+        ctx.run_in(&dir, "node", &[&["console.mjs", admin, server.port(), &picture], look].concat(), 3)?;
+    }
     passed("")
 }
 
