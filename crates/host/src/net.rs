@@ -95,17 +95,19 @@ impl Connection {
         if self.session.client.is_flooded() {
             self.door.counters.limit("output_bytes_max");
         }
-        self.session.close();
     }
 
     /// Until the client leaves, breaks the protocol, or the node stops.
     async fn serve(&mut self, stop: &mut watch::Receiver<bool>) {
         let mut pause = Pause::None;
         let mut stopping = false;
+        // The client has said all that it wanted to; it may still want the answers.
+        let mut ended = false;
         loop {
-            match self.wait(pause, stop, stopping).await {
+            match self.wait(pause, stop, stopping, ended).await {
                 Event::Read(Ok(count)) if count > 0 => self.run_read(count, &mut pause),
                 Event::Read(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Event::Read(Ok(_)) if self.session.is_pending() => ended = true,
                 Event::Read(_) => return,
                 Event::Mail => {
                     self.session.collect(&mut self.out);
@@ -138,20 +140,25 @@ impl Connection {
             {
                 self.figures.latency.record(clock::now().since(begun));
             }
-            if self.session.is_closing() || (stopping && !self.session.is_pending()) {
+            if self.session.is_closing()
+                || ((stopping || ended) && !self.session.is_pending())
+                || (ended && self.session.is_blocked())
+            {
                 return;
             }
         }
     }
 
-    async fn wait(&mut self, pause: Pause, stop: &mut watch::Receiver<bool>, stopping: bool) -> Event {
+    async fn wait(&mut self, pause: Pause, stop: &mut watch::Receiver<bool>, stopping: bool, ended: bool) -> Event {
         let idle = self.door.idle_ms.load(Ordering::Relaxed);
         let timeout = match pause {
-            Pause::Until(at) => Some((at.since(clock::now()), true)),
-            _ if idle > 0 && !self.session.is_pending() => Some((Duration::from_millis(idle), false)),
+            Pause::Until(at) => Some((at.since(clock::now()).min(PAUSE_LOOK), true)),
+            _ if idle > 0 && !self.session.is_pending() && !self.session.is_subscriber() => {
+                Some((Duration::from_millis(idle), false))
+            }
             _ => None,
         };
-        let reading = !stopping && self.kept.len() < BACKLOG_BYTES.max(self.kept_wanted());
+        let reading = !stopping && !ended && self.kept.len() < BACKLOG_BYTES.max(self.kept_wanted(pause));
         let (stream, client) = (&mut self.stream, &self.session.client);
         let ready = poll_fn(|context| {
             if client.listen(context.waker()) {
@@ -185,8 +192,8 @@ impl Connection {
     }
 
     /// A command that is larger than the backlog is still read to its end.
-    fn kept_wanted(&self) -> usize {
-        if self.session.is_pending() { 0 } else { usize::MAX }
+    fn kept_wanted(&self, pause: Pause) -> usize {
+        if pause != Pause::None || self.session.is_pending() { 0 } else { usize::MAX }
     }
 
     /// Runs what has just been read into the shared buffer.
@@ -266,6 +273,16 @@ impl Connection {
         true
     }
 }
+
+/// However its task ends, by a panic too: others must not go on believing that the client is there.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.session.close();
+    }
+}
+
+/// How often a paused client looks whether the pause has been ended early.
+const PAUSE_LOOK: Duration = Duration::from_millis(50);
 
 /// How long a stopping node waits for a client that does not read.
 const WRITE_PATIENCE: Duration = Duration::from_secs(2);

@@ -122,6 +122,12 @@ impl<C> Shard<C> {
                 "BUSY too many bytes of commands wait for the log (limit pending_bytes_max); nothing was done, slow down and try again",
             ));
         }
+        Ok(self.put(add))
+    }
+
+    /// Like [`Shard::submit`], however much waits already: for what is small, and bounded by what it follows.
+    #[inline]
+    pub fn put(&self, add: impl FnOnce(&mut Batch<C>)) -> bool {
         let mut queue = self.queue.lock();
         let idle = queue.is_empty();
         if queue.back().is_none_or(|batch| batch.entry_bytes() >= self.entry_bytes_max) {
@@ -131,7 +137,7 @@ impl<C> Shard<C> {
         let before = batch.bytes();
         add(batch);
         self.queued_bytes.fetch_add((batch.bytes() - before) as u64, Ordering::Relaxed);
-        Ok(idle)
+        idle
     }
 
     /// Takes the next batch, oldest first.

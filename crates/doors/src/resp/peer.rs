@@ -113,7 +113,9 @@ impl Peer {
     }
 
     fn put(&self, mail: &mut Mail, bytes: &[u8]) -> Option<Waker> {
-        mail.bytes.extend_from_slice(bytes);
+        if !self.is_closed() {
+            mail.bytes.extend_from_slice(bytes);
+        }
         if mail.bytes.len() > self.output_bytes_max {
             // A client that does not read must not cost more memory than this.
             mail.bytes = Vec::new();
@@ -179,6 +181,8 @@ impl Peer {
     /// The connection has ended; a wait that begins after this has nobody to answer.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        // Who has gone may be remembered for a while, but not what it has not read.
+        self.mail.lock().bytes = Vec::new();
     }
 
     /// Whether the connection has ended.

@@ -16,7 +16,7 @@ use base::{Instant, Rng};
 use shard::command::{self, Flags, Spec};
 use shard::entry::{MultiBuilder, Unblock, Watch};
 use shard::error::CommandError;
-use shard::pending::Place;
+use shard::pending::{Batch, Place};
 use shard::reply::{Protocol, Reply};
 use shard::state::MIXED;
 use smallvec::SmallVec;
@@ -43,6 +43,9 @@ pub enum Pause {
 
 /// Answers that may gather before they are written, bytes; one answer may be larger.
 const OUTPUT_BYTES_AT_ONCE: usize = 1 << 20;
+
+/// An answer up to this many bytes takes its place behind others however much waits.
+const SMALL_ANSWER: usize = 1024;
 
 /// What came of the bytes.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +82,21 @@ pub(super) struct Transaction {
     db: u8,
 }
 
+const FULL_TRANSACTION: CommandError = CommandError::new(
+    "ERR too many commands or bytes in one transaction (limits multi_commands_max, command_bytes_max)",
+);
+
+impl Transaction {
+    fn is_full(&self, door: &Door) -> bool {
+        let (commands, bytes) = (door.limits.multi_commands_max, door.limits.command_bytes_max);
+        let full = self.builder.len() >= commands || self.builder.bytes() >= bytes;
+        if full {
+            door.counters.limit("multi_commands_max");
+        }
+        full
+    }
+}
+
 /// One client's conversation.
 pub struct Session {
     pub(super) door: Arc<Door>,
@@ -101,6 +119,8 @@ pub struct Session {
     towards: usize,
     /// A request under way may wait for long: nothing of this client may overtake it.
     blocked: bool,
+    /// Database to return to where the EXEC under way does nothing, because a watched key has changed.
+    undo_db: Option<u8>,
     /// The connection ends after what has been written.
     pub(super) closing: bool,
     /// Skip the next answer (CLIENT REPLY SKIP): counted down.
@@ -141,6 +161,7 @@ impl Session {
             received: 0,
             towards: 0,
             blocked: false,
+            undo_db: None,
             closing: false,
             skip: 0,
             skipping: false,
@@ -157,6 +178,11 @@ impl Session {
         self.sent != self.received
     }
 
+    /// Whether a request under way may wait for long, for data from others.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked && self.is_pending()
+    }
+
     /// Whether the connection is to be closed once `out` has been written.
     pub fn is_closing(&self) -> bool {
         self.closing
@@ -169,10 +195,17 @@ impl Session {
 
     /// Takes what has come into the mailbox.
     pub fn collect(&mut self, out: &mut Reply) {
+        let begun = out.bytes.len();
         self.received += self.client.collect(&mut out.bytes);
         assert!(self.received <= self.sent, "every answer has its request");
         if !self.is_pending() {
             self.blocked = false;
+            let answer = &out.bytes[begun..];
+            if let Some(db) = self.undo_db.take()
+                && (answer.starts_with(b"*-1\r\n") || answer.starts_with(b"_\r\n"))
+            {
+                self.db = db;
+            }
             if std::mem::take(&mut self.skipping) {
                 self.skip = 0;
                 self.client.muted.store(self.silent, Ordering::Relaxed);
@@ -418,7 +451,11 @@ impl Session {
         let mut reply = Reply::new(self.protocol);
         write(&mut reply);
         let client = self.client.clone();
-        match self.door.shards[self.towards].submit(|batch| batch.literal(client, &reply.bytes)) {
+        let shard = &self.door.shards[self.towards];
+        let literal = |batch: &mut Batch<Client>| batch.literal(client, &reply.bytes);
+        // What is small is never put off: its command may have had its effect already, which must not come twice.
+        let placed = if reply.bytes.len() <= SMALL_ANSWER { Ok(shard.put(literal)) } else { shard.submit(literal) };
+        match placed {
             Ok(wake) => {
                 self.wake |= wake;
                 self.sent += 1;
@@ -468,7 +505,7 @@ impl Session {
     }
 
     /// Whether the client is in subscriber mode.
-    pub(super) fn is_subscriber(&self) -> bool {
+    pub fn is_subscriber(&self) -> bool {
         self.door.channels.read().is_subscribed(self.client.id)
     }
 
@@ -487,15 +524,9 @@ impl Session {
     fn enqueue(&mut self, spec: &'static Spec, args: &[&[u8]], out: &mut Reply) -> Step {
         let checked = self.check_for_transaction(spec, args);
         let db = self.db;
-        let limits = (self.door.limits.multi_commands_max, self.door.limits.command_bytes_max);
         let transaction = self.transaction.as_mut().expect("a transaction is being collected");
         let error = match checked {
-            Ok(_) if transaction.builder.len() >= limits.0 || transaction.builder.bytes() >= limits.1 => {
-                self.door.counters.limit("multi_commands_max");
-                CommandError::new(
-                    "ERR too many commands or bytes in one transaction (limits multi_commands_max, command_bytes_max)",
-                )
-            }
+            Ok(_) if transaction.is_full(&self.door) => FULL_TRANSACTION,
             Ok((class, shard)) => {
                 let has_keys = spec.is_write() || !spec.key_places(args).is_empty();
                 if has_keys && *transaction.class.get_or_insert(class) != class {
@@ -529,6 +560,9 @@ impl Session {
     /// Queues an answer that the door gives itself, inside MULTI.
     pub(super) fn enqueue_literal(&mut self, reply: &Reply, out: &mut Reply) -> Step {
         let transaction = self.transaction.as_mut().expect("a transaction is being collected");
+        if transaction.is_full(&self.door) {
+            return self.refuse(FULL_TRANSACTION, out);
+        }
         transaction.builder.literal(&reply.bytes);
         self.answer(out, |reply| reply.simple("QUEUED"))
     }
@@ -537,6 +571,9 @@ impl Session {
     pub(super) fn enqueue_publish(&mut self, args: &[&[u8]], out: &mut Reply) -> Step {
         let db = self.db;
         let transaction = self.transaction.as_mut().expect("a transaction is being collected");
+        if transaction.is_full(&self.door) {
+            return self.refuse(FULL_TRANSACTION, out);
+        }
         transaction.builder.command(db, args);
         self.answer(out, |reply| reply.simple("QUEUED"))
     }
@@ -573,6 +610,10 @@ impl Session {
         if let Some(until) = self.paused(transaction.writes) {
             return Step::Later(until);
         }
+        let undo_db = (!self.watches.is_empty() && self.db != transaction.db).then_some(transaction.db);
+        if undo_db.is_some() && self.is_pending() {
+            return Step::Barrier;
+        }
         let transaction = self.transaction.take().expect("it was there a line ago");
         let watches = std::mem::take(&mut self.watches);
         self.watch_shard = None;
@@ -598,6 +639,9 @@ impl Session {
             Ok(wake) => {
                 self.wake |= wake;
                 self.sent += 1;
+                // What follows runs in the database that SELECT chose, or did not.
+                self.undo_db = undo_db;
+                self.blocked |= undo_db.is_some();
                 Step::Next
             }
             Err(error) => {
@@ -675,3 +719,6 @@ pub(super) fn subscriber_only(name: &str) -> CommandError {
     )
     .into()
 }
+
+#[cfg(test)]
+mod tests;
