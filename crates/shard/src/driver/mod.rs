@@ -592,7 +592,10 @@ impl<C: Clone + PartialEq> Driver<C> {
     }
 
     fn log_stopped<S: Sink<C>>(&mut self, why: &str, sink: &mut S) {
-        self.stopped = true;
+        if std::mem::replace(&mut self.stopped, true) {
+            // The log says it again whenever it is asked for anything; reads that wait or queue are no business of its.
+            return;
+        }
         self.appending = false;
         for lane in &mut self.lanes {
             lane.shard.set_refusal(Some(Refusal::Stopped(why.to_owned())));

@@ -144,6 +144,7 @@ fn a_stopped_log_leaves_nobody_without_an_answer() {
     world.ask(2, Place::Logged, "SET k 1");
     step(&mut world, Input::Wake);
     world.ask(3, Place::Local, "GET k");
+    step(&mut world, Input::LogStopped("it is still gone".into()));
     step(&mut world, Input::Room(super::Room::Reserve));
     assert!(world.answers(2).starts_with("-MISCONF the log has stopped"));
     assert_eq!(world.answers(3), "$-1\r\n");
