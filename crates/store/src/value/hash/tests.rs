@@ -124,17 +124,17 @@ proptest! {
 }
 
 #[test]
-fn a_hash_becomes_a_table_with_the_129th_field_or_a_65_byte_text_and_stays_one() {
+fn a_hash_becomes_a_table_with_the_513th_field_or_a_65_byte_text_and_stays_one() {
     let mut hash = Hash::default();
-    for n in 0..128 {
+    for n in 0..512 {
         hash.insert(format!("{n}").as_bytes(), &[1; 64]);
     }
     assert_eq!(hash.encoding(), "listpack");
     hash.insert(b"7", b"other");
     assert_eq!(hash.encoding(), "listpack");
-    hash.insert(b"128", b"");
+    hash.insert(b"512", b"");
     assert_eq!(hash.encoding(), "hashtable");
-    for n in 1..129 {
+    for n in 1..513 {
         hash.remove(format!("{n}").as_bytes());
     }
     assert_eq!((hash.len(), hash.encoding()), (1, "hashtable"));
@@ -148,12 +148,12 @@ fn a_hash_becomes_a_table_with_the_129th_field_or_a_65_byte_text_and_stays_one()
 #[test]
 fn cursors_that_were_never_given_out_are_harmless() {
     let mut hash = Hash::default();
-    for n in 0..200 {
+    for n in 0..600 {
         hash.insert(format!("{n}").as_bytes(), b"");
     }
     let mut visited = 0;
     assert_eq!(hash.scan(u64::MAX, usize::MAX, |_, _| visited += 1), 0);
-    assert_eq!(visited, 200);
+    assert_eq!(visited, 600);
     assert_eq!(hash.scan(5, 10, |_, _| visited += 1), 0);
-    assert_eq!(visited, 205);
+    assert_eq!(visited, 605);
 }
