@@ -106,6 +106,9 @@ impl Session {
         if self.is_pending() {
             return Step::Barrier;
         }
+        if name == "client|kill" {
+            return self.client_kill_and_wait(args, out);
+        }
         if let Err(error) = self.run_own(name, args, out) {
             return self.refuse(error, out);
         }
@@ -419,24 +422,45 @@ impl Session {
         Ok(())
     }
 
+    /// Inside MULTI the answer is made before anybody is gone.
     fn client_kill(&mut self, args: &[&[u8]], out: &mut Reply) -> Result<(), CommandError> {
-        let filter = introspect::parse_kill(args)?;
-        let clients: Vec<Client> = self.door.clients.lock().values().cloned().collect();
-        let mut killed = 0;
-        for client in clients {
-            if !filter.matches(&self.facts_of(&client, ""), self.client.id) {
-                continue;
-            }
-            killed += 1;
-            if client.id == self.client.id {
-                // Its own answer still leaves.
-                self.closing = true;
-            } else {
-                client.doom();
-            }
-        }
+        let (filter, others, killed) = self.doom_matching(args)?;
+        self.closing |= killed > others.len();
         filter.write(killed, out);
         Ok(())
+    }
+
+    /// CLIENT KILL answers once the connections are closed: a client that is told so and goes on on one of them must find it
+    /// closed, not be cut off in the middle of its next command.
+    fn client_kill_and_wait(&mut self, args: &[&[u8]], out: &mut Reply) -> Step {
+        let (filter, doomed, killed) = match self.killing.take() {
+            Some(killing) => killing,
+            None => match self.doom_matching(args) {
+                Ok(killing) => killing,
+                Err(error) => return self.refuse(error, out),
+            },
+        };
+        if doomed.iter().any(|client| !client.is_closed()) {
+            self.killing = Some((filter, doomed, killed));
+            return Step::Later(self.now + Duration::from_millis(1));
+        }
+        // Whoever kills itself still gets its answer.
+        self.closing |= killed > doomed.len();
+        filter.write(killed, out);
+        Step::Next
+    }
+
+    /// Dooms all others that match. Gives them, and how many matched with this client among them.
+    fn doom_matching(&mut self, args: &[&[u8]]) -> Result<(introspect::KillFilter, Vec<Client>, usize), CommandError> {
+        let filter = introspect::parse_kill(args)?;
+        let mut clients: Vec<Client> = self.door.clients.lock().values().cloned().collect();
+        clients.retain(|client| filter.matches(&self.facts_of(client, ""), self.client.id));
+        let killed = clients.len();
+        clients.retain(|client| client.id != self.client.id);
+        for client in &clients {
+            client.doom();
+        }
+        Ok((filter, clients, killed))
     }
 
     fn facts_of(&self, client: &Arc<super::peer::Peer>, command: &str) -> ClientFacts {

@@ -128,6 +128,8 @@ pub struct Session {
     /// The answer to be skipped is under way.
     skipping: bool,
     pub(super) silent: bool,
+    /// CLIENT KILL under way: what it answers, and who must be gone before it does.
+    pub(super) killing: Option<(super::introspect::KillFilter, Vec<Client>, usize)>,
     /// The command at hand has written messages rather than an answer.
     pub(super) pushed: bool,
     wake: bool,
@@ -166,6 +168,7 @@ impl Session {
             skip: 0,
             skipping: false,
             silent: false,
+            killing: None,
             pushed: false,
             wake: false,
             now: Instant::default(),
