@@ -143,6 +143,19 @@ impl Session {
                 literal.ok();
                 Ok(())
             }
+            "client|setname" => introspect::validate_name(args[2]).map(|()| {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.name = Some(args[2].to_vec());
+                }
+                literal.ok();
+            }),
+            "client|getname" if self.transaction.as_ref().is_some_and(|transaction| transaction.name.is_some()) => {
+                match self.transaction.as_ref().and_then(|transaction| transaction.name.as_deref()) {
+                    Some(name) if !name.is_empty() => literal.bulk(name),
+                    _ => literal.null(),
+                }
+                Ok(())
+            }
             // What is to be kept silent could only be the whole EXEC.
             "client|reply" if !matches!(introspect::parse_reply(args), Ok(ReplyMode::On) | Err(_)) => {
                 Err(CommandError::new("ERR CLIENT REPLY OFF and SKIP are not allowed inside a transaction"))

@@ -72,6 +72,8 @@ pub(super) enum Step {
 #[derive(Default)]
 pub(super) struct Transaction {
     pub(super) builder: MultiBuilder,
+    /// CLIENT SETNAME among the commands: takes effect at EXEC.
+    pub(super) name: Option<Vec<u8>>,
     /// A command was refused: EXEC aborts.
     dirty: bool,
     writes: bool,
@@ -625,6 +627,9 @@ impl Session {
             return self.answer(out, |reply| {
                 reply.error("EXECABORT Transaction discarded because of previous errors.");
             });
+        }
+        if let Some(name) = &transaction.name {
+            self.client.card.lock().name.clone_from(name);
         }
         self.towards = shard;
         let logged = transaction.writes && transaction.class != Some(Durability::Memory);
