@@ -7,17 +7,7 @@ use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, bitfield, i
 use crate::error::{CommandError, SYNTAX};
 use crate::reply::Reply;
 
-const fn spec(
-    name: &'static str,
-    arity: i32,
-    flags: Flags,
-    keys: Keys,
-    run: Run,
-    since: &'static str,
-    summary: &'static str,
-) -> Spec {
-    Spec { name, arity, flags, keys, run, group: "bitmap", since, summary }
-}
+family!("bitmap");
 
 const KEY: Keys = Keys::Range(1, 1, 1);
 

@@ -8,17 +8,7 @@ use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, integer, is
 use crate::error::{CommandError, INT_RANGE, NO_SUCH_KEY, SYNTAX};
 use crate::reply::Reply;
 
-const fn spec(
-    name: &'static str,
-    arity: i32,
-    flags: Flags,
-    keys: Keys,
-    run: Run,
-    since: &'static str,
-    summary: &'static str,
-) -> Spec {
-    Spec { name, arity, flags, keys, run, group: "generic", since, summary }
-}
+family!("generic");
 
 const KEY: Keys = Keys::Range(1, 1, 1);
 const KEYS: Keys = Keys::Range(1, -1, 1);

@@ -18,17 +18,7 @@ const POPS: Flags = Flags::FREES.and(Flags::FAST);
 const WAITS_AND_POPS: Flags = Flags::FREES.and(Flags::BLOCKING);
 const WAITS_AND_MOVES: Flags = Flags::GROWS.and(Flags::BLOCKING);
 
-const fn spec(
-    name: &'static str,
-    arity: i32,
-    flags: Flags,
-    keys: Keys,
-    run: Run,
-    since: &'static str,
-    summary: &'static str,
-) -> Spec {
-    Spec { name, arity, flags, keys, run, group: "list", since, summary }
-}
+family!("list");
 
 #[rustfmt::skip]
 pub(super) const SPECS: &[Spec] = &[

@@ -6,10 +6,12 @@
 //!
 //! Knows nothing about connections, sockets, Raft, or whether anybody waits for the answer.
 
+#[macro_use]
+mod spec;
+
 mod args;
 mod container;
 mod context;
-mod spec;
 
 mod bitfield;
 mod bits;

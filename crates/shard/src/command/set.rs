@@ -15,17 +15,7 @@ const ONE: Keys = Keys::Range(1, 1, 1);
 const ALL: Keys = Keys::Range(1, -1, 1);
 const FREES: Flags = Flags::FREES.and(Flags::FAST);
 
-const fn spec(
-    name: &'static str,
-    arity: i32,
-    flags: Flags,
-    keys: Keys,
-    run: Run,
-    since: &'static str,
-    summary: &'static str,
-) -> Spec {
-    Spec { name, arity, flags, keys, run, group: "set", since, summary }
-}
+family!("set");
 
 #[rustfmt::skip]
 pub(super) const SPECS: &[Spec] = &[

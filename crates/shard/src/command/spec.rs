@@ -1,5 +1,22 @@
 //! What is known about a command before it runs.
 
+/// Gives a family its `spec`: what its commands have in common is their group in COMMAND DOCS.
+macro_rules! family {
+    ($group:literal) => {
+        const fn spec(
+            name: &'static str,
+            arity: i32,
+            flags: Flags,
+            keys: Keys,
+            run: Run,
+            since: &'static str,
+            summary: &'static str,
+        ) -> Spec {
+            Spec { name, arity, flags, keys, run, group: $group, since, summary }
+        }
+    };
+}
+
 use smallvec::SmallVec;
 
 use super::context::{Reading, Writing};

@@ -16,17 +16,7 @@ use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, integer, is
 use crate::error::{CommandError, NO_SUCH_KEY, SYNTAX};
 use crate::reply::Reply;
 
-const fn spec(
-    name: &'static str,
-    arity: i32,
-    flags: Flags,
-    keys: Keys,
-    run: Run,
-    since: &'static str,
-    summary: &'static str,
-) -> Spec {
-    Spec { name, arity, flags, keys, run, group: "stream", since, summary }
-}
+family!("stream");
 
 #[rustfmt::skip]
 pub(super) const SPECS: &[Spec] = &[

@@ -11,17 +11,7 @@ use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, float, inte
 use crate::error::{CommandError, SYNTAX};
 use crate::reply::Reply;
 
-const fn spec(
-    name: &'static str,
-    arity: i32,
-    flags: Flags,
-    keys: Keys,
-    run: Run,
-    since: &'static str,
-    summary: &'static str,
-) -> Spec {
-    Spec { name, arity, flags, keys, run, group: "sorted-set", since, summary }
-}
+family!("sorted-set");
 
 #[rustfmt::skip]
 pub(super) const SPECS: &[Spec] = &[
