@@ -12,6 +12,7 @@ use shard::entry::{MultiBuilder, Unblock, Watch};
 use shard::live::Shard;
 use shard::pending::Place;
 use shard::reply::{Protocol, Reply};
+use shard::state::Call;
 use store::keyspace::Durability;
 
 use crate::model::{Answer, KINDS, Model, Own, key, show, stream_values};
@@ -619,7 +620,7 @@ fn read_bytes(shard: &Shard<u64>, db: u8, now: Instant, words: &[&[u8]]) -> Resu
     let spec = command::find(words[0]).ok_or("a command that does not exist")?;
     let mut reply = Reply::new(Protocol::Resp2);
     let state = shard.state();
-    let _ = state.read(spec, db, words, shard.now(now), &mut Rng::new(0), false, &mut reply);
+    let _ = state.read(&Call::new(spec, db, words, shard.now(now)), &mut Rng::new(0), &mut reply);
     Ok(reply.bytes)
 }
 

@@ -18,7 +18,7 @@ use shard::entry::{MultiBuilder, Unblock, Watch};
 use shard::error::CommandError;
 use shard::pending::{Batch, Place};
 use shard::reply::{Protocol, Reply};
-use shard::state::MIXED;
+use shard::state::{Call, MIXED};
 use smallvec::SmallVec;
 use store::keyspace::Durability;
 
@@ -388,7 +388,8 @@ impl Session {
         let shard = &self.door.shards[at];
         let state = shard.state();
         let begun = out.bytes.len();
-        let block = state.read(spec, self.db, args, shard.now(self.now), &mut self.rng, may_block, out);
+        let call = Call { may_block, ..Call::new(spec, self.db, args, shard.now(self.now)) };
+        let block = state.read(&call, &mut self.rng, out);
         drop(state);
         if block.is_some() {
             // It waits: its place is in the queue, where whoever feeds it comes by.
@@ -411,7 +412,8 @@ impl Session {
             }
             let mut outbox = Outbox::new(&door);
             let mut state = shard.state_mut();
-            let answered = state.run_memory(spec, self.db, args, shard.now(self.now), &self.client, out, &mut outbox);
+            let call = Call { may_block: true, ..Call::new(spec, self.db, args, shard.now(self.now)) };
+            let answered = state.run_memory(&call, &self.client, out, &mut outbox);
             self.wake |= shard.is_due_earlier(&state);
             drop(state);
             outbox.flush();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::{GroupId, Limits, Rng};
 use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
 
-use super::{Silent, Sink, State};
+use super::{Call, Silent, Sink, State};
 use crate::command;
 use crate::entry::{MultiBuilder, Unblock, Watch};
 use crate::pending::{Batch, Place};
@@ -80,7 +80,7 @@ impl Pair {
         let spec = command::find(args[0]).expect("a command");
         let answer = |state: &State| {
             let mut reply = Reply::new(Protocol::Resp2);
-            state.read(spec, 0, &args, STAMP, &mut Rng::new(1), false, &mut reply);
+            state.read(&Call::new(spec, 0, &args, STAMP), &mut Rng::new(1), &mut reply);
             String::from_utf8_lossy(&reply.bytes).into_owned()
         };
         assert_eq!(answer(&self.leader), answer(&self.replica), "leader and replica differ: {line}");

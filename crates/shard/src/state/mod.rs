@@ -1,0 +1,423 @@
+//! The state machine of one shard: entries in, tables and answers out.
+//!
+//! Applied on every replica in log order. On the leader a [`Sink`] receives the answers and a list of requests says whose
+//! they are; the leader's own requests that are not logged (a read behind a write in one pipeline, a write to a memory
+//! keyspace) run in their place between the logged units.
+//!
+//! Deterministic in everything that is logged. A command that panics is a bug of ours, but it must not become a node that
+//! dies again at every start: the unit ends with an error, on every replica alike, and the panic is counted.
+//!
+//! Here: what a shard is, and its units. `run`: one command. `wait`: who waits, and who is served. `snapshot`: out and in.
+
+mod run;
+mod sink;
+mod snapshot;
+mod wait;
+
+pub use run::Call;
+pub use sink::{Silent, Sink};
+
+use std::sync::Arc;
+
+use base::{GroupId, Limits, Millis, Rng};
+use store::codec::{Corrupt, Input};
+use store::keyspace::{Durability, Keyspaces};
+use store::table::Tables;
+
+use crate::command::{self, Args, Flags, Spec};
+use crate::entry::{self, Multi, Part, Unit, Watch};
+use crate::error::CommandError;
+use crate::pending::{Batch, Place};
+use crate::reply::Reply;
+use crate::script::Scripts;
+use crate::waiters::Waiters;
+use run::Ran;
+
+/// Set in the ids of waits on memory keyspaces.
+pub const MEMORY_WAIT: u64 = 1 << 62;
+
+/// What a shard keeps of one durability class.
+struct Half {
+    tables: Tables,
+    scripts: Scripts,
+    waiters: Waiters,
+    rng: Rng,
+}
+
+/// One shard's state.
+pub struct State {
+    logged: Half,
+    memory: Half,
+    /// For requests of the leader's own clients that stand beside an entry: the entry's randomness is not theirs.
+    local_rng: Rng,
+    applied: u64,
+    stamp: Millis,
+    limits: Limits,
+    scratch: Reply,
+    published: Vec<(Vec<u8>, Vec<u8>)>,
+    panics: u64,
+    commands: u64,
+    /// Tests only: a bug to be found (see `sim`).
+    #[cfg(any(test, feature = "planted"))]
+    pub planted: Planted,
+}
+
+/// Bugs that the simulator must find.
+#[cfg(any(test, feature = "planted"))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    /// The snapshot says one index more than it holds.
+    pub snapshot_index_off_by_one: bool,
+    /// Entries at or below the applied index are applied again.
+    pub applied_twice: bool,
+    /// EXEC runs whatever has become of the watched keys.
+    pub watch_ignored: bool,
+}
+
+impl State {
+    /// An empty shard.
+    pub fn new(group: GroupId, limits: Limits, keyspaces: Arc<Keyspaces>, seed: u64) -> State {
+        let half = |seed| Half {
+            tables: Tables::new(keyspaces.clone()),
+            scripts: Scripts::default(),
+            waiters: Waiters::new(group),
+            rng: Rng::new(seed),
+        };
+        State {
+            logged: half(0),
+            memory: half(seed),
+            local_rng: Rng::new(!seed),
+            applied: 0,
+            stamp: 0,
+            limits,
+            scratch: Reply::default(),
+            published: Vec::new(),
+            panics: 0,
+            commands: 0,
+            #[cfg(any(test, feature = "planted"))]
+            planted: Planted::default(),
+        }
+    }
+
+    /// Index of the last entry that was applied.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Shard time of the last entry.
+    pub fn stamp(&self) -> Millis {
+        self.stamp
+    }
+
+    /// Commands run so far, and how many of our own bugs they met.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.commands, self.panics)
+    }
+
+    /// The tables of one class.
+    pub fn tables(&self, class: Durability) -> &Tables {
+        match class {
+            Durability::Fsync => &self.logged.tables,
+            Durability::Memory => &self.memory.tables,
+        }
+    }
+
+    /// The tables of one class, to change what is not replicated state (walks).
+    pub fn tables_mut(&mut self, class: Durability) -> &mut Tables {
+        match class {
+            Durability::Fsync => &mut self.logged.tables,
+            Durability::Memory => &mut self.memory.tables,
+        }
+    }
+
+    /// Who waits, by class.
+    pub fn waiters(&self, class: Durability) -> &Waiters {
+        match class {
+            Durability::Fsync => &self.logged.waiters,
+            Durability::Memory => &self.memory.waiters,
+        }
+    }
+
+    /// The settings in force.
+    pub fn keyspaces(&self) -> &Arc<Keyspaces> {
+        self.logged.tables.keyspaces()
+    }
+
+    /// The durability class of a command's keys. An error where they are of both.
+    #[inline]
+    pub fn class_of(&self, spec: &Spec, args: Args<'_>) -> Result<Durability, CommandError> {
+        let keyspaces = self.keyspaces();
+        if spec.flags.has(Flags::WHOLE) || spec.name == "script" {
+            return Ok(if keyspaces.classes().1 { Durability::Fsync } else { Durability::Memory });
+        }
+        if keyspaces.count() == 1 {
+            return Ok(keyspaces.get(0).durability);
+        }
+        let mut class = None;
+        for place in spec.key_places(args) {
+            let own = self.class_of_key(args[place]);
+            if *class.get_or_insert(own) != own {
+                return Err(MIXED);
+            }
+        }
+        // A script without keys is logged wherever anything is: it may touch whatever it likes.
+        Ok(class.unwrap_or(if keyspaces.classes().1 { Durability::Fsync } else { Durability::Memory }))
+    }
+
+    /// The durability class of one key.
+    pub fn class_of_key(&self, key: &[u8]) -> Durability {
+        self.logged.tables.durability(key)
+    }
+
+    /// What WATCH remembers of a key.
+    pub fn version(&self, db: u8, key: &[u8], now: Millis) -> u64 {
+        self.tables(self.class_of_key(key)).version(db, key, now)
+    }
+    /// Counts an entry that changes nothing here (a change of membership).
+    pub fn pass(&mut self, index: u64) {
+        self.applied = self.applied.max(index);
+    }
+
+    // ---- apply -----------------------------------------------------------------------------------------------------
+
+    /// Applies one committed entry. `batch` holds the requests of this node's clients that the entry answers; without it
+    /// nobody here asked. An error means that the log says something this build cannot understand: the node must stop.
+    pub fn apply<C: Clone, S: Sink<C>>(
+        &mut self,
+        index: u64,
+        data: &[u8],
+        batch: Option<&Batch<C>>,
+        sink: &mut S,
+    ) -> Result<(), Corrupt> {
+        if index <= self.applied {
+            #[cfg(any(test, feature = "planted"))]
+            let again = self.planted.applied_twice;
+            #[cfg(not(any(test, feature = "planted")))]
+            let again = false;
+            if !again {
+                return Ok(());
+            }
+        } else {
+            assert_eq!(index, self.applied + 1, "entries are applied in order, each once");
+            self.applied = index;
+        }
+        if data.is_empty() {
+            // A new leader's first entry: whoever waited, waited at another leader.
+            for waiter in self.logged.waiters.clear() {
+                sink.served(waiter, b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n");
+            }
+            self.update_watching();
+            return Ok(());
+        }
+        let mut input = Input::new(data);
+        let (stamp, seed) = entry::read_header(&mut input)?;
+        self.stamp = self.stamp.max(stamp);
+        self.logged.rng = Rng::new(seed);
+        let mut local = batch.map(Batch::local).unwrap_or(Input::new(&[]));
+        for request in batch.map_or(&[][..], Batch::requests) {
+            let source = match request.place {
+                Place::Logged => &mut input,
+                Place::Local => &mut local,
+            };
+            let unit = entry::read_unit(source)?;
+            self.unit(unit, request.place, self.stamp, request.client.as_ref(), sink);
+        }
+        while !input.is_empty() {
+            let unit = entry::read_unit(&mut input)?;
+            self.unit::<C, S>(unit, Place::Logged, self.stamp, None, sink);
+        }
+        Ok(())
+    }
+
+    /// Runs requests that need no entry, in order: a batch whose logged part is empty.
+    pub fn run_local<C: Clone, S: Sink<C>>(
+        &mut self,
+        batch: &Batch<C>,
+        now: Millis,
+        sink: &mut S,
+    ) -> Result<(), Corrupt> {
+        let mut local = batch.local();
+        let now = now.max(self.stamp);
+        for request in batch.requests() {
+            assert_eq!(request.place, Place::Local, "a batch without an entry has local requests only");
+            let unit = entry::read_unit(&mut local)?;
+            self.unit(unit, Place::Local, now, request.client.as_ref(), sink);
+        }
+        Ok(())
+    }
+
+    fn unit<C: Clone, S: Sink<C>>(
+        &mut self,
+        unit: Unit<'_>,
+        place: Place,
+        now: Millis,
+        client: Option<&C>,
+        sink: &mut S,
+    ) {
+        let mut reply = std::mem::take(&mut self.scratch);
+        reply.bytes.clear();
+        if place == Place::Local {
+            std::mem::swap(&mut self.logged.rng, &mut self.local_rng);
+        }
+        let answered = match unit {
+            Unit::Command { db, protocol, words } => {
+                reply.protocol = protocol;
+                // Only an entry of a newer build can hold an unknown one: refused alike on every replica of this build.
+                let spec = command::find(words[0]).ok_or(CommandError::new("ERR unknown command"));
+                let call = spec.map(|spec| Call { may_block: true, ..Call::new(spec, db, &words, now) });
+                self.unit_command(call, place, client, &mut reply, sink)
+            }
+            Unit::Multi(multi) => {
+                reply.protocol = multi.protocol;
+                self.unit_multi(multi, place, now, &mut reply, sink);
+                true
+            }
+            Unit::Expire(mut keys) => {
+                while let Ok(Some((db, key))) = entry::read_expire(&mut keys) {
+                    if self.logged.tables.peek(db, key, now).is_none() {
+                        self.logged.tables.remove(db, key, now);
+                    }
+                }
+                false
+            }
+            Unit::Unblock { waiter, how } => {
+                self.unblock(waiter, how, sink);
+                false
+            }
+            Unit::Keyspaces(keyspaces) => {
+                let keyspaces = Arc::new(keyspaces);
+                self.logged.tables.set_keyspaces(keyspaces.clone());
+                self.memory.tables.set_keyspaces(keyspaces);
+                false
+            }
+            Unit::Literal(bytes) => {
+                reply.bytes.extend_from_slice(bytes);
+                true
+            }
+        };
+        if place == Place::Local {
+            std::mem::swap(&mut self.logged.rng, &mut self.local_rng);
+        }
+        if answered && let Some(client) = client {
+            sink.reply(client, &reply.bytes);
+        }
+        // A scratch that one huge answer has blown up is not kept.
+        if reply.bytes.capacity() <= 1 << 20 {
+            self.scratch = reply;
+        }
+        self.publish(sink);
+        self.serve(Durability::Fsync, now, sink);
+        if place == Place::Local {
+            self.serve(Durability::Memory, now, sink);
+        }
+    }
+
+    /// Runs a unit's one command. False where it began to wait.
+    fn unit_command<C: Clone, S: Sink<C>>(
+        &mut self,
+        call: Result<Call<'_>, CommandError>,
+        place: Place,
+        client: Option<&C>,
+        reply: &mut Reply,
+        sink: &mut S,
+    ) -> bool {
+        let checked = call.and_then(|call| Ok((self.checked_class(call.spec, call.args, place)?, call)));
+        let (class, call) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                reply.error(&error.0);
+                return true;
+            }
+        };
+        match self.guarded(class, &call, reply) {
+            Ran::Answered => true,
+            Ran::Waits(block) => {
+                self.park(class, &call, reply.protocol, block, client, sink);
+                false
+            }
+        }
+    }
+
+    fn unit_multi<C: Clone, S: Sink<C>>(
+        &mut self,
+        mut multi: Multi<'_>,
+        place: Place,
+        now: Millis,
+        reply: &mut Reply,
+        sink: &mut S,
+    ) {
+        let only_here = |watch: &Watch| self.class_of_key(&watch.key) == Durability::Memory;
+        if place == Place::Logged && multi.watches.iter().any(only_here) {
+            // Its outcome would differ where that key is not: on replicas, and here after a restart.
+            return reply.error(&MIXED.0);
+        }
+        let changed = multi.watches.iter().any(|Watch { db, key, version }| self.version(*db, key, now) != *version);
+        #[cfg(any(test, feature = "planted"))]
+        let changed = changed && !self.planted.watch_ignored;
+        if changed {
+            return reply.null_array();
+        }
+        reply.array(multi.count);
+        for _ in 0..multi.count {
+            match multi.next_part() {
+                Ok(Part::Literal(bytes)) => reply.bytes.extend_from_slice(bytes),
+                Ok(Part::Command(db, words)) => match command::find(words[0]) {
+                    Some(spec) => {
+                        self.unit_command(Ok(Call::new(spec, db, &words, now)), place, None::<&C>, reply, sink);
+                    }
+                    None => self.door_command(&words, reply, sink),
+                },
+                Err(corrupt) => reply.error(&format!("ERR {corrupt}")),
+            }
+        }
+    }
+
+    /// PUBLISH in a MULTI: the one command of the door that has an effect at apply.
+    fn door_command<C, S: Sink<C>>(&mut self, args: Args<'_>, reply: &mut Reply, sink: &S) {
+        self.commands += 1;
+        match args {
+            [_, channel, message] => {
+                reply.int(sink.receivers(channel));
+                self.published.push((channel.to_vec(), message.to_vec()));
+            }
+            _ => reply.error("ERR unknown command"),
+        }
+    }
+
+    /// The class of a unit's command, refused where it does not belong in this place: the settings may have changed
+    /// between proposal and apply.
+    fn checked_class(&self, spec: &Spec, args: Args<'_>, place: Place) -> Result<Durability, CommandError> {
+        let class = self.class_of(spec, args)?;
+        let logged_write = place == Place::Logged && spec.is_write();
+        if logged_write && class == Durability::Memory {
+            return Err(CommandError::new(
+                "ERR the durability of this key's keyspace changed while the command was under way; nothing was done, try it again",
+            ));
+        }
+        if place == Place::Local && spec.is_write() && class == Durability::Fsync {
+            return Err(MIXED);
+        }
+        Ok(class)
+    }
+
+    fn half_mut(&mut self, class: Durability) -> &mut Half {
+        match class {
+            Durability::Fsync => &mut self.logged,
+            Durability::Memory => &mut self.memory,
+        }
+    }
+
+    fn publish<C, S: Sink<C>>(&mut self, sink: &mut S) {
+        for (channel, message) in self.published.drain(..) {
+            sink.publish(&channel, &message);
+        }
+    }
+}
+
+/// A unit touches keys of both durability classes.
+pub const MIXED: CommandError = CommandError::new(
+    "CROSSKEYSPACE keys of a memory keyspace and of a logged one cannot change together; split the command or give both keyspaces one durability",
+);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! Where a leader's answers go.
+
+/// Where a leader's answers go.
+pub trait Sink<C> {
+    /// The next answer of this client.
+    fn reply(&mut self, client: &C, bytes: &[u8]);
+    /// The client's request waits under this id; its answer comes by [`Sink::served`].
+    fn parked(&mut self, client: &C, waiter: u64);
+    /// The answer of a request that waited. Ids that nobody on this node waits for are ignored.
+    fn served(&mut self, waiter: u64, bytes: &[u8]);
+    /// The outcome of this client's request is unknown: its connection must be closed, never answered.
+    fn lost(&mut self, client: &C);
+    /// A message published by a MULTI or a script.
+    fn publish(&mut self, channel: &[u8], message: &[u8]);
+    /// How many clients of this node a message on the channel would reach.
+    fn receivers(&self, channel: &[u8]) -> i64;
+    /// A number by which people know this client; 0 for none.
+    fn number(&self, _client: &C) -> u64 {
+        0
+    }
+}
+
+/// A sink for replicas: nobody asked.
+pub struct Silent;
+
+impl<C> Sink<C> for Silent {
+    fn reply(&mut self, _: &C, _: &[u8]) {}
+    fn parked(&mut self, _: &C, _: u64) {}
+    fn served(&mut self, _: u64, _: &[u8]) {}
+    fn lost(&mut self, _: &C) {}
+    fn publish(&mut self, _: &[u8], _: &[u8]) {}
+    fn receivers(&self, _: &[u8]) -> i64 {
+        0
+    }
+}
