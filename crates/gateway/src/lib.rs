@@ -1,3 +1,5 @@
-//! What the gateway decides: which route a request takes, which endpoint gets it, whether it may be tried again, slowed or refused.
-//!
-//! Plain values, driven by whoever moves the bytes (`proxy`): no sockets, no clocks, no randomness but what the caller hands in.
+//! What the front door decides: which route a request takes, which endpoint gets it, what is tried again and what is refused.
+//! Pure: it is told the time, draws from the generator it is handed, and moves no bytes (that is `proxy`).
+
+pub mod model;
+pub mod request;

@@ -1,0 +1,311 @@
+//! An upstream: endpoints that are equals, how one is chosen, and what is done when they fail.
+
+use serde::{Deserialize, Serialize};
+
+use super::matching::ClientKey;
+use super::text::{Size, Span};
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    /// `"10.0.0.1:9000"`, `"[::1]:9000"` or `"name:9000"`, which the host looks up again and again.
+    pub address: String,
+    /// Its share relative to the others'; 1. 0: none, but what is under way goes on (drain).
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Where it stands.
+    #[serde(default)]
+    pub zone: String,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Endpoints out of the registry: the instances of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSource {
+    /// The service's name.
+    pub service: String,
+    /// Instances must have all of these tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Only instances whose checks all pass; else those that warn too. True.
+    #[serde(default = "yes")]
+    pub passing_only: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// One after the other.
+    RoundRobin,
+    /// One after the other by weight, spread evenly (smooth).
+    WeightedRoundRobin,
+    /// Of two drawn at random, the one with fewer requests under way for its weight.
+    #[default]
+    LeastConnections,
+    /// The one with the lowest moving peak of latency times requests under way, of two drawn at random.
+    PeakEwma,
+    /// Drawn by weight.
+    Random,
+    /// By the client's address, with little disturbance when endpoints come and go (Maglev).
+    IpHash,
+    /// By `hash_key`, in the same way.
+    Hash,
+}
+
+/// How an endpoint is asked whether it works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckKind {
+    /// TCP for endpoints that are listed here; none for a service's, which the registry checks.
+    #[default]
+    Auto,
+    /// A connection that succeeds.
+    Tcp,
+    /// A GET whose answer's status is right.
+    Http,
+    /// Not at all.
+    Off,
+}
+
+/// Active checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthCheck {
+    /// How.
+    pub kind: CheckKind,
+    /// What an HTTP check asks for. `/`. Written alone it means an HTTP check.
+    pub path: String,
+    /// The Host of an HTTP check; empty: the endpoint's address.
+    pub host: String,
+    /// Statuses that are healthy, first and last. 200 to 399.
+    pub status: (u16, u16),
+    /// How often, with a tenth of jitter. 5 s.
+    pub interval: Span,
+    /// How long one may take. 2 s.
+    pub timeout: Span,
+    /// Successes in a row that make an endpoint healthy. 2; the first check after its arrival is enough by itself.
+    pub healthy_after: u32,
+    /// Failures in a row that make it unhealthy. 3.
+    pub unhealthy_after: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> HealthCheck {
+        HealthCheck {
+            kind: CheckKind::Auto,
+            path: "/".into(),
+            host: String::new(),
+            status: (200, 399),
+            interval: Span::secs(5),
+            timeout: Span::secs(2),
+            healthy_after: 2,
+            unhealthy_after: 3,
+        }
+    }
+}
+
+/// Endpoints that answer badly get no requests for a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outlier {
+    /// Whether at all. True.
+    pub enabled: bool,
+    /// Failures in a row (no connection, a reset, a timeout, 5xx) that eject. 5.
+    pub consecutive_failures: u32,
+    /// How long the first time; then twice, three times … as long. 30 s.
+    pub ejection: Span,
+    /// The longest. 5 min.
+    pub ejection_max: Span,
+    /// Largest share of the endpoints that may be ejected at once; never all. 0.5.
+    pub ejected_share_max: f64,
+}
+
+impl Default for Outlier {
+    fn default() -> Outlier {
+        Outlier {
+            enabled: true,
+            consecutive_failures: 5,
+            ejection: Span::secs(30),
+            ejection_max: Span::secs(300),
+            ejected_share_max: 0.5,
+        }
+    }
+}
+
+/// When too many requests to an upstream fail, the next are answered 503 at once for a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Breaker {
+    /// Whether at all. True.
+    pub enabled: bool,
+    /// It opens when at least this share of the requests in the window failed. 0.5.
+    pub failure_share: f64,
+    /// … of at least so many. 20.
+    pub requests_min: u32,
+    /// The window. 10 s.
+    pub window: Span,
+    /// How long it stays open before trial requests. 5 s.
+    pub open: Span,
+    /// Trial requests at once while it is half open, all of which must succeed. 3.
+    pub trials: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Breaker {
+        Breaker {
+            enabled: true,
+            failure_share: 0.5,
+            requests_min: 20,
+            window: Span::secs(10),
+            open: Span::secs(5),
+            trials: 3,
+        }
+    }
+}
+
+/// How much of the traffic may be retries.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RetryBudget {
+    /// Retries as a share of requests over the last ten seconds. 0.1.
+    pub share: f64,
+    /// Retries a second that are allowed anyway, so that little traffic can retry at all. 3.
+    pub min_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> RetryBudget {
+        RetryBudget { share: 0.1, min_per_second: 3 }
+    }
+}
+
+/// What is spoken to the endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 (with prior knowledge where there is no TLS): gRPC.
+    Http2,
+}
+
+/// TLS to the endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamTls {
+    /// The name that is asked for and that the certificate must have; empty: the endpoint's host.
+    pub server_name: String,
+    /// File with the authorities that are believed, PEM; empty: the system's.
+    pub authorities: String,
+    /// Believe any certificate. Only for tests.
+    pub insecure: bool,
+    /// File with our own certificate chain, PEM; empty: none is shown.
+    pub chain: String,
+    /// File with its key, PEM.
+    pub key: String,
+}
+
+/// Endpoints in other zones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ZoneRules {
+    /// Prefer endpoints of the node's own zone. True (without effect where none is named).
+    pub prefer_local: bool,
+    /// Spill over to other zones when less than this share of the zone's endpoints is healthy. 0.7.
+    pub spill_below: f64,
+}
+
+impl Default for ZoneRules {
+    fn default() -> ZoneRules {
+        ZoneRules { prefer_local: true, spill_below: 0.7 }
+    }
+}
+
+/// Endpoints that are equals. Exactly one of `endpoints` and `service` is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Upstream {
+    /// The endpoints, listed.
+    pub endpoints: Vec<EndpointSpec>,
+    /// The endpoints, by the registry.
+    pub service: Option<ServiceSource>,
+    /// How one is chosen. `"least_connections"`.
+    pub balance: Balance,
+    /// What `balance = "hash"` goes by.
+    pub hash_key: Option<ClientKey>,
+    /// A cookie that keeps a client at its endpoint as long as that one works; empty: none. We make it and take it away
+    /// from what the endpoint sees.
+    pub sticky_cookie: String,
+    /// Active checks.
+    pub health: HealthCheck,
+    /// Ejection of endpoints that answer badly.
+    pub outlier: Outlier,
+    /// Answering 503 at once when the upstream as a whole fails.
+    pub breaker: Breaker,
+    /// How much of its traffic may be retries.
+    pub retry_budget: RetryBudget,
+    /// How long an endpoint that is new or healthy again takes to its full share. 10 s; `"0s"`: none.
+    pub slow_start: Span,
+    /// How long connecting (with TLS) may take, each attempt. 2 s.
+    pub connect_timeout: Span,
+    /// Connections to one endpoint at once. 1024.
+    pub connections_max: u32,
+    /// Connections to one endpoint that are kept for the next request. 128.
+    pub idle_connections_max: u32,
+    /// How long they are kept. 50 s: below the usual 60 s of servers, so that they do not close one that we just took.
+    pub idle_timeout: Span,
+    /// What is spoken.
+    pub protocol: UpstreamProtocol,
+    /// TLS to the endpoints; absent: none.
+    pub tls: Option<UpstreamTls>,
+    /// Other zones.
+    pub zones: ZoneRules,
+    /// Largest head of an answer. 32 KiB; beyond it 502.
+    pub head_bytes_max: Size,
+}
+
+impl Default for Upstream {
+    fn default() -> Upstream {
+        Upstream {
+            endpoints: Vec::new(),
+            service: None,
+            balance: Balance::LeastConnections,
+            hash_key: None,
+            sticky_cookie: String::new(),
+            health: HealthCheck::default(),
+            outlier: Outlier::default(),
+            breaker: Breaker::default(),
+            retry_budget: RetryBudget::default(),
+            slow_start: Span::secs(10),
+            connect_timeout: Span::secs(2),
+            connections_max: 1024,
+            idle_connections_max: 128,
+            idle_timeout: Span::secs(50),
+            protocol: UpstreamProtocol::Http1,
+            tls: None,
+            zones: ZoneRules::default(),
+            head_bytes_max: Size(32 << 10),
+        }
+    }
+}
+
+impl Upstream {
+    /// How its endpoints are checked, with [`CheckKind::Auto`] decided.
+    pub fn check_kind(&self) -> CheckKind {
+        match self.health.kind {
+            CheckKind::Auto if self.service.is_some() => CheckKind::Off,
+            CheckKind::Auto if self.health.path != "/" => CheckKind::Http,
+            CheckKind::Auto => CheckKind::Tcp,
+            kind => kind,
+        }
+    }
+}
