@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod clock;
 pub mod files;
+mod gather;
 pub mod log;
 pub mod net;
 pub mod node;

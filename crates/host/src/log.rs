@@ -1,7 +1,7 @@
 //! The thread that makes appends durable, and the same work done in place where nobody else is there to wait.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,7 @@ pub struct LogThread {
     inner: Arc<Mutex<Inner>>,
     jobs: mpsc::Sender<Job>,
     figures: Arc<LogFigures>,
+    watched: Arc<AtomicBool>,
 }
 
 impl LogThread {
@@ -67,12 +68,27 @@ impl LogThread {
         let inner = Arc::new(Mutex::new(Inner { log, batch: Batch::new(), segment }));
         let figures = Arc::new(LogFigures::default());
         let (jobs, queue) = mpsc::channel();
-        let worker = Worker { inner: inner.clone(), figures: figures.clone(), queue, full: None, tell };
+        let watched = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            inner: inner.clone(),
+            figures: figures.clone(),
+            queue,
+            full: None,
+            tell,
+            watched: watched.clone(),
+            fresh: false,
+        };
         std::thread::Builder::new()
             .name("log".into())
             .spawn(move || worker.run())
             .expect("the operating system lets a process have a few threads");
-        LogThread { inner, jobs, figures }
+        LogThread { inner, jobs, figures, watched }
+    }
+
+    /// Whether the driver wants to be told when as much time has passed since the last append as one takes: the runtime's own
+    /// timers are too coarse for that.
+    pub fn watch(&self, wanted: bool) {
+        self.watched.store(wanted, Ordering::Release);
     }
 
     /// Hands an append to the thread.
@@ -148,13 +164,20 @@ struct Worker {
     /// An append that found no room, to be tried again.
     full: Option<Append>,
     tell: Tell,
+    watched: Arc<AtomicBool>,
+    /// An append has just ended.
+    fresh: bool,
 }
 
 impl Worker {
     fn run(mut self) {
         self.upkeep();
         loop {
-            let patience = if self.full.is_some() { RETRY } else { IDLE };
+            let patience = match (&self.full, self.fresh) {
+                (Some(_), _) => RETRY,
+                (None, true) => Duration::from_micros(self.figures.average_micros.load(Ordering::Relaxed)).min(IDLE),
+                (None, false) => IDLE,
+            };
             match self.queue.recv_timeout(patience) {
                 Ok(Job::Append(append)) => self.append(append),
                 Ok(Job::Compact(group, position)) => {
@@ -170,6 +193,11 @@ impl Worker {
                     let _ = answer.send(sealed);
                     return;
                 }
+                Err(mpsc::RecvTimeoutError::Timeout) if std::mem::take(&mut self.fresh) => {
+                    if self.watched.swap(false, Ordering::AcqRel) {
+                        (self.tell)(Input::Wake);
+                    }
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => self.idle(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
@@ -184,6 +212,7 @@ impl Worker {
                 let turned = inner.log.end().segment != inner.segment;
                 inner.segment = inner.log.end().segment;
                 drop(inner);
+                self.fresh = true;
                 (self.tell)(Input::Appended);
                 if turned {
                     self.upkeep();

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
+use crate::gather::Gather;
 use crate::log::{LogThread, Tell};
 use crate::net;
 use crate::snapshots::{Job, SnapshotThread};
@@ -220,6 +221,7 @@ impl Node {
             stop: stopping.clone(),
             stopped: stopped.clone(),
             appending: false,
+            gather: Gather::default(),
             shown: (Instant::default(), 0),
         };
         tokio::spawn(task.run());
@@ -302,6 +304,7 @@ struct DriverTask {
     stop: watch::Receiver<bool>,
     stopped: Arc<Notify>,
     appending: bool,
+    gather: Gather,
     /// When the groups' status was last written down for people, and how many groups were led then.
     shown: (Instant, usize),
 }
@@ -316,7 +319,7 @@ impl DriverTask {
             if *self.stop.borrow() && !self.driver.is_busy() {
                 self.stopped.notify_one();
             }
-            let deadline = self.driver.deadline(clock::now());
+            let deadline = self.driver.deadline(clock::now()).into_iter().chain(self.gather.deadline()).min();
             let told = self.inbox.notify.notified();
             match deadline {
                 None => told.await,
@@ -344,8 +347,17 @@ impl DriverTask {
         let mut out = Vec::new();
         let mut next = inputs.into_iter().collect::<std::collections::VecDeque<_>>();
         while let Some(input) = next.pop_front() {
-            if matches!(input, Input::Appended) {
-                self.appending = false;
+            if matches!(input, Input::Appended) && std::mem::take(&mut self.appending) {
+                // By the log's thread: several clients write.
+                let flush = Duration::from_micros(self.log.figures().average_micros.load(Ordering::Relaxed));
+                let gate = self.driver.gate();
+                let wanted = self.gather.begin(gate.queued(), clock::now(), flush);
+                gate.wake_at(wanted.unwrap_or(0));
+                self.driver.hold(wanted.is_some());
+                self.log.watch(wanted.is_some());
+            } else if self.gather.is_waiting() && self.gather.is_over(self.driver.gate().queued(), clock::now()) {
+                self.driver.gate().wake_at(0);
+                self.driver.hold(false);
             }
             self.driver.step(clock::now(), clock::wall(), input, &mut outbox, &mut out);
             for output in out.drain(..) {

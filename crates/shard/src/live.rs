@@ -6,7 +6,8 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use base::{GroupId, Instant, Limits, Millis};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -42,6 +43,32 @@ impl Refusal {
     }
 }
 
+/// How many requests wait for one log, all its shards together, and how many its driver waits for.
+#[derive(Debug, Default)]
+pub struct Gate {
+    queued: AtomicUsize,
+    wake_at: AtomicUsize,
+}
+
+impl Gate {
+    /// Requests that wait.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Acquire)
+    }
+
+    /// From now on the driver is woken by the request that makes them this many, beside the first one.
+    pub fn wake_at(&self, count: usize) {
+        self.wake_at.store(count, Ordering::Release);
+    }
+
+    /// Counts some more. Whether they are as many now as the driver waits for.
+    fn add(&self, more: usize) -> bool {
+        let before = self.queued.fetch_add(more, Ordering::AcqRel);
+        let wake_at = self.wake_at.load(Ordering::Acquire);
+        before < wake_at && before + more >= wake_at
+    }
+}
+
 /// One shard on one node.
 pub struct Shard<C> {
     /// Its group.
@@ -51,6 +78,7 @@ pub struct Shard<C> {
     state: RwLock<State>,
     queue: Mutex<VecDeque<Batch<C>>>,
     queued_bytes: AtomicU64,
+    gate: Arc<Gate>,
     refusal: RwLock<Option<Refusal>>,
     /// When the driver will look at expiries and waits by itself, shard time; `u64::MAX` for never.
     due: AtomicU64,
@@ -59,14 +87,15 @@ pub struct Shard<C> {
 }
 
 impl<C> Shard<C> {
-    /// A shard that refuses writes until its driver says otherwise.
-    pub fn new(group: GroupId, state: State, limits: &Limits) -> Shard<C> {
+    /// A shard that refuses writes until its driver says otherwise. `gate` is its log's.
+    pub fn new(group: GroupId, state: State, limits: &Limits, gate: Arc<Gate>) -> Shard<C> {
         Shard {
             group,
             clock: Clock::default(),
             state: RwLock::new(state),
             queue: Mutex::new(VecDeque::new()),
             queued_bytes: AtomicU64::new(0),
+            gate,
             refusal: RwLock::new(Some(Refusal::Loading)),
             due: AtomicU64::new(u64::MAX),
             pending_bytes_max: limits.pending_bytes_max as u64,
@@ -134,16 +163,17 @@ impl<C> Shard<C> {
             queue.push_back(Batch::default());
         }
         let batch = queue.back_mut().expect("one was pushed where there was none");
-        let before = batch.bytes();
+        let before = (batch.bytes(), batch.requests().len());
         add(batch);
-        self.queued_bytes.fetch_add((batch.bytes() - before) as u64, Ordering::Relaxed);
-        idle
+        self.queued_bytes.fetch_add((batch.bytes() - before.0) as u64, Ordering::Relaxed);
+        self.gate.add(batch.requests().len() - before.1) || idle
     }
 
     /// Takes the next batch, oldest first.
     pub fn take(&self) -> Option<Batch<C>> {
         let batch = self.queue.lock().pop_front()?;
         self.queued_bytes.fetch_sub(batch.bytes() as u64, Ordering::Relaxed);
+        self.gate.queued.fetch_sub(batch.requests().len(), Ordering::AcqRel);
         Some(batch)
     }
 

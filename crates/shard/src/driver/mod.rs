@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 use store::keyspace::Keyspaces;
 
 use crate::entry::Unblock;
-use crate::live::{Refusal, Shard};
+use crate::live::{Gate, Refusal, Shard};
 use crate::pending::Batch;
 use crate::recover::Recovered;
 use crate::state::{MEMORY_WAIT, Sink};
@@ -236,6 +236,8 @@ pub struct Driver<C> {
     stopped: bool,
     /// The client that made the whole of the last batch.
     last_client: Option<C>,
+    gate: Arc<Gate>,
+    held: bool,
 }
 
 impl<C: Clone + PartialEq> Driver<C> {
@@ -249,6 +251,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             room: Room::Plenty,
             stopped: false,
             last_client: None,
+            gate: Arc::default(),
+            held: false,
         }
     }
 
@@ -264,7 +268,7 @@ impl<C: Clone + PartialEq> Driver<C> {
         };
         let applied = Position { index: applied, term: term_at(applied) };
         config.entries = recovered.entries;
-        let shard = Arc::new(Shard::new(config.group, recovered.state, &self.config.limits));
+        let shard = Arc::new(Shard::new(config.group, recovered.state, &self.config.limits, self.gate.clone()));
         let (membership, written, seed, name) =
             (config.membership.clone(), config.hard_state, config.seed, config.group);
         let group = Group::new(config).map_err(|error| format!("{name} cannot start: {error}"))?;
@@ -302,6 +306,16 @@ impl<C: Clone + PartialEq> Driver<C> {
     /// How many groups this node leads.
     pub fn leading(&self) -> usize {
         self.lanes.iter().filter(|lane| lane.leads).count()
+    }
+
+    /// How many requests wait, and for how many to wait.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// While held, nothing that waits is proposed, so that more can join. The host lets go soon, and then steps again.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// Whether an append is under way or wanted, or requests wait: not the moment to stop.
@@ -374,7 +388,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             if lane.leads && now.since(lane.looked) >= LOOK_EVERY {
                 lane.look(now, sink);
             }
-            if !self.appending && self.lanes[at].leads {
+            if !self.appending && !self.held && self.lanes[at].leads {
                 self.propose(at, now, wall, sink, out);
             }
             self.lanes[at].begin_snapshot(self.config.snapshot_log_bytes, out);
