@@ -204,9 +204,14 @@ impl Worker {
         }
     }
 
-    fn append(&mut self, append: Append) {
+    fn append(&mut self, mut append: Append) {
         let mut inner = self.inner.lock();
-        let written = write(&mut inner, &append, &self.figures);
+        let mut written = write(&mut inner, &append, &self.figures);
+        if matches!(written, Err(LogError::Full)) && !append.frees_only {
+            (self.tell)(Input::AppendFull);
+            append.use_reserve();
+            written = write(&mut inner, &append, &self.figures);
+        }
         match written {
             Ok(()) => {
                 let turned = inner.log.end().segment != inner.segment;

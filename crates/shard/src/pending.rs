@@ -6,7 +6,7 @@
 use store::codec::Input;
 
 use crate::command::Args;
-use crate::entry::{self, HEADER_BYTES, MultiBuilder, Unblock, Watch};
+use crate::entry::{self, HEADER_BYTES, MultiBuilder, Unblock, Unit, Watch};
 use crate::reply::Protocol;
 
 /// Where a request's unit stands.
@@ -98,6 +98,20 @@ impl<C> Batch<C> {
     /// Adds the end of a wait.
     pub fn unblock(&mut self, waiter: u64, how: Unblock) {
         entry::put_unblock(self.logged(None, true), waiter, how);
+    }
+
+    /// The ends of waits that are in here, in order.
+    pub fn unblocks(&self) -> Vec<(u64, Unblock)> {
+        let mut ends = Vec::new();
+        if self.requests.iter().any(|request| request.client.is_none()) {
+            let mut units = Input::new(self.entry.get(HEADER_BYTES..).unwrap_or_default());
+            while let Ok(unit) = entry::read_unit(&mut units) {
+                if let Unit::Unblock { waiter, how } = unit {
+                    ends.push((waiter, how));
+                }
+            }
+        }
+        ends
     }
 
     /// Adds other keyspace settings.

@@ -309,8 +309,14 @@ impl Node {
         }
     }
 
-    fn append(&mut self, append: Append) {
-        match open::append(&mut self.log, &mut self.batch, &append) {
+    fn append(&mut self, mut append: Append) {
+        let mut appended = open::append(&mut self.log, &mut self.batch, &append);
+        if appended == Err(LogError::Full) && !append.frees_only {
+            self.inbox.push_back(Input::AppendFull);
+            append.use_reserve();
+            appended = open::append(&mut self.log, &mut self.batch, &append);
+        }
+        match appended {
             Ok(_) => {
                 let turned = self.log.end().segment != self.segment;
                 self.segment = self.log.end().segment;

@@ -35,6 +35,10 @@ const EXPIRE_KEYS_MAX: usize = 512;
 pub const WALK_BYTES: usize = 128 << 10;
 /// Bytes of applied entries after which consensus is told to forget what it need not keep.
 const HELD_BYTES_MAX: usize = 4 << 20;
+/// Entries of one group in one append.
+const ENTRIES_MAX: usize = 8;
+/// Bytes of entries after which an append takes no more: with the largest command on top it stays within what the log takes.
+const APPEND_BYTES_MAX: usize = 32 << 20;
 /// How often the driver looks at expiries while some are set.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -45,7 +49,8 @@ pub enum Input {
     Wake,
     /// The append is durable.
     Appended,
-    /// The append found no room; nothing of it was written. It is asked for again when there is room.
+    /// The append found no room; nothing of it was written. It is tried again, now and then when there is room, with
+    /// [`Append::use_reserve`].
     AppendFull,
     /// What the log can take from now on.
     Room(Room),
@@ -93,6 +98,16 @@ impl Append {
 
     fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.hard_states.is_empty()
+    }
+
+    /// For an append that found no room: its entries are in their groups already and cannot be taken back, and everything
+    /// behind them, deletes too, would wait for them. Say [`Input::AppendFull`] before, so that this one is the last.
+    pub fn use_reserve(&mut self) {
+        self.frees_only = true;
+    }
+
+    fn bytes(&self) -> usize {
+        self.entries.iter().map(|(_, entry)| entry.data.len()).sum()
     }
 }
 
@@ -173,9 +188,19 @@ fn named<C, S: Sink<C>>(batch: Option<&Batch<C>>, sink: &S) -> (SmallVec<[u64; 4
 struct Flight<C> {
     index: u64,
     term: u64,
-    /// Whether `index` is the entry of this batch; else the batch only waits for that index to be applied.
-    own: bool,
+    kind: Kind,
     batch: Batch<C>,
+}
+
+/// What a flight's index is to its batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The batch's own entry.
+    Own,
+    /// The entry before it: the batch needs none and runs once that one has been applied.
+    Beside,
+    /// The entry before it: the batch is refused, but no client's answers overtake each other.
+    Refused(Refusal),
 }
 
 enum Snapshot {
@@ -232,8 +257,12 @@ pub struct Driver<C> {
     lanes: Vec<Lane<C>>,
     appending: bool,
     next: Append,
+    /// The group that proposes first, in turn.
+    first: usize,
     room: Room,
     stopped: bool,
+    /// What every group's keyspaces are to be.
+    keyspaces: Option<Keyspaces>,
     /// The client that made the whole of the last batch.
     last_client: Option<C>,
     gate: Arc<Gate>,
@@ -248,8 +277,10 @@ impl<C: Clone + PartialEq> Driver<C> {
             lanes: Vec::new(),
             appending: false,
             next: Append::fresh(),
+            first: 0,
             room: Room::Plenty,
             stopped: false,
+            keyspaces: None,
             last_client: None,
             gate: Arc::default(),
             held: false,
@@ -327,10 +358,17 @@ impl<C: Clone + PartialEq> Driver<C> {
 
     /// Proposes keyspace settings to every group whose own differ.
     pub fn propose_keyspaces(&mut self, keyspaces: &Keyspaces) {
+        self.keyspaces = Some(keyspaces.clone());
+        self.propose_settings();
+    }
+
+    /// At the start, and again where a full disk may have refused them.
+    fn propose_settings(&self) {
         for lane in &self.lanes {
-            if **lane.shard.state().keyspaces() != *keyspaces {
-                // Nothing else waits at a start, so the queue has room.
-                let _ = lane.shard.submit(|batch| batch.keyspaces(keyspaces));
+            if let Some(keyspaces) =
+                self.keyspaces.as_ref().filter(|wanted| **lane.shard.state().keyspaces() != **wanted)
+            {
+                lane.shard.put(|batch| batch.keyspaces(keyspaces));
             }
         }
     }
@@ -378,7 +416,8 @@ impl<C: Clone + PartialEq> Driver<C> {
         if self.stopped {
             return self.pump_stopped(now, sink, out);
         }
-        for at in 0..self.lanes.len() {
+        for turn in 0..self.lanes.len() {
+            let at = (self.first + turn) % self.lanes.len();
             let lane = &mut self.lanes[at];
             if lane.group.deadline().is_some_and(|deadline| deadline <= now) {
                 self.tell(at, now, wall, Told::Wake, sink, out);
@@ -395,6 +434,7 @@ impl<C: Clone + PartialEq> Driver<C> {
         }
         if !self.appending && !self.next.is_empty() {
             self.appending = true;
+            self.first += 1;
             for lane in &mut self.lanes {
                 if let Some(hard_state) = lane.lazy.take() {
                     self.next.hard_states.retain(|(group, _)| *group != lane.shard.group);
@@ -428,10 +468,10 @@ impl<C: Clone + PartialEq> Driver<C> {
         }
     }
 
-    /// Turns what waits into entries.
+    /// Turns what waits into entries, until the append is large enough; what needs no entry or is refused is none of its load.
     fn propose<S: Sink<C>>(&mut self, at: usize, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
-        const ENTRIES_MAX: usize = 8;
-        for _ in 0..ENTRIES_MAX {
+        let mut proposed = 0;
+        while proposed < ENTRIES_MAX && self.next.bytes() < APPEND_BYTES_MAX {
             let lane = &mut self.lanes[at];
             let Some(mut batch) = lane.shard.take() else {
                 return;
@@ -449,7 +489,7 @@ impl<C: Clone + PartialEq> Driver<C> {
                     }
                     Some(last) => {
                         let (index, term) = (last.index, last.term);
-                        lane.flights.push_back(Flight { index, term, own: false, batch });
+                        lane.flights.push_back(Flight { index, term, kind: Kind::Beside, batch });
                     }
                 }
                 continue;
@@ -457,9 +497,10 @@ impl<C: Clone + PartialEq> Driver<C> {
             let frees_only = batch.frees_only();
             if self.room == Room::Reserve && !frees_only {
                 // The disk filled up after these were queued: nothing of the batch has been proposed, so all are refused.
-                refuse(&batch, &Refusal::Full, sink);
+                lane.turn_away(batch, Refusal::Full, sink);
                 continue;
             }
+            proposed += 1;
             let data = Bytes::from(batch.take_entry(stamp, lane.rng.next_u64()));
             self.next.frees_only &= frees_only;
             let first = batch.clients().next().cloned();
@@ -468,7 +509,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             self.next.lone_client &= same;
             self.last_client = first;
             lane.bytes_since_snapshot += data.len() as u64;
-            lane.flights.push_back(Flight { index: 0, term: 0, own: true, batch });
+            lane.flights.push_back(Flight { index: 0, term: 0, kind: Kind::Own, batch });
             self.tell(at, now, wall, Told::Propose { token: 0, data }, sink, out);
         }
     }
@@ -532,13 +573,13 @@ impl<C: Clone + PartialEq> Driver<C> {
                 }
                 Asked::Membership { membership, .. } => lane.membership = membership,
                 Asked::Proposed { index, term, .. } => {
-                    if let Some(flight) = lane.flights.iter_mut().rev().find(|flight| flight.own) {
+                    if let Some(flight) = lane.flights.iter_mut().rev().find(|flight| flight.kind == Kind::Own) {
                         (flight.index, flight.term) = (index, term);
                     }
                 }
                 Asked::ProposalDropped { .. } => {
                     if let Some(flight) = lane.flights.pop_back() {
-                        refuse(&flight.batch, &Refusal::Loading, sink);
+                        lane.turn_away(flight.batch, Refusal::Loading, sink);
                     }
                 }
                 Asked::Role { role, .. } => {
@@ -587,7 +628,8 @@ impl<C: Clone + PartialEq> Driver<C> {
     }
 
     fn append_full(&mut self) {
-        // Consensus has these entries already; they are written when there is room, and their clients wait so long.
+        // Consensus has these entries already: the log writes them out of its reserve. What does not even fit there is
+        // written when the snapshot has made room, and its clients wait so long.
         self.set_room(Room::Reserve);
     }
 
@@ -602,6 +644,9 @@ impl<C: Clone + PartialEq> Driver<C> {
             if room == Room::Reserve && matches!(lane.snapshot, Snapshot::None) && lane.bytes_since_snapshot > 0 {
                 lane.snapshot = Snapshot::Wanted;
             }
+        }
+        if room == Room::Plenty {
+            self.propose_settings();
         }
     }
 
@@ -691,7 +736,8 @@ impl<C: Clone> Lane<C> {
         match entry.kind {
             EntryKind::Membership => state.pass(entry.index),
             EntryKind::Normal => {
-                let flight = self.flights.pop_front_if(|flight| flight.own && flight.index == entry.index);
+                let flight =
+                    self.flights.pop_front_if(|flight| flight.kind == Kind::Own && flight.index == entry.index);
                 let flight = match flight {
                     Some(flight) if flight.term != entry.term => {
                         // Another leader's entry stands where this batch should: it is lost, and its clients cannot know.
@@ -709,7 +755,12 @@ impl<C: Clone> Lane<C> {
             }
         }
         self.applied = Position { index: entry.index, term: entry.term };
-        while let Some(flight) = self.flights.pop_front_if(|flight| !flight.own && flight.index <= entry.index) {
+        let behind = |flight: &mut Flight<C>| flight.kind != Kind::Own && flight.index <= entry.index;
+        while let Some(flight) = self.flights.pop_front_if(behind) {
+            if let Kind::Refused(refusal) = &flight.kind {
+                refuse(&flight.batch, refusal, sink);
+                continue;
+            }
             let stamp = self.shard.now(now);
             state
                 .run_local(&flight.batch, stamp, sink)
@@ -758,8 +809,26 @@ impl<C: Clone> Lane<C> {
         for waiter in overdue.into_iter().filter(|id| *id & crate::waiters::LOCAL != 0) {
             state.unblock(waiter, Unblock::Timeout, sink);
         }
-        if memory_due.into_iter().flatten().any(|due| due <= stamp) {
-            state.sweep_memory(stamp, EXPIRE_KEYS_MAX, sink);
+        if memory_due.into_iter().flatten().any(|due| due <= stamp)
+            && state.sweep_memory(stamp, EXPIRE_KEYS_MAX, sink) == EXPIRE_KEYS_MAX
+        {
+            self.looked = Instant::default();
+        }
+    }
+
+    /// Refuses a batch of which nothing was proposed, behind what is under way. The ends of waits in it were asked for by
+    /// nobody who could ask again: they come back.
+    fn turn_away<S: Sink<C>>(&mut self, batch: Batch<C>, refusal: Refusal, sink: &mut S) {
+        let ends = batch.unblocks();
+        if !ends.is_empty() {
+            self.shard.put(|batch| ends.iter().for_each(|(waiter, how)| batch.unblock(*waiter, *how)));
+        }
+        match self.flights.back() {
+            None => refuse(&batch, &refusal, sink),
+            Some(last) => {
+                let (index, term) = (last.index, last.term);
+                self.flights.push_back(Flight { index, term, kind: Kind::Refused(refusal), batch });
+            }
         }
     }
 
@@ -790,8 +859,12 @@ pub fn end_wait<C, S: Sink<C>>(shard: &Shard<C>, waiter: u64, how: Unblock, sink
         shard.state_mut().unblock(waiter, how, sink);
         return false;
     }
-    // A queue that is full keeps the wait until its time is over.
-    shard.submit(|batch| batch.unblock(waiter, how)).unwrap_or(false)
+    match how {
+        // A client leaves once, and nobody will come back for its wait.
+        Unblock::Gone => shard.put(|batch| batch.unblock(waiter, how)),
+        // A queue that is full keeps the wait until its time is over.
+        _ => shard.submit(|batch| batch.unblock(waiter, how)).unwrap_or(false),
+    }
 }
 
 fn refuse<C, S: Sink<C>>(batch: &Batch<C>, refusal: &Refusal, sink: &mut S) {

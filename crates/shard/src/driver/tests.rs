@@ -51,11 +51,15 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::bounded(Limits::DEFAULT)
+    }
+
+    fn bounded(limits: Limits) -> World {
         let config = DriverConfig {
             node: NodeId(1),
             snapshot_log_bytes: u64::MAX,
             snapshot_chunk_bytes: super::WALK_BYTES,
-            limits: Limits::DEFAULT,
+            limits,
             believe_wall: true,
         };
         let mut driver = Driver::new(config);
@@ -72,7 +76,10 @@ impl World {
 
     /// Steps until nothing more is asked; every append is durable at once.
     fn run(&mut self) {
-        let mut input = Input::Wake;
+        self.tell(Input::Wake);
+    }
+
+    fn tell(&mut self, mut input: Input) {
         loop {
             let mut out = Vec::new();
             self.driver.step(Instant(self.now * 1_000_000), 1_000_000 + self.now, input, &mut self.answers, &mut out);
@@ -88,8 +95,9 @@ impl World {
 
     fn ask(&mut self, client: u64, place: Place, line: &str) {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let frees = line.starts_with("DEL");
         self.shard
-            .submit(|batch| batch.command(place, false, client, 0, Protocol::Resp2, &words))
+            .submit(|batch| batch.command(place, frees, client, 0, Protocol::Resp2, &words))
             .expect("the queue has room");
     }
 
@@ -149,4 +157,58 @@ fn a_stopped_log_leaves_nobody_without_an_answer() {
     assert!(world.answers(2).starts_with("-MISCONF the log has stopped"));
     assert_eq!(world.answers(3), "$-1\r\n");
     assert!(!world.driver.is_busy(), "a stop need not wait");
+}
+
+#[test]
+fn whatever_a_full_disk_refuses_is_answered_at_once_however_much_it_is() {
+    let mut world = World::bounded(Limits { entry_bytes_max: 1, ..Limits::DEFAULT });
+    world.tell(Input::Room(super::Room::Reserve));
+    for client in 0..100 {
+        world.ask(client, Place::Logged, "SET k 1");
+    }
+    world.run();
+    for client in 0..100 {
+        assert!(world.answers(client).starts_with("-MISCONF"), "client {client} still waits");
+    }
+}
+
+#[test]
+fn a_refusal_does_not_overtake_the_answers_before_it() {
+    let mut world = World::bounded(Limits { entry_bytes_max: 1, ..Limits::DEFAULT });
+    world.tell(Input::Room(super::Room::Reserve));
+    world.ask(1, Place::Logged, "DEL k");
+    world.ask(1, Place::Logged, "SET k 1");
+    world.ask(1, Place::Logged, "DEL k");
+    world.run();
+    let answers = world.answers(1);
+    assert!(answers.starts_with(":0\r\n-MISCONF") && answers.ends_with("\r\n:0\r\n"), "{answers}");
+}
+
+#[test]
+fn the_end_of_a_wait_is_not_lost_with_a_batch_that_is_refused() {
+    let mut world = World::new();
+    world.ask(1, Place::Logged, "BLPOP l 0");
+    world.run();
+    let waiter = *world.answers.waiting.keys().next().expect("it waits");
+    world.ask(2, Place::Logged, "SET k 1");
+    super::end_wait(&world.shard, waiter, crate::entry::Unblock::Gone, &mut world.answers);
+    world.tell(Input::Room(super::Room::Reserve));
+    assert!(world.answers(2).starts_with("-MISCONF"));
+    world.tell(Input::Room(super::Room::Plenty));
+    world.ask(3, Place::Logged, "RPUSH l x");
+    world.ask(3, Place::Local, "LLEN l");
+    world.run();
+    assert_eq!(world.answers(3), ":1\r\n:1\r\n", "nobody is there to take it");
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_wait_though_the_queue_is_full() {
+    let mut world = World::bounded(Limits { pending_bytes_max: 10, ..Limits::DEFAULT });
+    world.ask(1, Place::Logged, "BLPOP l 0");
+    world.run();
+    let waiter = *world.answers.waiting.keys().next().expect("it waits");
+    world.ask(2, Place::Logged, "SET some-key some-value");
+    super::end_wait(&world.shard, waiter, crate::entry::Unblock::Gone, &mut world.answers);
+    world.run();
+    assert!(world.shard.state().waiters(store::keyspace::Durability::Fsync).is_empty(), "a ghost waits");
 }

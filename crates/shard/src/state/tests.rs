@@ -155,3 +155,13 @@ fn a_script_without_keys_is_logged_whatever_the_default_keyspace() {
     assert_eq!(pair.leader.class_of(spec, &words("EVAL x 0")), Ok(Durability::Fsync));
     assert_eq!(pair.leader.class_of(spec, &words("EVAL x 1 k")), Ok(Durability::Memory));
 }
+
+#[test]
+fn a_cached_stream_that_expires_ends_the_waits_of_its_groups_at_once() {
+    let mut pair = Pair::new(mixed_keyspaces());
+    pair.ask(&[(Place::Local, "XGROUP CREATE cache:s g $ MKSTREAM")]);
+    pair.ask(&[(Place::Local, "PEXPIRE cache:s 50")]);
+    pair.ask(&[(Place::Local, "XREADGROUP GROUP g c BLOCK 0 STREAMS cache:s >")]);
+    assert_eq!(pair.leader.sweep_memory(STAMP + 1000, 10, &mut pair.noted), 1);
+    assert!(pair.noted.answers.starts_with("-NOGROUP"), "{}", pair.noted.answers);
+}

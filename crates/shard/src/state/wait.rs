@@ -121,16 +121,20 @@ impl State {
         }
     }
 
-    /// Removes expired keys of memory keyspaces, at most `count`, and ends their waits. Logged ones need an entry.
-    pub fn sweep_memory<C, S: Sink<C>>(&mut self, now: Millis, count: usize, sink: &mut S) {
+    /// Removes expired keys of memory keyspaces, at most `count`, ends waits on others whose time is over, and tells who
+    /// waited for what has gone. Logged ones need an entry. Returns how many keys went.
+    pub fn sweep_memory<C, S: Sink<C>>(&mut self, now: Millis, count: usize, sink: &mut S) -> usize {
         let mut gone = Vec::new();
         self.memory.tables.expired(now, count, |db, key| gone.push((db, key.to_vec())));
-        for (db, key) in gone {
-            self.memory.tables.remove(db, &key, now);
+        for (db, key) in &gone {
+            self.memory.tables.remove(*db, key, now);
         }
+        // A stream that goes ends the waits of its groups.
+        self.serve(Durability::Memory, now, sink);
         for waiter in self.memory.waiters.overdue(now) {
             self.unblock(waiter | MEMORY_WAIT, Unblock::Timeout, sink);
         }
+        gone.len()
     }
 
     /// When something next becomes due: an expiry or the end of a wait.

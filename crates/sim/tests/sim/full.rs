@@ -1,0 +1,94 @@
+//! A disk that fills up just when an append is under way: writes are refused, deletes go on.
+
+use std::cell::Cell;
+
+use base::{Instant, NodeId};
+use shard::driver::Append;
+use shard::live::{Refusal, Shard};
+use shard::open::OpenOptions;
+use shard::pending::Place;
+use shard::reply::Protocol;
+use sim::disk::VirtualDisk;
+use sim::node::{Actor, Answer, Node, Step, Watch};
+use store::log::LogOptions;
+
+/// Keeps answers, and the clock.
+#[derive(Default)]
+struct Scene {
+    answers: Vec<(u64, String)>,
+    time: Cell<u64>,
+}
+
+impl Watch for Scene {
+    fn append(&mut self, _: &Append) -> Result<(), String> {
+        Ok(())
+    }
+    fn durable(&mut self) {}
+    fn step(&mut self, step: Step) -> Result<(), String> {
+        for answer in step.answers {
+            if let Answer::Reply(client, bytes) = answer {
+                self.answers.push((client, String::from_utf8_lossy(&bytes).into_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Scene {
+    /// Lets everybody work until nobody has anything to do; `upkeep` says whether spare segments are made.
+    fn settle(&mut self, node: &mut Node, upkeep: bool) {
+        for _ in 0..200 {
+            self.time.set(self.time.get() + 1);
+            let now = Instant(self.time.get() * 1_000_000);
+            node.turn(now, 1_000_000 + self.time.get(), &mut || false, self).expect("nothing fatal");
+            for actor in [Actor::Log, Actor::Upkeep, Actor::Snapshots] {
+                if node.is_ready(actor, now) && (upkeep || actor != Actor::Upkeep) {
+                    node.act(actor);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, node: &mut Node, client: u64, frees: bool, words: &[&[u8]]) {
+        let shard: &Shard<u64> = &node.shards[1];
+        shard.put(|batch| batch.command(Place::Logged, frees, client, 0, Protocol::Resp2, words));
+        node.wake();
+    }
+}
+
+#[test]
+fn deletes_go_on_behind_an_append_that_found_the_disk_full() {
+    const SEGMENT: u64 = 64 << 10;
+    let disk = VirtualDisk::new();
+    let log = LogOptions { segment_bytes: SEGMENT, ..LogOptions::default() };
+    let options = OpenOptions::new(NodeId(1), 1, log);
+    let mut node = Node::open(&disk, &options, 0, false, &mut || 7).expect("an empty disk");
+    let mut scene = Scene::default();
+    scene.settle(&mut node, true);
+    disk.set_capacity(Some(disk.used()));
+    // No spare is made any more, so that the driver does not hear of the full disk before an append does.
+    let value = vec![b'x'; 10 << 10];
+    let mut writes = 0;
+    while node.shards[1].current_refusal().is_none() {
+        writes += 1;
+        assert!(writes < 30, "the disk never fills up");
+        scene.ask(&mut node, writes, false, &[b"SET", format!("k{writes}").as_bytes(), &value]);
+        scene.settle(&mut node, false);
+    }
+    assert_eq!(node.shards[1].current_refusal(), Some(Refusal::Full));
+    assert_eq!(scene.answers.pop(), Some((writes, "+OK\r\n".into())), "the one that met the full disk");
+    scene.ask(&mut node, 100, true, &[b"DEL", b"k1"]);
+    scene.settle(&mut node, false);
+    assert_eq!(scene.answers.pop(), Some((100, ":1\r\n".into())), "a delete goes on");
+    scene.ask(&mut node, 101, false, &[b"SET", b"k", b"v"]);
+    scene.settle(&mut node, false);
+    let (client, answer) = scene.answers.pop().expect("a write is refused, not kept waiting");
+    assert!(client == 101 && answer.starts_with("-MISCONF the disk is full"), "{answer}");
+    disk.set_capacity(None);
+    // The log's thread is idle now and then, and looks.
+    node.act(Actor::Log);
+    scene.settle(&mut node, true);
+    scene.ask(&mut node, 102, false, &[b"SET", b"k", b"v"]);
+    scene.settle(&mut node, true);
+    assert_eq!(scene.answers.pop(), Some((102, "+OK\r\n".into())), "writing goes on without a restart");
+}
