@@ -1,0 +1,413 @@
+//! Health checks of one node: when each runs, what its results mean, and which of them are worth an entry.
+//!
+//! ```text
+//!   sync(catalog) ─► tasks ─► next(now) ─► Probe ─(host: HTTP, TCP)─► finished ─┐
+//!                                 │   ttl(pass|warn|fail) ──────────────────────┤
+//!                                 └◄─ Propose(Change) ◄── status differs ◄──────┘
+//! ```
+//!
+//! A renewal of a TTL check and a result that confirms the status cost no entry: they stay on the node. What differs from
+//! the catalog is proposed until the catalog says the same, so a proposal that was refused or lost is made again.
+//!
+//! **Invariant:** changes nothing by itself; the catalog's word is the truth, this only compares with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base::{Duration, Instant, Rng};
+
+use crate::catalog::{Catalog, cut, lower};
+use crate::change::Change;
+use crate::limits::OUTPUT_BYTES_MAX;
+use crate::model::{Check, Definition, Probe, Status};
+use crate::watch::Watch;
+
+/// The shortest span between two checks (Consul's own bound).
+pub const INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// How long a check may take where it does not say.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+/// The shortest span after which a critical instance is deregistered (Consul's own bound).
+pub const DEREGISTER_AFTER_MIN: Duration = Duration::from_secs(60);
+/// How long a change of output alone waits before it becomes an entry (Consul's `check_update_interval`).
+pub const OUTPUT_EVERY: Duration = Duration::from_secs(300);
+/// When a proposal of which nothing is heard is made again.
+const PROPOSE_AGAIN: Duration = Duration::from_secs(5);
+/// Checks that run at the same time.
+pub const RUNNING_MAX: usize = 64;
+
+/// What the host has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make this check, then say [`Runner::finished`].
+    Run {
+        /// The check's id.
+        check: String,
+        /// To be given back.
+        run: u64,
+        /// How.
+        probe: Probe,
+        /// How long it may take.
+        timeout: Duration,
+        /// Bytes of output worth keeping.
+        output_bytes_max: usize,
+    },
+    /// Propose this change. Its outcome shows in the catalog.
+    Propose(Change),
+}
+
+/// Why a TTL check cannot be renewed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TtlError {
+    /// No check of this id here.
+    Unknown,
+    /// It is not a TTL check.
+    NotTtl,
+}
+
+/// Consecutive results, and what they make of the status.
+#[derive(Clone, Copy, Debug, Default)]
+struct Streak {
+    successes: u32,
+    failures: u32,
+}
+
+impl Streak {
+    /// The new status, if the result changes it.
+    fn take(&mut self, result: Status, definition: &Definition) -> Option<Status> {
+        if result == Status::Critical {
+            self.successes = 0;
+            self.failures = self.failures.saturating_add(1);
+            let warning = match definition.failures_before_warning {
+                0 => definition.failures_before_critical,
+                count => count,
+            };
+            if self.failures >= definition.failures_before_critical {
+                return Some(Status::Critical);
+            }
+            return (self.failures >= warning).then_some(Status::Warning);
+        }
+        self.failures = 0;
+        self.successes = self.successes.saturating_add(1);
+        (self.successes >= definition.successes_before_passing).then_some(result)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    definition: Definition,
+    has_service: bool,
+    /// What the catalog says.
+    told: (Status, String),
+    since: u64,
+    /// What it should say.
+    status: Status,
+    output: String,
+    /// Since when the output alone differs.
+    output_differs: Option<Instant>,
+    /// Since when it is critical, as far as this node saw.
+    critical: Option<Instant>,
+    streak: Streak,
+    /// The run under way.
+    run: Option<u64>,
+    /// The next run; with a TTL its end.
+    next: Instant,
+    proposed: Option<Proposed>,
+    /// When the task is looked at, as it stands in `due`.
+    due: Instant,
+}
+
+/// What was proposed last and is not heard of yet.
+#[derive(Clone, Debug)]
+struct Proposed {
+    at: Instant,
+    status: Status,
+    output: String,
+}
+
+/// The checks of one node.
+#[derive(Debug)]
+pub struct Runner {
+    node: String,
+    tasks: BTreeMap<String, Task>,
+    due: BTreeSet<(Instant, String)>,
+    rng: Rng,
+    runs: u64,
+    running: usize,
+    /// The index up to which the catalog was heard.
+    synced: u64,
+    /// When [`Runner::next`] was asked last.
+    looked: Instant,
+}
+
+/// With every place taken, how often it is looked whether one is free.
+const PLACE_EVERY: Duration = Duration::from_millis(100);
+
+impl Runner {
+    /// Makes the checks of this node.
+    pub fn new(node: &str, seed: u64) -> Runner {
+        Runner {
+            node: lower(node).into_owned(),
+            tasks: BTreeMap::new(),
+            due: BTreeSet::new(),
+            rng: Rng::new(seed),
+            runs: 0,
+            running: 0,
+            synced: 0,
+            looked: Instant::default(),
+        }
+    }
+
+    /// How many checks this node makes, and how many run now.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.tasks.len(), self.running)
+    }
+
+    /// Takes over what the catalog says. Call after each change of it.
+    pub fn sync(&mut self, catalog: &Catalog, now: Instant) {
+        let index = catalog.index_of(&Watch::Node(self.node.clone()));
+        if index == self.synced {
+            return;
+        }
+        self.synced = index;
+        let mut seen = BTreeSet::new();
+        for check in catalog.checks_on(&self.node).filter(|check| check.form.is_made_here()) {
+            seen.insert(check.form.id.as_str());
+            let known = self.tasks.get_mut(&check.form.id);
+            match known {
+                Some(task) if task.definition == check.form.definition => task.hear(check, now),
+                _ => self.begin(check, now),
+            }
+            self.plan(&check.form.id, now);
+        }
+        let gone: Vec<String> = self.tasks.keys().filter(|id| !seen.contains(id.as_str())).cloned().collect();
+        for id in gone {
+            self.end(&id);
+        }
+    }
+
+    fn begin(&mut self, check: &Check, now: Instant) {
+        self.end(&check.form.id);
+        let definition = check.form.definition.clone();
+        let interval = Duration::from_millis(definition.interval_ms);
+        let next = match definition.probe {
+            // Who was fine before this node started has its whole time to say so again.
+            Probe::Ttl => now + interval,
+            // Spread, so that many checks that come together do not run together ever after.
+            _ => now + Duration::from_nanos(self.rng.below((interval.as_nanos() as u64).max(1))),
+        };
+        let (status, output) = (check.form.status, check.form.output.clone());
+        let task = Task {
+            has_service: !check.form.service_id.is_empty(),
+            told: (status, output.clone()),
+            since: check.since,
+            status,
+            output,
+            output_differs: None,
+            critical: (status == Status::Critical).then_some(now),
+            streak: Streak::default(),
+            run: None,
+            next,
+            proposed: None,
+            due: Instant(u64::MAX),
+            definition,
+        };
+        self.tasks.insert(check.form.id.clone(), task);
+    }
+
+    fn end(&mut self, id: &str) {
+        if let Some(task) = self.tasks.remove(id) {
+            self.due.remove(&(task.due, id.to_owned()));
+            self.running -= usize::from(task.run.is_some());
+        }
+    }
+
+    /// Writes down when a task is to be looked at.
+    fn plan(&mut self, id: &str, now: Instant) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let due = task.when(now);
+        if due != task.due {
+            self.due.remove(&(task.due, id.to_owned()));
+            self.due.insert((due, id.to_owned()));
+            task.due = due;
+        }
+    }
+
+    /// When [`Runner::next`] has something to do at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let first = self.due.first().map(|(due, _)| *due)?;
+        Some(if self.running >= RUNNING_MAX { first.max(self.looked + PLACE_EVERY) } else { first })
+    }
+
+    /// What is to be done now.
+    pub fn next(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut put_off = Vec::new();
+        self.looked = now;
+        while self.due.first().is_some_and(|(due, _)| *due <= now) {
+            let (_, id) = self.due.pop_first().expect("there is a first");
+            let task = self.tasks.get_mut(&id).expect("what is due is a task");
+            task.due = Instant(u64::MAX);
+            let is_due = task.next <= now && task.run.is_none();
+            let interval = Duration::from_millis(task.definition.interval_ms);
+            let must_wait = is_due && task.definition.probe != Probe::Ttl && self.running >= RUNNING_MAX;
+            if is_due && task.definition.probe == Probe::Ttl {
+                task.next = now + interval;
+                if task.status != Status::Critical {
+                    let output = match task.output.as_str() {
+                        "" => "TTL expired".to_owned(),
+                        last => format!("TTL expired (last output before timeout follows): {last}"),
+                    };
+                    task.result(Status::Critical, output, now);
+                }
+            } else if is_due && !must_wait {
+                self.runs += 1;
+                self.running += 1;
+                task.run = Some(self.runs);
+                // A sixteenth of jitter keeps checks apart that have come together.
+                let jitter = self.rng.below((interval.as_nanos() as u64 / 16).max(1));
+                task.next = now + interval - Duration::from_nanos(jitter);
+                actions.push(Action::Run {
+                    check: id.clone(),
+                    run: self.runs,
+                    probe: task.definition.probe.clone(),
+                    timeout: Duration::from_millis(task.definition.timeout_ms),
+                    output_bytes_max: task.definition.output_bytes_max as usize,
+                });
+            }
+            actions.extend(task.propose(&self.node, &id, now).map(Action::Propose));
+            if must_wait {
+                put_off.push(id);
+            } else {
+                self.plan(&id, now);
+            }
+        }
+        for id in put_off {
+            let task = self.tasks.get_mut(&id).expect("it was put off a moment ago");
+            task.due = now;
+            self.due.insert((now, id));
+        }
+        actions
+    }
+
+    /// A run has ended. One that was overtaken by a change of its check is not heard.
+    pub fn finished(&mut self, check: &str, run: u64, status: Status, output: String, now: Instant) {
+        let Some(task) = self.tasks.get_mut(check).filter(|task| task.run == Some(run)) else {
+            return;
+        };
+        task.run = None;
+        self.running -= 1;
+        let definition = task.definition.clone();
+        match task.streak.take(status, &definition) {
+            Some(status) => task.result(status, output, now),
+            None => task.result(task.status, output, now),
+        }
+        self.plan(check, now);
+    }
+
+    /// The service has spoken for its TTL check. Gives the change to propose where the status moves; nothing where it
+    /// stays, for then only the deadline does.
+    ///
+    /// # Errors
+    /// No such check, or one of another kind.
+    pub fn ttl(
+        &mut self,
+        check: &str,
+        status: Status,
+        output: String,
+        now: Instant,
+    ) -> Result<Option<Change>, TtlError> {
+        let task = self.tasks.get_mut(check).ok_or(TtlError::Unknown)?;
+        if task.definition.probe != Probe::Ttl {
+            return Err(TtlError::NotTtl);
+        }
+        task.next = now + Duration::from_millis(task.definition.interval_ms);
+        task.result(status, output, now);
+        let change = if task.status == task.told.0 { None } else { task.propose(&self.node, check, now) };
+        self.plan(check, now);
+        Ok(change)
+    }
+
+    /// What a check said last, which the catalog may learn later.
+    pub fn output(&self, check: &str) -> Option<(Status, &str)> {
+        self.tasks.get(check).map(|task| (task.status, task.output.as_str()))
+    }
+}
+
+impl Task {
+    /// The catalog's word.
+    fn hear(&mut self, check: &Check, now: Instant) {
+        let told = (check.form.status, &check.form.output);
+        if (self.told.0, &self.told.1) != told {
+            // Somebody else has changed it (an operator, a new registration): that holds until the next result.
+            let ours = (self.status, &self.output) == told;
+            if !ours && self.proposed.is_none() {
+                self.status = told.0;
+                self.output.clone_from(told.1);
+                self.critical = (self.status == Status::Critical).then(|| self.critical.unwrap_or(now));
+            }
+            self.told = (told.0, told.1.clone());
+        }
+        self.since = check.since;
+        self.has_service = !check.form.service_id.is_empty();
+        if self.proposed.as_ref().is_some_and(|own| own.status == self.told.0 && own.output == self.told.1) {
+            self.proposed = None;
+        }
+        self.output_differs = (self.told.1 != self.output).then(|| self.output_differs.unwrap_or(now));
+    }
+
+    fn result(&mut self, status: Status, mut output: String, now: Instant) {
+        cut(&mut output, OUTPUT_BYTES_MAX.min(self.definition.output_bytes_max as usize));
+        self.status = status;
+        self.output = output;
+        self.critical = (status == Status::Critical).then(|| self.critical.unwrap_or(now));
+        self.output_differs = (self.told.1 != self.output).then(|| self.output_differs.unwrap_or(now));
+    }
+
+    fn reap_at(&self) -> Option<Instant> {
+        let is_told = self.told.0 == Status::Critical;
+        let after = Duration::from_millis(self.definition.deregister_after_ms);
+        let wanted = self.has_service && is_told && !after.is_zero();
+        wanted.then_some(self.critical? + after)
+    }
+
+    fn output_at(&self) -> Option<Instant> {
+        Some(self.output_differs? + OUTPUT_EVERY)
+    }
+
+    /// When something is to be done.
+    fn when(&self, now: Instant) -> Instant {
+        let mut when = if self.run.is_none() { self.next } else { Instant(u64::MAX) };
+        let wanted = if self.status != self.told.0 { Some(now) } else { None };
+        let wanted = [wanted, self.reap_at(), self.output_at()].into_iter().flatten().min();
+        if let Some(wanted) = wanted {
+            when = when.min(self.silent_until().map_or(wanted, |until| wanted.max(until)));
+        }
+        when
+    }
+
+    /// While the same has been proposed a moment ago, nothing is proposed.
+    fn silent_until(&self) -> Option<Instant> {
+        let proposed = self.proposed.as_ref().filter(|proposed| proposed.status == self.status)?;
+        Some(proposed.at + PROPOSE_AGAIN)
+    }
+
+    fn propose(&mut self, node: &str, id: &str, now: Instant) -> Option<Change> {
+        if self.silent_until().is_some_and(|until| now < until) {
+            return None;
+        }
+        let (node, check) = (node.to_owned(), id.to_owned());
+        let change = if self.status == self.told.0 && self.reap_at().is_some_and(|at| at <= now) {
+            Change::Reap { node, check, since: self.since }
+        } else if self.status != self.told.0 || self.output_at().is_some_and(|at| at <= now) {
+            Change::CheckStatus { node, check, status: self.status, output: self.output.clone() }
+        } else {
+            return None;
+        };
+        self.proposed = Some(Proposed { at: now, status: self.status, output: self.output.clone() });
+        Some(change)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+use super::*;
+use crate::model::{CheckForm, NodeForm, ServiceForm};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn at(seconds: u64) -> Instant {
+    Instant(1_000_000_000_000) + SECOND * seconds as u32
+}
+
+struct World {
+    catalog: Catalog,
+    runner: Runner,
+    index: u64,
+}
+
+impl World {
+    fn new(definition: Definition) -> World {
+        let mut world = World { catalog: Catalog::default(), runner: Runner::new("N", 1), index: 0 };
+        let check = CheckForm {
+            id: "c".into(),
+            name: "c".into(),
+            service_id: "s1".into(),
+            definition: Definition { output_bytes_max: 4096, timeout_ms: 1000, ..definition },
+            ..CheckForm::default()
+        };
+        world.apply(&Change::Register {
+            node: NodeForm { name: "N".into(), ..NodeForm::default() },
+            keep_node: true,
+            service: Some(ServiceForm { id: "s1".into(), name: "s".into(), ..ServiceForm::default() }),
+            checks: vec![check],
+            replace_checks: false,
+        });
+        world.runner.sync(&world.catalog, at(0));
+        world
+    }
+
+    fn apply(&mut self, change: &Change) {
+        self.index += 1;
+        self.catalog.apply(change, self.index);
+    }
+
+    /// Runs what is due, with this result for every run; applies what is proposed. Gives the words of the proposals.
+    fn turn(&mut self, now: Instant, result: Status) -> Vec<&'static str> {
+        let mut words = Vec::new();
+        for _ in 0..4 {
+            for action in self.runner.next(now) {
+                match action {
+                    Action::Run { check, run, .. } => self.runner.finished(&check, run, result, "out".into(), now),
+                    Action::Propose(change) => {
+                        words.push(change.word());
+                        self.apply(&change);
+                    }
+                }
+            }
+            self.runner.sync(&self.catalog, now);
+        }
+        words
+    }
+
+    fn status(&self) -> Option<Status> {
+        self.catalog.check_on("n", "c").map(|check| check.form.status)
+    }
+}
+
+fn http(interval: u64) -> Definition {
+    let probe = Probe::Http {
+        url: "http://x".into(),
+        method: "GET".into(),
+        headers: BTreeMap::new(),
+        body: String::new(),
+        no_redirects: false,
+    };
+    Definition { probe, interval_ms: interval * 1000, ..Definition::default() }
+}
+
+#[test]
+fn results_that_confirm_the_status_cost_no_entry() {
+    let mut world = World::new(http(10));
+    let mut proposed = Vec::new();
+    for second in 0..1000 {
+        proposed.extend(world.turn(at(second), Status::Passing));
+    }
+    assert_eq!(proposed, ["check"], "the first result passes, the others say the same");
+    assert_eq!(world.status(), Some(Status::Passing));
+}
+
+#[test]
+fn thresholds_count_results_in_a_row() {
+    let definition = Definition { failures_before_critical: 3, failures_before_warning: 2, ..http(10) };
+    let mut world = World::new(definition);
+    let mut second = 0;
+    let mut ten = |world: &mut World, status| {
+        let mut words = Vec::new();
+        for _ in 0..10 {
+            words.extend(world.turn(at(second), status));
+            second += 1;
+        }
+        (words.len(), world.status())
+    };
+    assert_eq!(ten(&mut world, Status::Passing), (1, Some(Status::Passing)));
+    assert_eq!(ten(&mut world, Status::Critical), (0, Some(Status::Passing)));
+    assert_eq!(ten(&mut world, Status::Passing), (0, Some(Status::Passing)), "one failure is forgiven");
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        seen.push(ten(&mut world, Status::Critical).1);
+    }
+    seen.dedup();
+    assert_eq!(seen, [Some(Status::Passing), Some(Status::Warning), Some(Status::Critical)]);
+}
+
+#[test]
+fn a_renewal_costs_no_entry_and_a_missed_one_does() {
+    let mut world = World::new(Definition { probe: Probe::Ttl, interval_ms: 10_000, ..Definition::default() });
+    let change = world.runner.ttl("c", Status::Passing, "fine".into(), at(1)).expect("a TTL check");
+    world.apply(&change.expect("critical to passing is a change"));
+    world.runner.sync(&world.catalog, at(1));
+    for second in 2..60 {
+        let change = world.runner.ttl("c", Status::Passing, "fine".into(), at(second));
+        assert_eq!(change, Ok(None));
+        assert_eq!(world.turn(at(second), Status::Critical), [""; 0]);
+    }
+    assert_eq!(world.runner.deadline(), Some(at(69)));
+    assert_eq!(world.turn(at(68), Status::Critical), [""; 0]);
+    assert_eq!(world.turn(at(69), Status::Critical), ["check"]);
+    assert_eq!(world.status(), Some(Status::Critical));
+    let said = &world.catalog.check_on("n", "c").expect("there").form.output;
+    assert_eq!(said, "TTL expired (last output before timeout follows): fine");
+    assert_eq!(world.runner.ttl("other", Status::Passing, String::new(), at(70)), Err(TtlError::Unknown));
+}
+
+#[test]
+fn a_lost_proposal_is_made_again_and_never_twice_at_once() {
+    let mut world = World::new(Definition { probe: Probe::Ttl, interval_ms: 3_600_000, ..Definition::default() });
+    assert!(world.runner.ttl("c", Status::Warning, "w".into(), at(0)).is_ok_and(|change| change.is_some()));
+    // It was lost.
+    assert_eq!(world.runner.next(at(4)), []);
+    assert_eq!(world.turn(at(5), Status::Critical), ["check"]);
+    assert_eq!(world.status(), Some(Status::Warning));
+    // A status that moved on does not wait.
+    assert!(world.runner.ttl("c", Status::Critical, "c".into(), at(6)).is_ok_and(|change| change.is_some()));
+    assert!(world.runner.ttl("c", Status::Passing, "p".into(), at(6)).is_ok_and(|change| change.is_some()));
+}
+
+#[test]
+fn output_alone_is_told_rarely() {
+    let mut world = World::new(Definition { probe: Probe::Ttl, interval_ms: 3_600_000, ..Definition::default() });
+    let change = world.runner.ttl("c", Status::Passing, "0".into(), at(0)).expect("ttl").expect("a change");
+    world.apply(&change);
+    world.runner.sync(&world.catalog, at(0));
+    let mut entries = 0;
+    for second in 1..900 {
+        assert_eq!(world.runner.ttl("c", Status::Passing, second.to_string(), at(second)), Ok(None));
+        entries += world.turn(at(second), Status::Critical).len();
+        assert_eq!(world.runner.output("c"), Some((Status::Passing, second.to_string().as_str())));
+    }
+    assert_eq!(entries, 2, "one in five minutes");
+}
+
+#[test]
+fn who_stays_critical_is_taken_away_and_who_recovers_is_not() {
+    let definition = Definition { deregister_after_ms: 60_000, ..http(5) };
+    let mut world = World::new(definition);
+    for second in 0..50 {
+        world.turn(at(second), Status::Critical);
+    }
+    for second in 50..60 {
+        world.turn(at(second), Status::Passing);
+    }
+    assert_eq!(world.status(), Some(Status::Passing));
+    let mut gone_at = None;
+    for second in 60..200 {
+        world.turn(at(second), Status::Critical);
+        gone_at = gone_at.or(world.status().is_none().then_some(second));
+    }
+    let gone_at = gone_at.expect("it was critical for over a minute");
+    assert!((120..=126).contains(&gone_at), "{gone_at}");
+    assert!(world.catalog.healthy("s", None).next().is_none() && !world.catalog.has_service("s"));
+    assert_eq!(world.runner.counts(), (0, 0));
+    assert_eq!(world.runner.deadline(), None);
+}
+
+#[test]
+fn an_operators_word_holds_until_the_next_result() {
+    let mut world = World::new(http(10));
+    for second in 0..20 {
+        world.turn(at(second), Status::Passing);
+    }
+    let word =
+        Change::CheckStatus { node: "n".into(), check: "c".into(), status: Status::Critical, output: "me".into() };
+    world.apply(&word);
+    world.runner.sync(&world.catalog, at(20));
+    assert_eq!(world.status(), Some(Status::Critical));
+    for second in 20..40 {
+        world.turn(at(second), Status::Passing);
+    }
+    assert_eq!(world.status(), Some(Status::Passing));
+}
+
+#[test]
+fn so_many_run_at_once_and_nobody_is_forgotten() {
+    let mut world = World::new(http(1));
+    let checks = |owner: u64| {
+        let one = |number: u64| CheckForm {
+            id: format!("c{owner}-{number}"),
+            name: "c".into(),
+            service_id: format!("s{owner}"),
+            definition: Definition { output_bytes_max: 10, timeout_ms: 1000, ..http(1) },
+            ..CheckForm::default()
+        };
+        (0..30).map(one).collect()
+    };
+    for owner in 0..10 {
+        world.apply(&Change::Register {
+            node: NodeForm { name: "N".into(), ..NodeForm::default() },
+            keep_node: true,
+            service: Some(ServiceForm { id: format!("s{owner}"), name: "s".into(), ..ServiceForm::default() }),
+            checks: checks(owner),
+            replace_checks: false,
+        });
+    }
+    world.runner.sync(&world.catalog, at(0));
+    let mut ran = BTreeSet::new();
+    let mut now = at(2);
+    while ran.len() < 301 {
+        let actions = world.runner.next(now);
+        assert!(world.runner.counts().1 <= RUNNING_MAX);
+        for action in actions {
+            if let Action::Run { check, run, .. } = action {
+                world.runner.finished(&check, run, Status::Passing, String::new(), now);
+                ran.insert(check);
+            }
+        }
+        now = world.runner.deadline().expect("more is due").max(now);
+        assert!(now < at(60), "{} ran", ran.len());
+    }
+}

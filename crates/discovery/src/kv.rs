@@ -1,0 +1,230 @@
+//! The key-value tree. Operations run against an overlay; only if none has failed does the overlay become the tree.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::change::{KvFailure, KvOp, KvResult, Outcome, Refusal, Verb};
+use crate::form::Blob;
+use crate::index::Gone;
+use crate::limits::{KEY_BYTES_MAX, KEYS_MAX, KV_BYTES_MAX, TXN_ANSWER_BYTES_MAX, TXN_OPS_MAX, VALUE_BYTES_MAX};
+use crate::model::{Ages, KvEntry};
+use crate::shelf::Shelf;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Kv {
+    pub(crate) shelf: Shelf<String, KvEntry>,
+    pub(crate) gone: Gone,
+    pub(crate) bytes: u64,
+}
+
+/// What is to become of keys; `None` for going.
+type Overlay = BTreeMap<String, Option<KvEntry>>;
+
+/// Why an operation fails: only the index, and the text.
+type Failure = (bool, String);
+
+impl Kv {
+    pub(crate) fn new(number: u8) -> Kv {
+        Kv { shelf: Shelf::new(number), gone: Gone::default(), bytes: 0 }
+    }
+
+    pub(crate) fn entry(&self, key: &str) -> Option<&KvEntry> {
+        self.shelf.records().get(key)
+    }
+
+    /// Keys that begin so, in order.
+    pub(crate) fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a KvEntry)> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.shelf.records().range::<str, _>(from).take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    /// Counts bytes anew, after a snapshot was read.
+    pub(crate) fn recount(&mut self) {
+        self.bytes = self.shelf.records().iter().map(|(key, entry)| size(key, entry)).sum();
+    }
+
+    /// Runs operations that only read.
+    pub(crate) fn read(&self, ops: &[KvOp]) -> Outcome {
+        assert!(ops.iter().all(|op| op.verb.is_read()), "a write needs an entry");
+        match self.overlay(ops, 0) {
+            Ok((_, results)) => Outcome::Kv(results),
+            Err(failed) => failed,
+        }
+    }
+
+    /// Runs operations at an index. True where something has changed.
+    pub(crate) fn run(&mut self, ops: &[KvOp], index: u64) -> (Outcome, bool) {
+        let (overlay, results) = match self.overlay(ops, index) {
+            Ok(done) => done,
+            Err(failed) => return (failed, false),
+        };
+        let (mut keys, mut bytes) = (self.shelf.records().len() as i64, self.bytes as i64);
+        for (key, entry) in &overlay {
+            let before = self.entry(key);
+            keys += i64::from(entry.is_some()) - i64::from(before.is_some());
+            bytes += entry.as_ref().map_or(0, |entry| size(key, entry) as i64);
+            bytes -= before.map_or(0, |entry| size(key, entry) as i64);
+        }
+        let grows = keys > self.shelf.records().len() as i64 || bytes > self.bytes as i64;
+        if grows && (keys > KEYS_MAX as i64 || bytes > KV_BYTES_MAX as i64) {
+            let why = format!(
+                "the key-value tree is full: at most {KEYS_MAX} keys and {KV_BYTES_MAX} bytes; nothing was done"
+            );
+            return (Outcome::Refused(Refusal::Full, why), false);
+        }
+        let changes = !overlay.is_empty();
+        self.bytes = bytes as u64;
+        for (key, entry) in overlay {
+            match entry {
+                Some(entry) => {
+                    self.gone.forget(&key);
+                    self.shelf.insert(key, entry);
+                }
+                None => {
+                    self.shelf.remove(&key);
+                    self.gone.add(&key, index);
+                }
+            }
+        }
+        (Outcome::Kv(results), changes)
+    }
+
+    fn overlay(&self, ops: &[KvOp], index: u64) -> Result<(Overlay, Vec<KvResult>), Outcome> {
+        if ops.len() > TXN_OPS_MAX {
+            let why = format!("Transaction contains too many operations ({} > {TXN_OPS_MAX})", ops.len());
+            return Err(Outcome::Refused(Refusal::Invalid, why));
+        }
+        let mut overlay = Overlay::new();
+        let (mut results, mut failures) = (Vec::new(), Vec::new());
+        let mut told = 0;
+        for (number, op) in ops.iter().enumerate() {
+            match self.one(op, index, &mut overlay, &mut results, &mut told) {
+                Ok(()) => {}
+                Err((stale, why)) => failures.push(KvFailure { op: number as u32, stale, why }),
+            }
+        }
+        if !failures.is_empty() {
+            return Err(Outcome::KvFailed(failures));
+        }
+        // What ended as it was is no change.
+        overlay.retain(|key, entry| self.entry(key) != entry.as_ref());
+        Ok((overlay, results))
+    }
+
+    fn one(
+        &self,
+        op: &KvOp,
+        index: u64,
+        overlay: &mut Overlay,
+        results: &mut Vec<KvResult>,
+        told: &mut usize,
+    ) -> Result<(), Failure> {
+        let key = &op.key;
+        let is_tree = matches!(op.verb, Verb::GetTree | Verb::DeleteTree);
+        if key.is_empty() && !is_tree {
+            return Err((false, "Missing key name".into()));
+        }
+        if key.len() > KEY_BYTES_MAX {
+            return Err((false, format!("the key is {} bytes long, at most {KEY_BYTES_MAX} are taken", key.len())));
+        }
+        let now = match overlay.get(key) {
+            Some(entry) => entry.as_ref(),
+            None => self.entry(key),
+        };
+        let mut tell = |key: &str, entry: Option<&KvEntry>, has_value: bool| {
+            *told += key.len() + entry.filter(|_| has_value).map_or(0, |entry| entry.value.0.len());
+            if *told > TXN_ANSWER_BYTES_MAX {
+                return Err((false, format!("the transaction reads more than {TXN_ANSWER_BYTES_MAX} bytes")));
+            }
+            let entry = entry.map(|entry| KvEntry {
+                value: if has_value { entry.value.clone() } else { Blob::default() },
+                ..entry.clone()
+            });
+            results.push(KvResult { key: key.to_owned(), entry, has_value });
+            Ok(())
+        };
+        let at = now.map_or(0, |entry| entry.ages.modified);
+        match op.verb {
+            Verb::Set | Verb::Cas => {
+                if op.value.0.len() > VALUE_BYTES_MAX {
+                    return Err((
+                        false,
+                        format!("the value is {} bytes long, at most {VALUE_BYTES_MAX} are taken", op.value.0.len()),
+                    ));
+                }
+                if op.verb == Verb::Cas && at != op.index {
+                    return Err((true, format!("failed to set key {key:?}, index is stale")));
+                }
+                let entry = set(now, op, index);
+                tell(key, Some(&entry), false)?;
+                overlay.insert(key.clone(), Some(entry));
+            }
+            Verb::Delete => {
+                overlay.insert(key.clone(), None);
+            }
+            Verb::DeleteCas => {
+                // As Consul: what is not there is deleted, whatever the index.
+                if now.is_some() && at != op.index {
+                    return Err((true, format!("failed to delete key {key:?}, index is stale")));
+                }
+                overlay.insert(key.clone(), None);
+            }
+            Verb::DeleteTree => {
+                let mut keys: Vec<String> = self.under(key).map(|(key, _)| key.clone()).collect();
+                keys.extend(overlay.keys().filter(|own| own.starts_with(key.as_str())).cloned());
+                for key in keys {
+                    overlay.insert(key, None);
+                }
+            }
+            Verb::Get => match now {
+                Some(entry) => tell(key, Some(entry), true)?,
+                None => return Err((false, format!("key {key:?} doesn't exist"))),
+            },
+            Verb::GetOrEmpty => tell(key, now, true)?,
+            Verb::GetTree => {
+                let mut found: BTreeMap<&str, &KvEntry> =
+                    self.under(key).map(|(key, entry)| (key.as_str(), entry)).collect();
+                for (own, entry) in overlay.iter().filter(|(own, _)| own.starts_with(key.as_str())) {
+                    match entry {
+                        Some(entry) => found.insert(own, entry),
+                        None => found.remove(own.as_str()),
+                    };
+                }
+                for (key, entry) in found {
+                    tell(key, Some(entry), true)?;
+                }
+            }
+            Verb::CheckIndex => match now {
+                None => return Err((false, format!("key {key:?} doesn't exist"))),
+                Some(_) if at != op.index => {
+                    let why = format!("failed index check for key {key:?}, current modify index {at} != {}", op.index);
+                    return Err((true, why));
+                }
+                Some(entry) => tell(key, Some(entry), false)?,
+            },
+            Verb::CheckNotExists => {
+                if now.is_some() {
+                    return Err((false, format!("key {key:?} exists")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a key becomes. The same value and flags again change nothing, as in Consul.
+fn set(now: Option<&KvEntry>, op: &KvOp, index: u64) -> KvEntry {
+    match now {
+        Some(entry) if entry.value == op.value && entry.flags == op.flags => entry.clone(),
+        now => KvEntry {
+            value: op.value.clone(),
+            flags: op.flags,
+            lock_index: now.map_or(0, |entry| entry.lock_index),
+            ages: Ages { created: now.map_or(index, |entry| entry.ages.created), modified: index },
+        },
+    }
+}
+
+fn size(key: &str, entry: &KvEntry) -> u64 {
+    (key.len() + entry.value.0.len()) as u64
+}

@@ -1,0 +1,94 @@
+//! What a query depends on, and when that last changed: the index rules of blocking queries.
+//!
+//! A waiting query is asked again after every change of the catalog ([`Waiting::is_over`]); it ends when something that it
+//! depends on has changed after the index it was given. It never misses a change, since names that have gone keep their
+//! index; and it does not end for what it does not depend on: the floor (see `index`) counts only where the query was not
+//! looked at since.
+
+use crate::catalog::{Catalog, lower};
+
+/// What a query depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// The nodes.
+    Nodes,
+    /// Everything of one node.
+    Node(String),
+    /// Which services there are.
+    Services,
+    /// One service: its instances, their checks and their nodes.
+    Service(String),
+    /// All checks.
+    Checks,
+    /// One key.
+    Key(String),
+    /// All keys that begin so.
+    Prefix(String),
+    /// All documents.
+    Documents,
+    /// Anything at all.
+    Everything,
+}
+
+/// A query that waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    watch: Watch,
+    after: u64,
+    /// The catalog's index when it was last looked at.
+    seen: u64,
+}
+
+impl Waiting {
+    /// A query that has seen everything up to `after`.
+    pub fn new(watch: Watch, after: u64) -> Waiting {
+        Waiting { watch, after, seen: after }
+    }
+
+    /// Whether something has changed.
+    pub fn is_over(&mut self, catalog: &Catalog) -> bool {
+        let (last, floor) = catalog.last_change(&self.watch);
+        let over = last > self.after || floor > self.seen;
+        self.seen = self.seen.max(catalog.index());
+        over
+    }
+
+    /// The index to answer with: the one it was given where nothing has changed.
+    pub fn index(&mut self, catalog: &Catalog) -> u64 {
+        let (last, floor) = catalog.last_change(&self.watch);
+        let told = if self.after <= catalog.index() { self.after } else { 0 };
+        // A floor is only told to those who had to be woken for it.
+        let floor = if floor > self.seen { floor } else { 0 };
+        last.max(floor).max(told).max(1)
+    }
+}
+
+impl Catalog {
+    /// The index of the last change of what is watched, and the floor below which that is not known for sure.
+    pub fn last_change(&self, watch: &Watch) -> (u64, u64) {
+        match watch {
+            Watch::Nodes => (self.tables.nodes, 0),
+            Watch::Node(name) => self.node_marks.get(&lower(name)),
+            Watch::Services => (self.tables.services, 0),
+            Watch::Service(name) => self.service_marks.get(&lower(name)),
+            Watch::Checks => (self.tables.checks, 0),
+            Watch::Key(key) => match self.kv.entry(key) {
+                Some(entry) => (entry.ages.modified, 0),
+                None => (self.kv.gone.get(key), self.kv.gone.floor()),
+            },
+            Watch::Prefix(prefix) if prefix.is_empty() => (self.tables.kv, 0),
+            Watch::Prefix(prefix) => {
+                let live = self.kv.under(prefix).map(|(_, entry)| entry.ages.modified).max().unwrap_or(0);
+                (live.max(self.kv.gone.under(prefix)), self.kv.gone.floor())
+            }
+            Watch::Documents => (self.tables.documents, 0),
+            Watch::Everything => (self.index(), 0),
+        }
+    }
+
+    /// The index that a query which does not wait answers with.
+    pub fn index_of(&self, watch: &Watch) -> u64 {
+        let (last, floor) = self.last_change(watch);
+        last.max(floor).max(1)
+    }
+}
