@@ -11,7 +11,8 @@ use crate::model::{CheckForm, KvEntry, NodeForm, ServiceForm, Status};
 
 const VERSION: u8 = 1;
 
-/// One change, applied whole or not at all.
+/// One change, applied whole or not at all. A box for the large one would spare nothing: it lives for one apply.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Registers a node and, with it, an instance and checks. What is the same already keeps its indexes.
