@@ -42,11 +42,17 @@ pub struct Ask<'a> {
 }
 
 impl Ask<'_> {
+    /// The requests, rounded up to whole pipelines: else redis-benchmark may let its last client go before it counts itself
+    /// done, and says "All clients disconnected" (redis/redis #4575), whatever the server.
+    fn whole(&self) -> usize {
+        self.requests.next_multiple_of(self.pipeline * self.connections)
+    }
+
     /// Its words after the program's name.
     pub fn words(&self, port: &str) -> Vec<String> {
         let numbers =
             [("-p", port.to_owned()), ("-c", self.connections.to_string()), ("-P", self.pipeline.to_string())];
-        let more = [("-n", self.requests.to_string()), ("-d", VALUE_BYTES.to_string()), ("-r", KEYS.to_string())];
+        let more = [("-n", self.whole().to_string()), ("-d", VALUE_BYTES.to_string()), ("-r", KEYS.to_string())];
         let mut words: Vec<String> =
             numbers.into_iter().chain(more).flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
         words.push("--csv".into());
@@ -70,7 +76,7 @@ pub fn redis_benchmark(ask: &Ask, server: &Server) -> Result<Sample, String> {
             let complaint = String::from_utf8_lossy(&done.stderr);
             format!("redis-benchmark {}: no figures: {}{complaint}", ask.test, said.trim())
         })?;
-        Ok(Sample { requests: ask.requests, ..sample })
+        Ok(Sample { requests: ask.whole(), ..sample })
     })
 }
 
