@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::text::by_text;
+use crate::headers::is_token;
 use crate::request;
 
 /// Longest pattern of a path.
@@ -231,11 +232,12 @@ impl FromStr for ClientKey {
         }
         let (kind, name) = text.split_once(':').ok_or(WANTED)?;
         // Cookie names are tokens as header names are (RFC 6265 §4.1.1), but their case counts.
-        let parsed = http::HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("{name:?} is no name of a {kind}: {WANTED}"))?;
+        if !is_token(name) {
+            return Err(format!("{name:?} is no name of a {kind}: {WANTED}"));
+        }
         match kind {
             "cookie" => Ok(ClientKey::Cookie(name.to_owned())),
-            "header" => Ok(ClientKey::Header(parsed.as_str().to_owned())),
+            "header" => Ok(ClientKey::Header(name.to_ascii_lowercase())),
             _ => Err(WANTED.into()),
         }
     }
@@ -291,23 +293,25 @@ by_text!(HostPattern, PathPattern, ValueMatch, ClientKey, LimitKey);
 /// A method's name in capital letters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct MethodName(pub http::Method);
+pub struct MethodName(pub String);
 
 impl TryFrom<String> for MethodName {
     type Error = String;
 
     fn try_from(text: String) -> Result<MethodName, String> {
-        let method = http::Method::from_bytes(text.as_bytes()).map_err(|_| format!("{text:?} is no method"))?;
+        if !is_token(&text) {
+            return Err(format!("{text:?} is no method"));
+        }
         if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
             return Err(format!("methods are written in capitals: {:?}", text.to_ascii_uppercase()));
         }
-        Ok(MethodName(method))
+        Ok(MethodName(text))
     }
 }
 
 impl From<MethodName> for String {
     fn from(name: MethodName) -> String {
-        name.0.as_str().to_owned()
+        name.0
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) mod text;
 mod upstream;
 
 pub use listener::{AccessLog, Certificate, ForwardedStyle, Listener, Protocol};
-pub use matching::{ClientKey, HostPattern, LimitKey, MethodName, PathPattern, Segment, ValueMatch};
+pub use matching::{ClientKey, HostPattern, LimitKey, MethodName, PARAMETERS_MAX, PathPattern, Segment, ValueMatch};
 pub use route::{Bulkhead, HeaderEdits, Limits, RateLimit, Redirect, Respond, Retry, Rewrite, Route, Target, Timeouts};
 pub use strict::{Node, Wrong};
 pub use text::{Network, Rate, Size, Span};
@@ -173,7 +173,8 @@ pub fn read_tables(root: &Node) -> Result<Vec<Document>, Vec<Wrong>> {
 
 /// Reads documents out of a TOML text that holds nothing else.
 pub fn read_toml(text: &str) -> Result<Vec<Document>, Vec<Wrong>> {
-    let line = |offset: usize| 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count() as u32;
+    let breaks: Vec<usize> = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+    let line = |offset: usize| 1 + breaks.partition_point(|at| *at < offset) as u32;
     let table = toml::de::DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(1, |span| line(span.start));
         vec![Wrong { line: at, path: String::new(), what: error.message().to_owned() }]

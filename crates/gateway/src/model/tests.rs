@@ -41,7 +41,7 @@ fn what_people_write_is_read_with_its_shorthands() {
     let body = |key: &str| &documents.iter().find(|document| document.key() == key).expect("there").body;
     let Body::Route(route) = body("route.shop") else { panic!("a route") };
     assert_eq!((route.to[1].upstream.as_str(), route.to[1].weight), ("next", 5));
-    assert_eq!(route.methods[0].0, http::Method::GET);
+    assert_eq!(route.methods[0].0, "GET");
     let limit = route.rate_limit.as_ref().expect("given");
     assert_eq!((limit.rate.count, limit.burst, &limit.per), (100, 0, &LimitKey::default()));
     assert_eq!((route.timeouts.total, route.timeouts.first_byte), (Span::secs(5), Span::secs(30)));

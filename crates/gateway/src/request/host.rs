@@ -8,6 +8,13 @@ use std::net::Ipv6Addr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadHost(&'static str);
 
+impl BadHost {
+    /// Why, in words.
+    pub fn why(self) -> &'static str {
+        self.0
+    }
+}
+
 impl fmt::Display for BadHost {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.0)

@@ -35,16 +35,23 @@ pub enum BadPath {
     DottedParameter,
 }
 
-impl fmt::Display for BadPath {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
+impl BadPath {
+    /// Why, in words.
+    pub fn why(self) -> &'static str {
+        match self {
             BadPath::NotAbsolute => "the path does not start with /",
             BadPath::Percent => "a % in the path is not followed by two hex digits",
             BadPath::Slash => "the path has an encoded slash or a backslash",
             BadPath::Control => "the path has a control character",
             BadPath::AboveRoot => "the path goes above the root",
             BadPath::DottedParameter => "the path has a parameter behind dots",
-        })
+        }
+    }
+}
+
+impl fmt::Display for BadPath {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.why())
     }
 }
 
