@@ -1,0 +1,181 @@
+//! Buffers that are borrowed only while they are needed: an idle connection has none.
+//!
+//! A buffer's bytes are zeroed once, when it is made; then threads hand it from one request to the next. (Reading into memory that was never
+//! written would need `unsafe`.)
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// What one read takes at most, and the size of every buffer but those that a large head made grow.
+pub(crate) const BUFFER_BYTES: usize = 16 << 10;
+/// Buffers that a thread keeps.
+const KEPT_MAX: usize = 128;
+
+thread_local! {
+    static READ: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static WRITE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that came and were not used yet.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    data: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    /// What is there.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data[self.start..self.end]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// The first `count` bytes are done with.
+    pub fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.end - self.start, "only what is there can be consumed");
+        self.start += count;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Reads once. Nothing is read where there is room for nothing: where `self` holds [`BUFFER_BYTES`] or more already, see [`Inbox::grow`].
+    /// Zero is the end.
+    pub fn poll_fill(&mut self, io: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.data.is_empty() {
+            self.data = READ.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into());
+        }
+        if self.end == self.data.len() && self.start > 0 {
+            self.data.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        debug_assert!(self.end < self.data.len(), "a full inbox would look like the end");
+        let mut buffer = ReadBuf::new(&mut self.data[self.end..]);
+        ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
+        let count = buffer.filled().len();
+        self.end += count;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether nothing more could be read.
+    pub fn is_full(&self) -> bool {
+        !self.data.is_empty() && self.end - self.start == self.data.len()
+    }
+
+    /// Makes room where it is full: doubles.
+    pub fn grow(&mut self) {
+        let mut data = vec![0; (self.data.len() * 2).max(BUFFER_BYTES)];
+        data[..self.end - self.start].copy_from_slice(self.bytes());
+        (self.start, self.end) = (0, self.end - self.start);
+        self.data = data.into();
+    }
+
+    /// Puts a byte in front that was read elsewhere; only of an empty inbox.
+    pub fn push_first(&mut self, byte: u8) {
+        debug_assert!(self.is_empty(), "nothing came before the first byte");
+        if self.data.is_empty() {
+            self.data = READ.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into());
+        }
+        self.data[0] = byte;
+        (self.start, self.end) = (0, 1);
+    }
+
+    /// Gives the buffer back if nothing is in it.
+    pub fn release(&mut self) {
+        if self.is_empty() && self.data.len() == BUFFER_BYTES {
+            let data = std::mem::take(&mut self.data);
+            // A thread that is ending has no pool any more.
+            let _ = READ.try_with(|pool| keep(pool, data));
+        } else if self.is_empty() {
+            self.data = Box::default();
+        }
+        if self.is_empty() {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+}
+
+fn keep<T>(pool: &RefCell<Vec<T>>, it: T) {
+    if let Ok(mut pool) = pool.try_borrow_mut()
+        && pool.len() < KEPT_MAX
+    {
+        pool.push(it);
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        (self.start, self.end) = (0, 0);
+        self.release();
+    }
+}
+
+/// Bytes that are to be sent.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    data: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    /// To append to.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.data.capacity() == 0 {
+            self.data = WRITE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+        }
+        &mut self.data
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer().extend_from_slice(bytes);
+    }
+
+    /// What is still to be sent.
+    pub fn len(&self) -> usize {
+        self.data.len() - self.sent
+    }
+
+    /// Sends all of it.
+    pub fn poll_send(
+        &mut self,
+        io: &mut (impl tokio::io::AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.sent < self.data.len() {
+            let count = ready!(Pin::new(&mut *io).poll_write(cx, &self.data[self.sent..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += count;
+        }
+        self.data.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives the buffer back if nothing is in it.
+    pub fn release(&mut self) {
+        if self.len() == 0 && self.data.capacity() > 0 {
+            let mut data = std::mem::take(&mut self.data);
+            data.clear();
+            self.sent = 0;
+            if data.capacity() <= 4 * BUFFER_BYTES {
+                let _ = WRITE.try_with(|pool| keep(pool, data));
+            }
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.sent = self.data.len();
+        self.release();
+    }
+}
