@@ -8,12 +8,14 @@
 //!           4 unblock     waiter:u64  how:u8
 //!           5 keyspaces   settings
 //!           6 literal     reply            (never in a log: only among a leader's own requests)
+//!           7 change      a change of the registry (see `discovery::change`); in the meta group's log only
 //!   words   count:varint (len:varint bytes)*
 //! ```
 //!
 //! An empty entry is Raft's own: a new leader's first, which ends every wait of the leaders before it.
 
 use base::Millis;
+use discovery::Change;
 use smallvec::SmallVec;
 use store::codec::{Corrupt, Input, Stored, put_bytes, put_u64, put_varint};
 use store::keyspace::Keyspaces;
@@ -28,6 +30,7 @@ const EXPIRE: u8 = 3;
 const UNBLOCK: u8 = 4;
 const KEYSPACES: u8 = 5;
 const LITERAL: u8 = 6;
+const CHANGE: u8 = 7;
 const RESP3: u8 = 0x80;
 
 /// Words of one command; sixteen fit without an allocation.
@@ -108,6 +111,8 @@ pub enum Unit<'a> {
     Keyspaces(Keyspaces),
     /// An answer that the door already knows, in its place among others.
     Literal(&'a [u8]),
+    /// A change of the registry.
+    Change(Change),
 }
 
 /// A MULTI's parts, read one by one.
@@ -239,6 +244,12 @@ impl MultiBuilder {
     }
 }
 
+/// Appends a change of the registry.
+pub fn put_change(out: &mut Vec<u8>, change: &Change) {
+    out.push(CHANGE);
+    put_bytes(out, &change.encode());
+}
+
 /// Appends keys that are to be removed if they are expired.
 pub fn put_expire(out: &mut Vec<u8>, keys: &[(u8, Vec<u8>)]) {
     out.push(EXPIRE);
@@ -316,6 +327,7 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
         }
         KEYSPACES => Ok(Unit::Keyspaces(Keyspaces::decode(input)?)),
         LITERAL => Ok(Unit::Literal(input.bytes()?)),
+        CHANGE => Ok(Unit::Change(Change::decode(input.bytes()?)?)),
         _ => Err(Corrupt("unknown kind of unit")),
     }
 }

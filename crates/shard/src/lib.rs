@@ -8,6 +8,7 @@ pub mod driver;
 pub mod entry;
 pub mod error;
 pub mod live;
+pub mod meta;
 pub mod open;
 pub mod pending;
 pub mod recover;

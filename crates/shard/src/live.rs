@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::clock::Clock;
 use crate::error::CommandError;
+use crate::meta::Bell;
 use crate::pending::Batch;
 use crate::state::State;
 
@@ -84,12 +85,15 @@ pub struct Shard<C> {
     due: AtomicU64,
     pending_bytes_max: u64,
     entry_bytes_max: usize,
+    /// Rings when the registry has changed.
+    pub bell: Bell,
 }
 
 impl<C> Shard<C> {
     /// A shard that refuses writes until its driver says otherwise. `gate` is its log's.
     pub fn new(group: GroupId, state: State, limits: &Limits, gate: Arc<Gate>) -> Shard<C> {
         Shard {
+            bell: Bell::new(state.catalog().index()),
             group,
             clock: Clock::default(),
             state: RwLock::new(state),

@@ -301,6 +301,7 @@ fn load_snapshot<D: Disk>(
         }
         progress(&format!("reading the snapshot of {group}: {} of {} MiB", reader.offset() >> 20, reader.len() >> 20));
     }
+    state.finish_restore();
     found.snapshot_keys += keys;
     Ok(Recovery::new(group, state, Position { index: id.index, term: id.term }))
 }

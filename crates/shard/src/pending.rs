@@ -114,6 +114,11 @@ impl<C> Batch<C> {
         ends
     }
 
+    /// Adds a change of the registry. Its answer is the outcome's form.
+    pub fn change(&mut self, client: C, change: &discovery::Change) {
+        entry::put_change(self.logged(Some(client), crate::meta::frees(change)), change);
+    }
+
     /// Adds other keyspace settings.
     pub fn keyspaces(&mut self, keyspaces: &store::keyspace::Keyspaces) {
         entry::put_keyspaces(self.logged(None, false), keyspaces);

@@ -715,7 +715,7 @@ impl<C: Clone + PartialEq> Driver<C> {
 
     fn snapshot_failed(&mut self, group: GroupId) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.shard.group == group) {
-            lane.shard.state_mut().tables_mut(store::keyspace::Durability::Fsync).abort_walk();
+            lane.shard.state_mut().abort_walk();
             lane.snapshot = Snapshot::None;
             // Tried again after as many bytes once more: a full disk must not be asked at every entry.
             lane.bytes_since_snapshot = 0;
@@ -772,6 +772,10 @@ impl<C: Clone> Lane<C> {
             let applied = Applied { group, index, stamp, data, bytes, requests, clients, more_clients };
             out.push(Output::Applied(applied));
         }
+        let changed = state.catalog().index();
+        // Whoever wakes up reads.
+        drop(state);
+        self.shard.bell.ring(changed);
         Ok(())
     }
 

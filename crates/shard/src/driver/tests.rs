@@ -212,3 +212,51 @@ fn a_client_that_leaves_ends_its_wait_though_the_queue_is_full() {
     world.run();
     assert!(world.shard.state().waiters(store::keyspace::Durability::Fsync).is_empty(), "a ghost waits");
 }
+
+#[test]
+fn a_change_of_the_registry_is_answered_by_its_outcome_and_survives_a_snapshot() {
+    use std::task::{Context, Poll, Waker};
+
+    use discovery::change::{Change, Outcome};
+    use discovery::model::{NodeForm, ServiceForm};
+
+    let mut world = World::new();
+    let register = |number: u32| Change::Register {
+        node: NodeForm { name: "n".into(), ..NodeForm::default() },
+        keep_node: true,
+        service: Some(ServiceForm { id: number.to_string(), name: "web".into(), ..ServiceForm::default() }),
+        checks: Vec::new(),
+        replace_checks: false,
+    };
+    let mut changed = Box::pin(crate::meta::Changed::new(world.shard.clone(), 0));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(changed.as_mut().poll(&mut context).is_pending());
+    for number in 0..20 {
+        world.shard.submit(|batch| batch.change(7, &register(number))).expect("the queue has room");
+    }
+    world.run();
+    let index = world.shard.state().applied();
+    assert_eq!(world.shard.state().catalog().index(), index);
+    assert_eq!(world.answers(7).as_bytes(), Outcome::Done(index).encode().repeat(20));
+    assert_eq!(changed.as_mut().poll(&mut context), Poll::Ready(index));
+    drop(changed);
+    assert_eq!(world.shard.bell.waiting(), 0);
+
+    let mut state = world.shard.state_mut();
+    let (_, first) = state.begin_snapshot();
+    let mut back = State::new(GroupId(1), Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
+    back.restore_first(&first).expect("books");
+    loop {
+        let mut chunk = Vec::new();
+        let done = state.walk(64, &mut chunk).expect("nothing ends the walk");
+        assert!(chunk.len() < 256, "the steps are small");
+        back.restore(&chunk).expect("records");
+        if done {
+            break;
+        }
+    }
+    back.finish_restore();
+    assert_eq!(back.catalog().instances("web").count(), 20);
+    assert_eq!(back.catalog().index(), index);
+    assert_eq!(state.walk(64, &mut Vec::new()), None);
+}

@@ -9,6 +9,7 @@
 //!
 //! Here: what a shard is, and its units. `run`: one command. `wait`: who waits, and who is served. `snapshot`: out and in.
 
+mod registry;
 mod run;
 mod sink;
 mod snapshot;
@@ -20,6 +21,7 @@ pub use sink::{Silent, Sink};
 use std::sync::Arc;
 
 use base::{GroupId, Limits, Millis, Rng};
+use discovery::Catalog;
 use store::codec::{Corrupt, Input};
 use store::keyspace::{Durability, Keyspaces};
 use store::table::Tables;
@@ -50,6 +52,10 @@ pub struct State {
     memory: Half,
     /// For requests of the leader's own clients that stand beside an entry: the entry's randomness is not theirs.
     local_rng: Rng,
+    /// The registry: the meta group's; empty in any other.
+    catalog: Catalog,
+    /// Whether a snapshot has come to the registry.
+    walks_catalog: bool,
     applied: u64,
     stamp: Millis,
     limits: Limits,
@@ -87,6 +93,8 @@ impl State {
             logged: half(0),
             memory: half(seed),
             local_rng: Rng::new(!seed),
+            catalog: Catalog::default(),
+            walks_catalog: false,
             applied: 0,
             stamp: 0,
             limits,
@@ -292,6 +300,10 @@ impl State {
             }
             Unit::Literal(bytes) => {
                 reply.bytes.extend_from_slice(bytes);
+                true
+            }
+            Unit::Change(change) => {
+                self.change(&change, &mut reply);
                 true
             }
         };

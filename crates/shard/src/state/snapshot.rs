@@ -6,6 +6,10 @@ use store::table::Tables;
 use super::State;
 use crate::script::Scripts;
 use crate::waiters::Waiters;
+use discovery::Catalog;
+
+/// Begins a chunk of the registry's records; any other begins with the number of a database, which is smaller.
+const CATALOG_CHUNK: u8 = 0xC0;
 
 impl State {
     /// Begins a snapshot of the logged half as it is now. Returns its index and its first chunk; [`State::walk`] gives the others.
@@ -17,6 +21,10 @@ impl State {
         self.logged.scripts.encode(&mut chunk);
         self.logged.tables.encode_books(&mut chunk);
         self.logged.tables.begin_walk();
+        self.walks_catalog = false;
+        if !self.catalog.is_empty() {
+            self.catalog.begin_walk(&mut chunk);
+        }
         #[cfg(any(test, feature = "planted"))]
         if self.planted.snapshot_index_off_by_one {
             chunk[1..9].copy_from_slice(&(self.applied + 1).to_le_bytes());
@@ -27,10 +35,27 @@ impl State {
 
     /// Goes on with a snapshot. `None` where FLUSHALL or the like has ended it early: begin again.
     pub fn walk(&mut self, bytes: usize, out: &mut Vec<u8>) -> Option<bool> {
-        if !self.logged.tables.is_walking() {
-            return None;
+        if !self.walks_catalog {
+            if !self.logged.tables.is_walking() {
+                return None;
+            }
+            if !self.logged.tables.walk(bytes, out) {
+                return Some(false);
+            }
+            self.walks_catalog = !self.catalog.is_empty();
+            return Some(!self.walks_catalog);
         }
-        Some(self.logged.tables.walk(bytes, out))
+        out.push(CATALOG_CHUNK);
+        let done = self.catalog.walk(bytes, out);
+        self.walks_catalog = !done;
+        Some(done)
+    }
+
+    /// Ends a snapshot early.
+    pub fn abort_walk(&mut self) {
+        self.logged.tables.abort_walk();
+        self.catalog.abort_walk();
+        self.walks_catalog = false;
     }
 
     /// Reads a snapshot's first chunk.
@@ -46,12 +71,21 @@ impl State {
         self.logged.tables.decode_books(&mut input)?;
         let keyspaces = self.logged.tables.keyspaces().clone();
         self.memory.tables = Tables::new(keyspaces);
+        self.catalog = if input.is_empty() { Catalog::default() } else { Catalog::read_books(&mut input)? };
         self.update_watching();
         Ok(())
     }
 
     /// Reads one of a snapshot's other chunks. Returns how many keys it held.
     pub fn restore(&mut self, chunk: &[u8]) -> Result<usize, Corrupt> {
-        self.logged.tables.restore(chunk)
+        match chunk.split_first() {
+            Some((&CATALOG_CHUNK, records)) => self.catalog.restore(records),
+            _ => self.logged.tables.restore(chunk),
+        }
+    }
+
+    /// After the last chunk: builds what is not stored.
+    pub fn finish_restore(&mut self) {
+        self.catalog.finish_restore();
     }
 }

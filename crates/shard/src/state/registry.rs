@@ -1,0 +1,28 @@
+//! The registry within the state machine: a change is a unit, its answer the outcome's form.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use discovery::Catalog;
+use discovery::change::{Change, Outcome, Refusal};
+
+use super::State;
+use crate::reply::Reply;
+
+impl State {
+    /// The registry.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Applies a change at the index of the entry. A panic of ours ends it with a refusal, on every replica alike.
+    pub(super) fn change(&mut self, change: &Change, reply: &mut Reply) {
+        let index = self.applied;
+        let catalog = &mut self.catalog;
+        let outcome = catch_unwind(AssertUnwindSafe(|| catalog.apply(change, index))).unwrap_or_else(|_| {
+            self.panics += 1;
+            let why = "internal error: this change met a bug of quorate; please report it".into();
+            Outcome::Refused(Refusal::Invalid, why)
+        });
+        reply.bytes.extend_from_slice(&outcome.encode());
+    }
+}
