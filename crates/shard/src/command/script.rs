@@ -179,3 +179,6 @@ fn help(reply: &mut Reply) {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod warm_tests;

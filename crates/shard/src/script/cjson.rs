@@ -74,22 +74,24 @@ pub(super) fn library(lua: &Lua, host: &Host) -> mlua::Result<Table> {
     table.raw_set("_VERSION", "2.1.0")?;
     let again = host.clone();
     table.raw_set("new", lua.create_function(move |lua, ()| library(lua, &again))?)?;
-    setters(lua, &table, &settings)?;
+    setters(lua, &table, &settings, host)?;
     Ok(table)
 }
 
 /// A setting that is a whole number: its name, its place, its largest value.
 type Depth = (&'static str, fn(&mut Settings) -> &mut usize, f64);
 
-fn setters(lua: &Lua, table: &Table, settings: &Rc<RefCell<Settings>>) -> mlua::Result<()> {
+// Settings end a warm run, as the library outlives it.
+fn setters(lua: &Lua, table: &Table, settings: &Rc<RefCell<Settings>>, host: &Host) -> mlua::Result<()> {
     let depths: [Depth; 3] = [
         ("encode_max_depth", |settings| &mut settings.encode_depth_max, i32::MAX as f64),
         ("decode_max_depth", |settings| &mut settings.decode_depth_max, i32::MAX as f64),
         ("encode_number_precision", |settings| &mut settings.precision, 14.0),
     ];
     for (name, field, most) in depths {
-        let settings = settings.clone();
+        let (settings, meter) = (settings.clone(), host.meter.clone());
         let function = lua.create_function(move |lua, args: MultiValue| {
+            meter.only_cold()?;
             let mut settings = settings.borrow_mut();
             if let Some(value) = whole(lua, &args, 0, name, 1.0, most)? {
                 *field(&mut settings) = value as usize;
@@ -98,8 +100,9 @@ fn setters(lua: &Lua, table: &Table, settings: &Rc<RefCell<Settings>>) -> mlua::
         })?;
         table.raw_set(name, function)?;
     }
-    let shared = settings.clone();
+    let (shared, meter) = (settings.clone(), host.meter.clone());
     let sparse = lua.create_function(move |lua, args: MultiValue| {
+        meter.only_cold()?;
         let mut settings = shared.borrow_mut();
         if let Some(value) = args.front().filter(|value| !value.is_nil()) {
             settings.sparse_convert = matches!(value, Value::Boolean(true));
@@ -123,15 +126,17 @@ fn setters(lua: &Lua, table: &Table, settings: &Rc<RefCell<Settings>>) -> mlua::
         },
         _ => None,
     };
-    let shared = settings.clone();
+    let (shared, meter) = (settings.clone(), host.meter.clone());
     let keep = lua.create_function(move |_, args: MultiValue| {
+        meter.only_cold()?;
         let mut settings = shared.borrow_mut();
         settings.keep_buffer = switch(args.front()).map_or(settings.keep_buffer, |value| value == 1);
         Ok(settings.keep_buffer)
     })?;
     table.raw_set("encode_keep_buffer", keep)?;
-    let shared = settings.clone();
+    let (shared, meter) = (settings.clone(), host.meter.clone());
     let invalid = lua.create_function(move |lua, args: MultiValue| {
+        meter.only_cold()?;
         let mut settings = shared.borrow_mut();
         settings.encode_invalid = switch(args.front()).unwrap_or(settings.encode_invalid);
         match settings.encode_invalid {
@@ -140,8 +145,9 @@ fn setters(lua: &Lua, table: &Table, settings: &Rc<RefCell<Settings>>) -> mlua::
         }
     })?;
     table.raw_set("encode_invalid_numbers", invalid)?;
-    let shared = settings.clone();
+    let (shared, meter) = (settings.clone(), host.meter.clone());
     let invalid = lua.create_function(move |_, args: MultiValue| {
+        meter.only_cold()?;
         let mut settings = shared.borrow_mut();
         settings.decode_invalid = switch(args.front()).map_or(settings.decode_invalid, |value| value == 1);
         Ok(settings.decode_invalid)

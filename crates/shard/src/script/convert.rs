@@ -2,8 +2,8 @@
 //! (<https://redis.io/docs/latest/develop/programmability/lua-api/>, "data type conversion").
 
 use mlua::{Lua, MultiValue, Table, Value};
+use smallvec::SmallVec;
 
-use super::meter::Meter;
 use super::number;
 use super::sandbox::{Host, type_name};
 use super::session::{self, Session};
@@ -11,6 +11,8 @@ use crate::reply::{Reply, format_f64};
 
 /// What a command costs beyond its bytes, in instructions.
 const COMMAND_COST: u64 = 100;
+/// Answers that a warm run remembers for a cold one, bytes.
+const REMEMBERED_BYTES_MAX: usize = 256 << 10;
 /// How deeply an answer may nest.
 const DEPTH_MAX: usize = 200;
 
@@ -48,20 +50,29 @@ pub fn raise(text: impl Into<Vec<u8>>) -> mlua::Error {
 }
 
 /// `redis.call`.
-pub fn call(lua: &Lua, meter: &Meter, session: &mut Session<'_, '_>, args: &MultiValue) -> mlua::Result<Value> {
-    let answer = perform(meter, session, args)?.map_err(raise)?;
+pub fn call(lua: &Lua, host: &Host, session: &mut Session<'_, '_>, args: &MultiValue) -> mlua::Result<Value> {
+    let answer = perform(lua, host, session, args)?.map_err(raise)?;
     match answer.strip_prefix(b"-") {
         Some(line) => {
             let text = with_code(line);
             Err(mlua::Error::external(Line { text, from_command: true }))
         }
-        None => value_of(lua, meter, &answer),
+        None => value_of(lua, host, answer),
     }
 }
 
-fn value_of(lua: &Lua, meter: &Meter, answer: &[u8]) -> mlua::Result<Value> {
+fn value_of(lua: &Lua, host: &Host, answer: &[u8]) -> mlua::Result<Value> {
+    let meter = &host.meter;
     meter.absorb(lua)?;
-    let value = from_reply(lua, &mut &answer[..])?;
+    let value = if meter.is_warm() && answer.len() <= REMEMBERED_BYTES_MAX {
+        // What it takes is known; without a limit mlua need not guard every step.
+        let limit = lua.set_memory_limit(0)?;
+        let value = from_reply(lua, &mut &answer[..]);
+        lua.set_memory_limit(limit)?;
+        value?
+    } else {
+        from_reply(lua, &mut &answer[..])?
+    };
     if let Value::String(_) = value {
         meter.note_string(answer.len());
     }
@@ -70,21 +81,24 @@ fn value_of(lua: &Lua, meter: &Meter, answer: &[u8]) -> mlua::Result<Value> {
 }
 
 /// `redis.pcall`.
-pub fn protected(lua: &Lua, meter: &Meter, session: &mut Session<'_, '_>, args: &MultiValue) -> mlua::Result<Value> {
-    match perform(meter, session, args)? {
-        Ok(answer) => value_of(lua, meter, &answer),
+pub fn protected(lua: &Lua, host: &Host, session: &mut Session<'_, '_>, args: &MultiValue) -> mlua::Result<Value> {
+    match perform(lua, host, session, args)? {
+        Ok(answer) => value_of(lua, host, answer),
         Err(text) => error_table(lua, text.as_bytes(), false),
     }
 }
 
 /// The answer of a command, or what is wrong with its words.
-fn perform(
-    meter: &Meter,
-    session: &mut Session<'_, '_>,
+fn perform<'a>(
+    lua: &Lua,
+    host: &Host,
+    session: &'a mut Session<'_, '_>,
     args: &MultiValue,
-) -> mlua::Result<Result<Vec<u8>, &'static str>> {
+) -> mlua::Result<Result<&'a [u8], &'static str>> {
     let size = |value: &Value| if let Value::String(text) = value { text.as_bytes().len() } else { 24 };
     let bytes: usize = args.iter().map(size).sum();
+    let meter = &host.meter;
+    meter.check(lua)?;
     meter.charge(COMMAND_COST)?;
     meter.charge_bytes(bytes)?;
     if bytes > session.command_bytes_max() {
@@ -94,8 +108,11 @@ fn perform(
         Ok(words) => words,
         Err(text) => return Ok(Err(text)),
     };
-    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-    let answer = session.call(&words);
+    let words: SmallVec<[&[u8]; 8]> = words.iter().map(Word::bytes).collect();
+    if session.remembered() > REMEMBERED_BYTES_MAX {
+        meter.only_cold()?;
+    }
+    let answer = session.call(&words, host.protocol.get());
     meter.charge_bytes(answer.len())?;
     Ok(Ok(answer))
 }
@@ -103,26 +120,41 @@ fn perform(
 /// `redis.acl_check_cmd`: everybody who may run a script may call what scripts may call.
 pub fn known(args: &MultiValue) -> mlua::Result<bool> {
     let words = words(args).map_err(raise)?;
-    if session::is_known(&words[0]) {
+    if session::is_known(words[0].bytes()) {
         Ok(true)
     } else {
         Err(raise("ERR Invalid command passed to redis.acl_check_cmd()"))
     }
 }
 
-fn words(args: &MultiValue) -> Result<Vec<Vec<u8>>, &'static str> {
+/// One of a command's.
+enum Word {
+    Text(mlua::BorrowedBytes),
+    Number(String),
+}
+
+impl Word {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Word::Text(text) => text,
+            Word::Number(text) => text.as_bytes(),
+        }
+    }
+}
+
+fn words(args: &MultiValue) -> Result<SmallVec<[Word; 8]>, &'static str> {
     if args.is_empty() {
         return Err("ERR Please specify at least one argument for this redis lib call");
     }
     let word = |value: &Value| match value {
-        Value::String(text) => Some(text.as_bytes().to_vec()),
-        Value::Integer(value) => Some(value.to_string().into_bytes()),
-        Value::Number(value) => Some(argument(*value).into_bytes()),
+        Value::String(text) => Some(Word::Text(text.as_bytes())),
+        Value::Integer(value) => Some(Word::Number(value.to_string())),
+        Value::Number(value) => Some(Word::Number(argument(*value))),
         _ => None,
     };
     args.iter()
         .map(word)
-        .collect::<Option<Vec<_>>>()
+        .collect::<Option<SmallVec<_>>>()
         .ok_or("ERR Lua redis lib command arguments must be strings or integers")
 }
 

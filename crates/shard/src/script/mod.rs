@@ -1,13 +1,13 @@
 //! Lua scripts: which ones are known (replicated state), and how one runs.
 //!
 //! ```text
-//!   EVAL ── Scripts (SHA-1 → source, bytecode) ── Sandbox (a fresh PUC Lua 5.1) ── Session ── commands over Writing
+//!   EVAL ── Scripts (SHA-1 → source, bytecode) ── Interpreter (PUC Lua 5.1) ── Session ── commands over Writing
 //!                                                   prelude.lua, libraries in Rust, Meter
 //! ```
 //!
-//! **Deterministic.** A script is executed on every replica, so it must do the same everywhere. Each run gets an interpreter
-//! of its own, built the same way each time from bytecode: what it allocates, and so where it meets a limit, follows from
-//! the script and the data alone. There is no clock but shard time, no randomness but a seeded one, no address in any
+//! **Deterministic.** A script is executed on every replica, so it must do the same everywhere: what it would do in an
+//! interpreter of its own, built the same way each time from bytecode, where what it allocates, and so where it meets a
+//! limit, follows from the script and the data alone. Most runs need not pay for one: see [`interpreter`]. There is no clock but shard time, no randomness but a seeded one, no address in any
 //! text, and no walk over a table that is keyed by tables or functions (their order would follow addresses).
 //!
 //! **Bounded.** A budget of instructions ([`meter`]) pays for Lua's instructions, bytes allocated, bytes scanned and
@@ -23,7 +23,9 @@ mod bit;
 mod cjson;
 mod cmsgpack;
 mod convert;
+mod interpreter;
 mod meter;
+mod natives;
 mod number;
 mod pattern;
 mod sandbox;
@@ -100,8 +102,8 @@ impl Scripts {
         sha1::parse(hex).is_some_and(|digest| self.kept.contains_key(&digest))
     }
 
-    /// To be called when a script's run was cut short by a panic. Every run has an interpreter of its own, so nothing
-    /// that could be half-changed outlives it.
+    /// To be called when a script's run was cut short by a panic. A run takes its thread's interpreter and gives it back
+    /// at its end, so none that could be half-changed outlives it.
     pub fn forget_interpreter(&mut self) {}
 
     /// Forgets all.
@@ -193,7 +195,7 @@ impl Script {
         if read_only && self.header.declared && !self.header.no_writes {
             return Err(CommandError::new("ERR Can not execute a script with write flag using *_ro command."));
         }
-        sandbox::run(self, writing, keys, arguments, read_only || self.header.no_writes, reply)
+        interpreter::run(self, writing, keys, arguments, read_only || self.header.no_writes, reply)
     }
 }
 
@@ -238,6 +240,9 @@ impl Stored for Scripts {
         Ok(scripts)
     }
 }
+
+#[cfg(test)]
+pub use interpreter::testing;
 
 #[cfg(test)]
 mod tests;

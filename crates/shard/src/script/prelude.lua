@@ -87,8 +87,16 @@ local function ordered(t)
   end
 end
 
+-- What a walk over the globals finds depends on which libraries have been used.
+local function shown(t)
+  local table = behind[t]
+  if table == nil then return t end
+  if table == base then native.only_cold() end
+  return table
+end
+
 local function next(t, k)
-  t = behind[t] or t
+  t = shown(t)
   if k == nil then
     if type(t) ~= "table" then error("bad argument #1 to 'next' (table expected, got " .. (t == nil and "no value" or type(t)) .. ")", 2) end
     ordered(t)
@@ -102,7 +110,7 @@ function base.pairs(t)
   return next, t, nil
 end
 
-function base.rawget(t, k) return rawget(behind[t] or t, k) end
+function base.rawget(t, k) return rawget(shown(t), k) end
 
 function base.rawset(t, k, v)
   if behind[t] then error("Attempt to modify a readonly table", 0) end
@@ -138,6 +146,7 @@ end
 function table_lib.insert(...)
   local t, at, value = ...
   local count = select("#", ...)
+  if behind[t] then error("Attempt to modify a readonly table", 0) end
   if count == 2 then
     t[#t + 1] = at
   elseif count == 3 and type(t) == "table" and type(at) == "number" and at <= #t and at >= 1 then
@@ -329,7 +338,6 @@ local function single(field, what)
   end
 end
 
-redis.call, redis.pcall = native.call, native.pcall
 redis.status_reply = single("ok")
 redis.error_reply = single("err", native.error_text)
 
@@ -366,7 +374,18 @@ text_meta.__metatable = seal({ __index = base.string })
 G = seal(base)
 base._G = G
 
-return G, function(script, handler, keys, arguments)
-  base.KEYS, base.ARGV = keys, arguments
+-- Both are part of every run; `redis.call` and `redis.pcall` belong to one.
+base.KEYS, base.ARGV, redis.call, redis.pcall = false, false, false, false
+
+local function start(script, handler, keys, arguments, call, pcall)
+  base.KEYS, base.ARGV, redis.call, redis.pcall = keys, arguments, call, pcall
+  serials, serial = {}, 0
   return raw.xpcall(script, handler)
 end
+
+local function forget()
+  base.KEYS, base.ARGV, redis.call, redis.pcall = false, false, false, false
+  serials = {}
+end
+
+return G, start, forget

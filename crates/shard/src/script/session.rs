@@ -77,15 +77,24 @@ const MIXED: CommandError = CommandError::new(
      one script cannot use keyspaces in memory together with keyspaces on disk",
 );
 
-/// A running script's view of the shard.
+/// A running script's view of the shard. It remembers the answers of commands while a warm interpreter runs the script:
+/// where that gives up, a cold one starts the script anew, and is told them instead of doing the commands twice.
 pub struct Session<'a, 'w> {
     writing: &'a mut Writing<'w>,
     /// SELECT changes only the script's.
     db: u8,
-    protocol: Protocol,
     read_only: bool,
     /// The class of the unit's keys; `None` where all keyspaces are of one class.
     class: Option<Durability>,
+    /// Answers, one after another; their ends.
+    answers: Vec<u8>,
+    ends: Vec<usize>,
+    /// How many of them this run of the script has been told.
+    told: usize,
+    remembers: bool,
+    /// The commands, to see that the second run asks for the same.
+    #[cfg(debug_assertions)]
+    asked: Vec<Vec<u8>>,
 }
 
 impl<'a, 'w> Session<'a, 'w> {
@@ -96,17 +105,29 @@ impl<'a, 'w> Session<'a, 'w> {
             (true, true) => Some(first_key.map_or(Durability::Fsync, |key| tables.durability(key))),
             _ => None,
         };
-        Session { db: writing.db, protocol: Protocol::Resp2, read_only, class, writing }
+        Session {
+            db: writing.db,
+            read_only,
+            class,
+            writing,
+            answers: Vec::new(),
+            ends: Vec::new(),
+            told: 0,
+            remembers: false,
+            #[cfg(debug_assertions)]
+            asked: Vec::new(),
+        }
     }
 
-    /// Whether the script asked for RESP3.
-    pub fn is_resp3(&self) -> bool {
-        self.protocol == Protocol::Resp3
+    /// The script starts, perhaps anew. `remembers`: this run may give up.
+    pub fn start(&mut self, remembers: bool) {
+        self.told = 0;
+        self.remembers = remembers;
     }
 
-    /// `redis.setresp`.
-    pub fn set_protocol(&mut self, version: i64) {
-        self.protocol = if version == 3 { Protocol::Resp3 } else { Protocol::Resp2 };
+    /// Bytes of the answers that are remembered.
+    pub fn remembered(&self) -> usize {
+        self.answers.len()
     }
 
     /// Most bytes of one command.
@@ -115,13 +136,33 @@ impl<'a, 'w> Session<'a, 'w> {
     }
 
     /// Runs one command; its answer, error or not, in the script's protocol. At least one word.
-    pub fn call(&mut self, words: &[&[u8]]) -> Vec<u8> {
-        let mut reply = Reply::new(self.protocol);
+    pub fn call(&mut self, words: &[&[u8]], protocol: Protocol) -> &[u8] {
+        if let Some(end) = self.ends.get(self.told).copied() {
+            let begun = self.told.checked_sub(1).map_or(0, |before| self.ends[before]);
+            #[cfg(debug_assertions)]
+            assert_eq!(words.join(&0), self.asked[self.told], "a cold run does what the warm one did");
+            self.told += 1;
+            return &self.answers[begun..end];
+        }
+        if !self.remembers {
+            self.answers.clear();
+            self.ends.clear();
+            self.told = 0;
+        }
+        let begun = self.answers.len();
+        let mut reply = Reply { bytes: std::mem::take(&mut self.answers), protocol };
         if let Err(error) = self.dispatch(words, &mut reply) {
-            reply.bytes.clear();
+            reply.bytes.truncate(begun);
             reply.error(&error.0);
         }
-        reply.bytes
+        self.answers = reply.bytes;
+        if self.remembers {
+            #[cfg(debug_assertions)]
+            self.asked.push(words.join(&0));
+            self.ends.push(self.answers.len());
+            self.told += 1;
+        }
+        &self.answers[begun..]
     }
 
     fn dispatch(&mut self, words: &[&[u8]], reply: &mut Reply) -> Result<(), CommandError> {
