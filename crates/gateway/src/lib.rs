@@ -7,10 +7,12 @@
 //!  head ─► request (one normal form) ─► route ─► Plan ─► endpoint ─► proxy moves the bytes ─► outcome ─► log line
 //! ```
 
+pub mod balance;
 mod config;
 pub mod headers;
 pub mod model;
 pub mod request;
+pub mod resilience;
 mod route;
 mod table;
 mod template;
