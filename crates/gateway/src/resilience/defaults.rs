@@ -65,13 +65,25 @@ defaults! {
     outlier_success_rate_hosts_min = 5, "Endpoints with enough requests, below which success rates are not compared (Envoy's 5).";
     outlier_success_rate_volume_min = 100, "Requests in an interval, below which an endpoint's success rate does not count (Envoy's 100).";
     outlier_success_rate_deviations_percent = 190, "Hundredths of a standard deviation below the mean that eject (Envoy's 1900 thousandths).";
-    breaker_window_ms = 10_000, "The breaker counts failures over this (Hystrix's 10 s).";
+    breaker_window_ms = 5_000, "The breaker counts failures over this: it opens after four seconds of nothing but failures. Hystrix's 10 s would need eight.";
     breaker_volume_min = 20, "Answers in the window below which it does not open (Hystrix's 20).";
     breaker_failure_percent = 75, "Failures of a hundred at which it opens. Hystrix's 50 would refuse the good half of an upstream that half fails, where ejection and budget do better.";
     breaker_pause_ms = 5_000, "How long it stays open first (Hystrix's 5 s); each failed probe doubles it.";
     breaker_pause_max_ms = 30_000, "And no longer than this.";
     breaker_probes = 5, "Requests let through when half open; when all succeed it closes.";
     breaker_probe_timeout_ms = 60_000, "A probe that has not reported by then is given up; longer than a request may take.";
+}
+
+/// The table as Markdown, as it stands in `docs/limits.md`.
+pub fn markdown() -> String {
+    let rows = TABLE.iter().map(|row| format!("| `{}` | {} | {} |\n", row.name, grouped(row.value), row.meaning));
+    std::iter::once("| key | default | what it means |\n|---|---|---|\n".to_owned()).chain(rows).collect()
+}
+
+/// A number with a comma between thousands.
+fn grouped(number: u64) -> String {
+    let (rest, last) = (number / 1000, number % 1000);
+    if rest == 0 { last.to_string() } else { format!("{},{last:03}", grouped(rest)) }
 }
 
 // The parts must fit each other.
@@ -97,5 +109,11 @@ mod tests {
             assert!(row.value <= u64::from(u32::MAX), "{row:?}: settings that are counts are u32");
         }
         assert_eq!(size_of::<Defaults>(), TABLE.len() * 8);
+    }
+
+    #[test]
+    fn the_document_shows_this_table() {
+        let document = include_str!("../../../../docs/limits.md");
+        assert!(document.contains(&markdown()), "docs/limits.md, gateway: write\n{}", markdown());
     }
 }

@@ -275,7 +275,6 @@ fn a_storm_outlasts_its_cause_without_budget_and_breaker_and_not_with_them() {
         with.attempts as f64 / with.requests as f64,
         recovered
     );
-    println!("good by second: {:?}", with.good_by_second);
     assert!(last(&without) < 0.5, "the storm goes on: {}", last(&without));
     assert!(last(&with) > 0.99, "{}", last(&with));
     assert!(with.attempts as f64 <= with.requests as f64 * 1.2);
