@@ -301,6 +301,13 @@ fn load_snapshot<D: Disk>(
         }
         progress(&format!("reading the snapshot of {group}: {} of {} MiB", reader.offset() >> 20, reader.len() >> 20));
     }
+    if !state.is_whole() {
+        return Err(LogError::Damaged {
+            file: snapshot_name(group, id.index),
+            offset: reader.offset(),
+            what: "the snapshot ends in the middle of a key".to_owned(),
+        });
+    }
     state.finish_restore();
     found.snapshot_keys += keys;
     Ok(Recovery::new(group, state, Position { index: id.index, term: id.term }))

@@ -178,11 +178,11 @@ pub(super) fn bitfield(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Re
     let operations = operations(&args[2..], writing.limits.bulk_bytes_max)?;
     let needed = needed(&operations);
     if needed == 0 {
-        let text = writing.tables.get::<Vec<u8>>(writing.db, args[1], writing.now)?;
-        answer_reads(text.map_or(&[], Vec::as_slice), &operations, reply);
+        let text = writing.tables.text(writing.db, args[1], writing.now)?;
+        answer_reads(text.unwrap_or_default(), &operations, reply);
         return Ok(());
     }
-    writing.tables.upsert(writing.db, args[1], writing.now, |text: &mut Vec<u8>| {
+    writing.tables.upsert_text(writing.db, args[1], writing.now, |text: &mut Vec<u8>| {
         let grows = text.len() < needed;
         if grows {
             text.resize(needed, 0);
@@ -197,8 +197,8 @@ pub(super) fn bitfield_ro(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut
     if needed(&operations) > 0 {
         return Err(CommandError::new("ERR BITFIELD_RO only supports the GET subcommand"));
     }
-    let text = reading.tables.get::<Vec<u8>>(reading.db, args[1], reading.now)?;
-    answer_reads(text.map_or(&[], Vec::as_slice), &operations, reply);
+    let text = reading.tables.text(reading.db, args[1], reading.now)?;
+    answer_reads(text.unwrap_or_default(), &operations, reply);
     Ok(())
 }
 

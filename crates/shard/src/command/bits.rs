@@ -36,7 +36,7 @@ pub(super) fn offset(word: &[u8], width: Option<i64>, longest: usize) -> Result<
 }
 
 fn text<'a>(reading: &'a Reading<'_>, key: &[u8]) -> Result<Option<&'a [u8]>, CommandError> {
-    Ok(reading.tables.get::<Vec<u8>>(reading.db, key, reading.now)?.map(Vec::as_slice))
+    Ok(reading.tables.text(reading.db, key, reading.now)?)
 }
 
 fn bit_at(text: &[u8], place: u64) -> bool {
@@ -49,7 +49,7 @@ fn setbit(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outco
         Some(bit @ 0..=1) => bit == 1,
         _ => return Err(BAD_BIT),
     };
-    let was = writing.tables.upsert(writing.db, args[1], writing.now, |text: &mut Vec<u8>| {
+    let was = writing.tables.upsert_text(writing.db, args[1], writing.now, |text: &mut Vec<u8>| {
         let byte = (place >> 3) as usize;
         let grows = byte >= text.len();
         if grows {
@@ -213,7 +213,7 @@ fn bitop(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcom
     if result.is_empty() {
         writing.tables.remove(writing.db, target, writing.now);
     } else {
-        writing.tables.set(writing.db, target, Value::Str(result), Expiry::Clear, writing.now);
+        writing.tables.set(writing.db, target, Value::from(result), Expiry::Clear, writing.now);
     }
     reply.int(len as i64);
     Ok(())

@@ -108,7 +108,7 @@ fn expire_at(
         reply.int(0);
         return Ok(());
     };
-    let allowed = conditions.allow(entry.expire, at);
+    let allowed = conditions.allow(entry.expire(), at);
     if allowed && at <= writing.now as i64 {
         writing.tables.remove(writing.db, args[1], writing.now);
     } else if allowed {
@@ -140,8 +140,8 @@ fn pexpireat(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Ou
 fn answer_expiry(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply, unit: i64, base: Millis) -> Outcome {
     reply.int(match reading.tables.peek(reading.db, args[1], reading.now) {
         None => -2,
-        Some(entry) if entry.expire == 0 => -1,
-        Some(entry) => ((entry.expire - base) as i64).saturating_add(unit / 2) / unit,
+        Some(entry) if entry.expire() == 0 => -1,
+        Some(entry) => ((entry.expire() - base) as i64).saturating_add(unit / 2) / unit,
     });
     Ok(())
 }
@@ -165,7 +165,7 @@ fn pexpiretime(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> 
 }
 
 fn persist(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
-    let volatile = writing.tables.entry(writing.db, args[1], writing.now).is_some_and(|entry| entry.expire != 0);
+    let volatile = writing.tables.entry(writing.db, args[1], writing.now).is_some_and(|entry| entry.expire() != 0);
     if volatile {
         writing.tables.set_expire(writing.db, args[1], 0, writing.now);
     }

@@ -2,7 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 use store::table::{DATABASES, Expiry};
-use store::value::Value;
+use store::value::View;
 
 use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, integer, is};
 use crate::error::{CommandError, INT_RANGE, NO_SUCH_KEY, SYNTAX};
@@ -33,7 +33,7 @@ const SAME: CommandError = CommandError::new("ERR source and destination objects
 pub(super) const NO_DATABASE: CommandError = CommandError::new("ERR DB index is out of range");
 
 fn del(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
-    let gone = args[1..].iter().filter(|key| writing.tables.remove(writing.db, key, writing.now).is_some());
+    let gone = args[1..].iter().filter(|key| writing.tables.remove(writing.db, key, writing.now));
     reply.int(gone.count() as i64);
     Ok(())
 }
@@ -47,7 +47,7 @@ fn exists(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outco
 
 fn kind(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
     let entry = reading.tables.peek(reading.db, args[1], reading.now);
-    reply.simple(entry.map_or("none", |entry| entry.value.type_name()));
+    reply.simple(entry.map_or("none", |entry| entry.value().type_name()));
     Ok(())
 }
 
@@ -75,7 +75,7 @@ fn rename_to(writing: &mut Writing<'_>, from: &[u8], to: &[u8]) -> Outcome {
     if from == to {
         return writing.tables.peek(db, from, now).map(|_| ()).ok_or(NO_SUCH_KEY);
     }
-    let (value, expire) = writing.tables.remove(db, from, now).ok_or(NO_SUCH_KEY)?;
+    let (value, expire) = writing.tables.take(db, from, now).ok_or(NO_SUCH_KEY)?;
     writing.tables.set(db, to, value, Expiry::At(expire), now);
     Ok(())
 }
@@ -105,7 +105,7 @@ fn copy(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome
     }
     let free = replace || writing.tables.peek(db, to, now).is_none();
     let source = writing.tables.entry(writing.db, from, now).filter(|_| free);
-    let source = source.map(|entry| (entry.value.clone(), entry.expire));
+    let source = source.map(|entry| (entry.to_value(), entry.expire()));
     reply.int(i64::from(source.is_some()));
     if let Some((value, expire)) = source {
         writing.tables.set(db, to, value, Expiry::At(expire), now);
@@ -120,7 +120,7 @@ fn move_key(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Out
         return Err(SAME);
     }
     let free = writing.tables.peek(db, key, now).is_none();
-    let moved = if free { writing.tables.remove(writing.db, key, now) } else { None };
+    let moved = if free { writing.tables.take(writing.db, key, now) } else { None };
     reply.int(i64::from(moved.is_some()));
     if let Some((value, expire)) = moved {
         writing.tables.set(db, key, value, Expiry::At(expire), now);
@@ -180,7 +180,7 @@ fn object(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outco
         return Ok(());
     };
     match subcommand.as_slice() {
-        b"ENCODING" => reply.bulk(encoding(&entry.value).as_bytes()),
+        b"ENCODING" => reply.bulk(encoding(entry.value()).as_bytes()),
         b"FREQ" => return Err(NO_FREQUENCY),
         b"IDLETIME" => reply.int((reading.now / 1000) as i64 - i64::from(entry.used_seconds())),
         // Values are shared with nobody.
@@ -190,17 +190,17 @@ fn object(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outco
 }
 
 /// What Redis would keep this value as.
-fn encoding(value: &Value) -> &'static str {
+fn encoding(value: View<'_>) -> &'static str {
     const EMBEDDED_MAX: usize = 44;
     match value {
-        Value::Str(text) if base::parse_i64(text).is_some() => "int",
-        Value::Str(text) if text.len() <= EMBEDDED_MAX => "embstr",
-        Value::Str(_) => "raw",
-        Value::List(list) => list.encoding(),
-        Value::Hash(hash) => hash.encoding(),
-        Value::Set(set) => set.encoding(),
-        Value::Zset(zset) => zset.encoding(),
-        Value::Stream(_) => "stream",
+        View::Str(text) if base::parse_i64(text).is_some() => "int",
+        View::Str(text) if text.len() <= EMBEDDED_MAX => "embstr",
+        View::Str(_) => "raw",
+        View::List(list) => list.encoding(),
+        View::Hash(hash) => hash.encoding(),
+        View::Set(set) => set.encoding(),
+        View::Zset(zset) => zset.encoding(),
+        View::Stream(_) => "stream",
     }
 }
 

@@ -40,7 +40,7 @@ fn decrby(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outco
 
 fn add(writing: &mut Writing<'_>, key: &[u8], by: i64, reply: &mut Reply) -> Outcome {
     let mut buffer = [0; 20];
-    let sum = writing.tables.edit(writing.db, key, writing.now, |text: &mut Vec<u8>| {
+    let sum = writing.tables.edit_text(writing.db, key, writing.now, |text: &mut Vec<u8>| {
         let sum = base::parse_i64(text).ok_or(NOT_INTEGER).and_then(|old| old.checked_add(by).ok_or(OVERFLOW));
         if let Ok(sum) = sum {
             text.clear();
@@ -61,7 +61,7 @@ fn add(writing: &mut Writing<'_>, key: &[u8], by: i64, reply: &mut Reply) -> Out
 }
 
 fn incrbyfloat(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
-    let old = writing.tables.get::<Vec<u8>>(writing.db, args[1], writing.now)?;
+    let old = writing.tables.text(writing.db, args[1], writing.now)?;
     let found = old.is_some();
     let old = match old {
         Some(text) => LongDouble::parse(text).ok_or(NOT_FLOAT)?,

@@ -117,7 +117,7 @@ struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn includes(&self, entry: &Entry) -> bool {
-        self.type_name.is_none_or(|name| is(name, entry.value.type_name()))
+        self.type_name.is_none_or(|name| is(name, entry.value().type_name()))
             && self.pattern.is_none_or(|pattern| glob_selects(pattern, entry.key()))
     }
 }

@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 use base::parse_f64;
 use smallvec::{SmallVec, smallvec};
 use store::table::{Expiry, Tables};
-use store::value::{End, Hash, List, Value};
+use store::value::{End, Hash, List, Value, View as Held};
 
 use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, integer};
 use crate::error::{CommandError, SYNTAX, WRONG_TYPE};
@@ -154,9 +154,9 @@ fn sorted<'a>(
     let value = reading.tables.value(reading.db, key, reading.now);
     let (mut elements, is_set): (Vec<Bytes<'a>>, bool) = match value {
         None => (Vec::new(), false),
-        Some(Value::List(list)) => (list.iter().map(Cow::Borrowed).collect(), false),
-        Some(Value::Set(set)) => (set.iter().map(|member| Cow::Owned(member.to_vec())).collect(), true),
-        Some(Value::Zset(zset)) => (zset.iter().map(|(member, _)| Cow::Borrowed(member)).collect(), false),
+        Some(Held::List(list)) => (list.iter().map(Cow::Borrowed).collect(), false),
+        Some(Held::Set(set)) => (set.iter().map(|member| Cow::Owned(member.to_vec())).collect(), true),
+        Some(Held::Zset(zset)) => (zset.iter().map(|(member, _)| Cow::Borrowed(member)).collect(), false),
         Some(_) => return Err(WRONG_TYPE),
     };
     match options.by {
@@ -245,7 +245,7 @@ impl<'a> View<'a, '_> {
         let tables = if same_class { self.tables } else { self.other };
         let text = match field {
             Some(field) => tables.get::<Hash>(self.db, &key, self.now).ok()??.get(field)?,
-            None => tables.get::<Vec<u8>>(self.db, &key, self.now).ok()??,
+            None => tables.text(self.db, &key, self.now).ok()??,
         };
         Some(Cow::Borrowed(text))
     }

@@ -95,7 +95,7 @@ impl Options {
 }
 
 fn get(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
-    match reading.tables.get::<Vec<u8>>(reading.db, args[1], reading.now)? {
+    match reading.tables.text(reading.db, args[1], reading.now)? {
         Some(text) => reply.bulk(text),
         None => reply.null(),
     }
@@ -104,7 +104,7 @@ fn get(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome 
 
 /// The old value of a key as an answer; an error where it is no string.
 fn answer_old(writing: &Writing<'_>, key: &[u8], reply: &mut Reply) -> Result<bool, CommandError> {
-    let old = writing.tables.get::<Vec<u8>>(writing.db, key, writing.now)?;
+    let old = writing.tables.text(writing.db, key, writing.now)?;
     match old {
         Some(text) => reply.bulk(text),
         None => reply.null(),
@@ -220,7 +220,7 @@ fn getex(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcom
 fn mget(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
     reply.array(args.len() - 1);
     for key in &args[1..] {
-        match reading.tables.get::<Vec<u8>>(reading.db, key, reading.now) {
+        match reading.tables.text(reading.db, key, reading.now) {
             Ok(Some(text)) => reply.bulk(text),
             Ok(None) | Err(_) => reply.null(),
         }
@@ -257,7 +257,7 @@ fn msetnx(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outco
 
 fn append(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
     let (key, tail, longest) = (args[1], args[2], writing.limits.bulk_bytes_max);
-    let len = writing.tables.edit(writing.db, key, writing.now, |text: &mut Vec<u8>| {
+    let len = writing.tables.edit_text(writing.db, key, writing.now, |text: &mut Vec<u8>| {
         if text.len() + tail.len() > longest {
             return (false, Err(TOO_LONG));
         }
@@ -276,8 +276,8 @@ fn append(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outco
 }
 
 fn strlen(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
-    let text = reading.tables.get::<Vec<u8>>(reading.db, args[1], reading.now)?;
-    reply.int(text.map_or(0, Vec::len) as i64);
+    let text = reading.tables.text(reading.db, args[1], reading.now)?;
+    reply.int(text.map_or(0, <[u8]>::len) as i64);
     Ok(())
 }
 
@@ -287,16 +287,16 @@ fn setrange(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Out
     if offset < 0 {
         return Err(CommandError::new("ERR offset is out of range"));
     }
-    let old = writing.tables.get::<Vec<u8>>(writing.db, key, writing.now)?;
+    let old = writing.tables.text(writing.db, key, writing.now)?;
     if piece.is_empty() {
-        reply.int(old.map_or(0, Vec::len) as i64);
+        reply.int(old.map_or(0, <[u8]>::len) as i64);
         return Ok(());
     }
     let end = (offset as usize).saturating_add(piece.len());
     if end > writing.limits.bulk_bytes_max {
         return Err(TOO_LONG);
     }
-    let len = writing.tables.upsert(writing.db, key, writing.now, |text: &mut Vec<u8>| {
+    let len = writing.tables.upsert_text(writing.db, key, writing.now, |text: &mut Vec<u8>| {
         if text.len() < end {
             text.resize(end, 0);
         }
@@ -309,7 +309,7 @@ fn setrange(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Out
 
 fn getrange(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
     let (start, end) = (integer(args[2])?, integer(args[3])?);
-    let text = reading.tables.get::<Vec<u8>>(reading.db, args[1], reading.now)?.map_or(&[][..], Vec::as_slice);
+    let text = reading.tables.text(reading.db, args[1], reading.now)?.unwrap_or_default();
     reply.bulk(span(text.len(), start, end).map_or(&[], |(first, last)| &text[first..=last]));
     Ok(())
 }
@@ -326,8 +326,8 @@ pub(super) fn span(len: usize, start: i64, end: i64) -> Option<(usize, usize)> {
 
 /// The strings of two keys for LCS; an absent key is an empty string.
 pub(super) fn two<'a>(reading: &'a Reading<'_>, args: Args<'_>) -> Result<(&'a [u8], &'a [u8]), CommandError> {
-    let get = |key: &[u8]| match reading.tables.get::<Vec<u8>>(reading.db, key, reading.now) {
-        Ok(text) => Ok(text.map_or(&[][..], Vec::as_slice)),
+    let get = |key: &[u8]| match reading.tables.text(reading.db, key, reading.now) {
+        Ok(text) => Ok(text.unwrap_or_default()),
         Err(_) => Err(CommandError::new("ERR The specified keys must contain string values")),
     };
     Ok((get(args[1])?, get(args[2])?))

@@ -380,7 +380,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             let due = lane.shard.clock.when(lane.shard.state().next_due()?);
             Some(due.max(lane.looked + LOOK_EVERY).max(now + Duration::from_millis(1)))
         });
-        consensus.chain(due).min()
+        let leftovers = self.lanes.iter().any(|lane| lane.shard.state().has_leftovers());
+        consensus.chain(due).chain(leftovers.then(|| now + Duration::from_millis(1))).min()
     }
 
     /// One step. `wall` is the wall clock in milliseconds since the Unix epoch.
@@ -413,6 +414,7 @@ impl<C: Clone + PartialEq> Driver<C> {
     }
 
     fn pump<S: Sink<C>>(&mut self, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
+        self.free_leftovers();
         if self.stopped {
             return self.pump_stopped(now, sink, out);
         }
@@ -444,6 +446,15 @@ impl<C: Clone + PartialEq> Driver<C> {
                 lane.persisting = lane.waiting.take();
             }
             out.push(Output::Append(std::mem::replace(&mut self.next, Append::fresh())));
+        }
+    }
+
+    /// Frees some of what was removed and was too large to be freed at once: about a quarter of a millisecond's worth.
+    fn free_leftovers(&self) {
+        const STEPS: usize = 32;
+        for lane in self.lanes.iter().filter(|lane| lane.shard.state().has_leftovers()) {
+            let mut state = lane.shard.state_mut();
+            let _ = (0..STEPS).all(|_| state.free_some());
         }
     }
 

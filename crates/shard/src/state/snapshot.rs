@@ -8,13 +8,17 @@ use crate::script::Scripts;
 use crate::waiters::Waiters;
 use discovery::Catalog;
 
-/// Begins a chunk of the registry's records; any other begins with the number of a database, which is smaller.
+/// The stored form of a shard. In 2 a key's value may go on in the next chunk; otherwise it is as 1 was.
+const VERSION: u8 = 2;
+
+/// Begins a chunk of the registry's records; any other begins with the number of a database, which is smaller, or in the
+/// middle of a key.
 const CATALOG_CHUNK: u8 = 0xC0;
 
 impl State {
     /// Begins a snapshot of the logged half as it is now. Returns its index and its first chunk; [`State::walk`] gives the others.
     pub fn begin_snapshot(&mut self) -> (u64, Vec<u8>) {
-        let mut chunk = vec![1];
+        let mut chunk = vec![VERSION];
         put_u64(&mut chunk, self.applied);
         put_varint(&mut chunk, self.stamp);
         self.logged.waiters.encode(&mut chunk);
@@ -61,7 +65,7 @@ impl State {
     /// Reads a snapshot's first chunk.
     pub fn restore_first(&mut self, chunk: &[u8]) -> Result<(), Corrupt> {
         let mut input = Input::new(chunk);
-        if input.u8()? != 1 {
+        if !(1..=VERSION).contains(&input.u8()?) {
             return Err(Corrupt("a snapshot of a version that this build does not know"));
         }
         self.applied = input.u64()?;
@@ -79,9 +83,25 @@ impl State {
     /// Reads one of a snapshot's other chunks. Returns how many keys it held.
     pub fn restore(&mut self, chunk: &[u8]) -> Result<usize, Corrupt> {
         match chunk.split_first() {
-            Some((&CATALOG_CHUNK, records)) => self.catalog.restore(records),
+            Some((&CATALOG_CHUNK, records)) if self.logged.tables.is_whole() => self.catalog.restore(records),
             _ => self.logged.tables.restore(chunk),
         }
+    }
+
+    /// Whether everything that the chunks began has ended: a snapshot that is not whole must not be used.
+    pub fn is_whole(&self) -> bool {
+        self.logged.tables.is_whole()
+    }
+
+    /// Frees some of what was removed and was too large to be freed at once. Returns whether anything is left.
+    pub fn free_some(&mut self) -> bool {
+        let logged = self.logged.tables.free_some();
+        self.memory.tables.free_some() || logged
+    }
+
+    /// Whether [`State::free_some`] has anything to do.
+    pub fn has_leftovers(&self) -> bool {
+        self.logged.tables.has_leftovers() || self.memory.tables.has_leftovers()
     }
 
     /// After the last chunk: builds what is not stored.

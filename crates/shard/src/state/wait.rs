@@ -2,7 +2,7 @@
 
 use base::Millis;
 use store::keyspace::Durability;
-use store::value::Value;
+use store::value::View;
 
 use super::run::Ran;
 use super::{Call, MEMORY_WAIT, Sink, State};
@@ -112,7 +112,7 @@ impl State {
     fn answers_wrong_kind(&self, class: Durability, spec: &Spec, wait: &Waiter, now: Millis) -> bool {
         let source_is_list = || {
             let source = wait.keys.first().and_then(|key| self.tables(class).value(wait.db, key, now));
-            matches!(source, Some(Value::List(_)))
+            matches!(source, Some(View::List(_)))
         };
         match spec.name {
             "xreadgroup" => true,

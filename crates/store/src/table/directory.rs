@@ -16,7 +16,7 @@ const DEPTH_MAX: u32 = 28;
 
 #[derive(Debug)]
 struct Segment {
-    entries: HashTable<Box<Entry>>,
+    entries: HashTable<Entry>,
     depth: u32,
 }
 
@@ -41,9 +41,7 @@ pub(super) fn position(hash: u64) -> u64 {
     hash << 8
 }
 
-// hashbrown hands out its elements, which are boxes.
-#[allow(clippy::borrowed_box)]
-fn rehash(entry: &Box<Entry>) -> u64 {
+fn rehash(entry: &Entry) -> u64 {
     crate::hash::of(entry.key())
 }
 
@@ -65,48 +63,46 @@ impl Directory {
         }
         let hash = crate::hash::of(key);
         let segment = &self.segments[self.segment_index(position(hash))];
-        segment.entries.find(hash, |entry| entry.key() == key).map(|entry| &**entry)
+        segment.entries.find(hash, |entry| entry.key() == key)
     }
 
     #[inline]
     pub(super) fn find_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut Entry> {
         let index = self.segment_index(position(hash));
-        self.segments[index].entries.find_mut(hash, |entry| entry.key() == key).map(|entry| &mut **entry)
+        self.segments[index].entries.find_mut(hash, |entry| entry.key() == key)
     }
 
     /// All entries at one position: one, but for colliding hashes.
     pub(super) fn at_position(&self, wanted: u64) -> impl Iterator<Item = &Entry> {
         let segment = &self.segments[self.segment_index(wanted)];
-        segment
-            .entries
-            .iter()
-            .map(|entry| &**entry)
-            .filter(move |entry| position(crate::hash::of(entry.key())) == wanted)
+        segment.entries.iter().filter(move |entry| position(crate::hash::of(entry.key())) == wanted)
     }
 
     /// Adds an entry whose key is not there.
     pub(super) fn insert(&mut self, hash: u64, entry: Entry) {
         let mut index = self.segment_index(position(hash));
         while self.segments[index].entries.len() >= SEGMENT_MAX && self.segments[index].depth < DEPTH_MAX {
-            self.split(index);
+            self.split(index, position(hash));
             index = self.segment_index(position(hash));
         }
-        self.segments[index].entries.insert_unique(hash, Box::new(entry), rehash);
+        self.segments[index].entries.insert_unique(hash, entry, rehash);
         self.len += 1;
     }
 
-    pub(super) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Box<Entry>> {
+    pub(super) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
         let index = self.segment_index(position(hash));
         let found = self.segments[index].entries.find_entry(hash, |entry| entry.key() == key).ok()?;
         self.len -= 1;
         Some(found.remove().0)
     }
 
-    fn split(&mut self, index: usize) {
+    /// Parts a segment that holds `position` in two.
+    fn split(&mut self, index: usize, position_in_it: u64) {
         if self.segments[index].depth == self.depth {
             self.map = self.map.iter().flat_map(|segment| [*segment, *segment]).collect();
             self.depth += 1;
         }
+        let place = (position_in_it >> (64 - self.depth)) as usize;
         let depth = self.segments[index].depth + 1;
         let bit = 1u64 << (64 - depth);
         let mut upper = HashTable::with_capacity(SEGMENT_MAX / 2);
@@ -119,11 +115,10 @@ impl Directory {
         self.segments[index] = Segment { entries: lower, depth };
         let new = self.segments.len() as u32;
         self.segments.push(Segment { entries: upper, depth });
-        for (prefix, segment) in self.map.iter_mut().enumerate() {
-            if *segment as usize == index && (prefix as u64) << (64 - self.depth) & bit != 0 {
-                *segment = new;
-            }
-        }
+        // The places of the old segment stand side by side; the upper half of them goes to the new one.
+        let width = 1usize << (self.depth - depth + 1);
+        let first = place / width * width;
+        self.map[first + width / 2..first + width].fill(new);
     }
 
     /// The first position after the segment that holds `position`, `None` after the last one.
@@ -145,7 +140,7 @@ impl Directory {
             let mut ahead: Vec<(u64, &Entry)> = segment
                 .entries
                 .iter()
-                .map(|entry| (position(rehash(entry)), &**entry))
+                .map(|entry| (position(rehash(entry)), entry))
                 .filter(|(at, _)| *at >= from)
                 .collect();
             if ahead.len() > left {
@@ -176,12 +171,44 @@ impl Directory {
         }
     }
 
-    /// Visits all entries of the segment at `position`, then returns where the next one begins.
-    pub(super) fn walk_segment(&mut self, position: u64, mut visit: impl FnMut(&mut Entry)) -> Option<u64> {
+    /// Visits entries of the segment at `position`, from there on in ascending position, until `visit` says that it is
+    /// enough; all of them, also those before `position`, where together they cost less than `bytes`. Returns the position that is next, `None` after the
+    /// last one. Entries at one position are visited together.
+    pub(super) fn walk(
+        &mut self,
+        position: u64,
+        bytes: usize,
+        mut visit: impl FnMut(&mut Entry) -> bool,
+    ) -> Option<u64> {
         let next = self.segment_end(position);
         let index = self.segment_index(position);
-        for entry in self.segments[index].entries.iter_mut() {
-            visit(entry);
+        let entries = &mut self.segments[index].entries;
+        let mut cost = 0;
+        let small = entries.iter().all(|entry| {
+            cost += entry.cost();
+            cost < bytes
+        });
+        if small {
+            // Whoever was visited before knows it.
+            entries.iter_mut().for_each(|entry| {
+                visit(entry);
+            });
+            return next;
+        }
+        let mut ahead: Vec<(u64, &mut Entry)> = entries
+            .iter_mut()
+            .map(|entry| (self::position(rehash(entry)), entry))
+            .filter(|(at, _)| *at >= position)
+            .collect();
+        ahead.sort_unstable_by_key(|(at, _)| *at);
+        let mut enough = None;
+        for (at, entry) in ahead {
+            if enough.is_some_and(|last| at != last) {
+                return Some(at);
+            }
+            if visit(entry) || enough.is_some() {
+                enough = Some(at);
+            }
         }
         next
     }
@@ -196,7 +223,7 @@ impl Directory {
                 continue;
             }
             let nth = rng.index(segment.entries.len());
-            return segment.entries.iter().nth(nth).map(|entry| &**entry);
+            return segment.entries.iter().nth(nth);
         }
     }
 
@@ -216,11 +243,21 @@ impl Directory {
         }
     }
 
+    /// Takes a segment's entries out, for a directory that nobody uses any more. `None` where no segment is left.
+    pub(super) fn take_segment(&mut self) -> Option<Vec<Entry>> {
+        self.segments.pop().map(|segment| segment.entries.into_iter().collect())
+    }
+
+    /// Whether [`Directory::take_segment`] has taken all.
+    pub(super) fn is_spent(&self) -> bool {
+        self.segments.is_empty()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.segments.iter().flat_map(|segment| segment.entries.iter().map(|entry| &**entry))
+        self.segments.iter().flat_map(|segment| segment.entries.iter())
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.segments.iter_mut().flat_map(|segment| segment.entries.iter_mut().map(|entry| &mut **entry))
+        self.segments.iter_mut().flat_map(|segment| segment.entries.iter_mut())
     }
 }

@@ -1,22 +1,23 @@
 //! Tables in memory: sixteen databases of keys, their expiries, their versions, and the walk that snapshots them.
 //!
 //! ```text
-//!   Tables ── db 0..15 ── Directory ── segments of ≤ 896 entries ── Entry { key, value, expire, version }
-//!         └── Books: sequence, bytes per keyspace, versions of the gone, the walk under way, touched keys
+//!   Tables ── db 0..15 ── Directory ── segments of ≤ 896 entries ──► Entry: version, expiry, key, value
+//!         └── Books: sequence, bytes per keyspace, versions of the gone, the walk under way, touched keys, leftovers
 //! ```
 //!
-//! Every change goes through [`Tables::edit`], [`Tables::upsert`], [`Tables::set`] or [`Tables::remove`], so that four
-//! things happen exactly once and nowhere else: the entry's version moves (WATCH), bytes are counted (budgets), a
+//! Every change goes through [`Tables::edit`], [`Tables::upsert`], their sisters for strings, [`Tables::set`] or
+//! [`Tables::remove`], so that four things happen exactly once and nowhere else: the entry's version moves (WATCH), bytes are counted (budgets), a
 //! snapshot's walk that has not come by yet keeps the old form (copy before change), and blocked clients hear of the key.
 //!
 //! Deterministic: the same calls in the same order leave the same tables on every replica. Time comes in as `now`.
 //! An expired key is absent to every call that takes `now`.
 //!
-//! Caveat chosen: a value is encoded whole when a walk meets it, so one huge collection stalls for as long as encoding it
-//! takes (about 10 ms per million small members).
+//! No call takes long because one key is large, but where the command itself asks for all of it: the walk takes large
+//! values piece by piece, and what is removed is freed a little at a time (`leftovers`).
 
 mod directory;
 mod entry;
+mod leftovers;
 mod walk;
 
 pub use entry::Entry;
@@ -27,9 +28,11 @@ use std::sync::Arc;
 use base::{Millis, Rng};
 
 use crate::keyspace::{Durability, KeyspaceId, Keyspaces};
-use crate::value::{Kind, Value};
+use crate::value::{Kind, Value, View};
 use directory::Directory;
-use walk::Walk;
+use entry::New;
+use leftovers::Leftovers;
+use walk::{Restoring, Walk};
 
 /// How many databases SELECT reaches.
 pub const DATABASES: usize = 16;
@@ -47,6 +50,37 @@ struct Db {
     keys: Directory,
     /// When each volatile key expires, with its position in the directory. Exactly one pair per volatile key.
     expiries: BTreeSet<(Millis, u64)>,
+    /// What it holds of each keyspace.
+    usage: Vec<Usage>,
+    /// Keys that hold streams.
+    streams: usize,
+}
+
+impl Db {
+    fn new(keyspaces: usize) -> Db {
+        Db { usage: vec![Usage::default(); keyspaces], ..Db::default() }
+    }
+
+    /// Counts an entry that comes.
+    fn count(&mut self, entry: &Entry) {
+        let usage = &mut self.usage[usize::from(entry.keyspace())];
+        usage.bytes += entry.cost() as u64;
+        usage.keys += 1;
+        self.streams += usize::from(matches!(entry.value(), View::Stream(_)));
+    }
+
+    /// Counts an entry that goes.
+    fn discount(&mut self, entry: &Entry) {
+        let usage = &mut self.usage[usize::from(entry.keyspace())];
+        usage.bytes = usage.bytes.saturating_sub(entry.cost() as u64);
+        usage.keys -= 1;
+        self.streams -= usize::from(matches!(entry.value(), View::Stream(_)));
+    }
+}
+
+fn account(usage: &mut [Usage], keyspace: KeyspaceId, before: usize, after: usize) {
+    let usage = &mut usage[usize::from(keyspace)];
+    usage.bytes = (usage.bytes + after as u64).saturating_sub(before as u64);
 }
 
 /// Bytes and keys of one keyspace, over all databases.
@@ -63,11 +97,17 @@ struct Books {
     /// Counts changes; the version of a key is the count at its last change. Never goes back.
     sequence: u64,
     keyspaces: Arc<Keyspaces>,
-    usage: Vec<Usage>,
     /// Version of keys that are not there, by hash: a WATCH on an absent key sees it come and go.
     gone: Box<[u64]>,
     walk: Option<Walk>,
-    generation: u32,
+    /// Names the last walk: 1 to 255, and around.
+    generation: u8,
+    /// Walks begun since one came to its end.
+    unfinished: u8,
+    restoring: Option<Restoring>,
+    leftovers: Leftovers,
+    /// Where short strings are edited.
+    scratch: Vec<u8>,
     /// Keys of kinds that clients block on, changed since the last [`Tables::take_touched`]; only while `watching`.
     touched: Vec<Touched>,
     watching: bool,
@@ -79,21 +119,26 @@ impl Books {
         self.sequence
     }
 
-    fn account(&mut self, keyspace: KeyspaceId, before: usize, after: usize) {
-        let usage = &mut self.usage[usize::from(keyspace)];
-        usage.bytes = (usage.bytes + after as u64).saturating_sub(before as u64);
-    }
-
-    fn note_touch(&mut self, db: u8, key: &[u8], value: &Value) {
-        if self.watching && matches!(value, Value::List(_) | Value::Zset(_) | Value::Stream(_)) {
-            self.touched.push((db, key.to_vec()));
+    #[inline]
+    fn note_touch(&mut self, db: u8, entry: &Entry) {
+        if self.watching && matches!(entry.value(), View::List(_) | View::Zset(_) | View::Stream(_)) {
+            self.touched.push((db, entry.key().to_vec()));
         }
     }
 
     /// A stream that goes wakes those who wait in its groups: their groups go with it.
-    fn note_loss(&mut self, db: u8, key: &[u8], value: &Value) {
-        if self.watching && matches!(value, Value::Stream(_)) {
-            self.touched.push((db, key.to_vec()));
+    #[inline]
+    fn note_loss(&mut self, db: u8, entry: &Entry) {
+        if self.watching && matches!(entry.value(), View::Stream(_)) {
+            self.touched.push((db, entry.key().to_vec()));
+        }
+    }
+
+    /// Frees some of what was removed before.
+    #[inline]
+    fn free_some(&mut self) {
+        if !self.leftovers.is_empty() {
+            self.leftovers.free_some();
         }
     }
 }
@@ -120,14 +165,17 @@ impl Tables {
     /// Empty tables under these keyspaces.
     pub fn new(keyspaces: Arc<Keyspaces>) -> Tables {
         Tables {
-            dbs: (0..DATABASES).map(|_| Db::default()).collect(),
+            dbs: (0..DATABASES).map(|_| Db::new(keyspaces.count())).collect(),
             books: Books {
                 sequence: 0,
-                usage: vec![Usage::default(); keyspaces.count()],
                 keyspaces,
                 gone: vec![0; GONE_BUCKETS].into(),
                 walk: None,
-                generation: 0,
+                generation: 1,
+                unfinished: 0,
+                restoring: None,
+                leftovers: Leftovers::default(),
+                scratch: Vec::new(),
                 touched: Vec::new(),
                 watching: false,
             },
@@ -149,11 +197,20 @@ impl Tables {
 
     /// The value of a live key.
     #[inline]
-    pub fn value(&self, db: u8, key: &[u8], now: Millis) -> Option<&Value> {
-        self.entry(db, key, now).map(|entry| &entry.value)
+    pub fn value(&self, db: u8, key: &[u8], now: Millis) -> Option<View<'_>> {
+        self.entry(db, key, now).map(Entry::value)
     }
 
-    /// The value of a live key as one kind; `None` where there is no such key.
+    /// The string of a live key; `None` where there is no such key.
+    #[inline]
+    pub fn text(&self, db: u8, key: &[u8], now: Millis) -> Result<Option<&[u8]>, WrongType> {
+        match self.entry(db, key, now) {
+            None => Ok(None),
+            Some(entry) => entry.text().map(Some).ok_or(WrongType),
+        }
+    }
+
+    /// The collection of a live key as one kind; `None` where there is no such key.
     #[inline]
     pub fn get<T: Kind>(&self, db: u8, key: &[u8], now: Millis) -> Result<Option<&T>, WrongType> {
         match self.value(db, key, now) {
@@ -170,7 +227,7 @@ impl Tables {
     /// What WATCH remembers: changes whenever the key does, also when it comes or goes.
     pub fn version(&self, db: u8, key: &[u8], now: Millis) -> u64 {
         match self.peek(db, key, now) {
-            Some(entry) => entry.version,
+            Some(entry) => entry.version(),
             None => self.books.gone[gone_bucket(db, crate::hash::of(key))],
         }
     }
@@ -214,15 +271,12 @@ impl Tables {
 
     /// What a keyspace holds.
     pub fn usage(&self, keyspace: KeyspaceId) -> Usage {
-        self.books.usage[usize::from(keyspace)]
+        sum(self.dbs.iter().map(|db| db.usage[usize::from(keyspace)]))
     }
 
     /// What all keyspaces hold.
     pub fn total_usage(&self) -> Usage {
-        self.books
-            .usage
-            .iter()
-            .fold(Usage::default(), |sum, one| Usage { bytes: sum.bytes + one.bytes, keys: sum.keys + one.keys })
+        sum(self.dbs.iter().flat_map(|db| db.usage.iter().copied()))
     }
 
     /// Counts changes since the shard began; equal on equal replicas.
@@ -232,7 +286,7 @@ impl Tables {
 
     // ---- changing ------------------------------------------------------------------------------------------------
 
-    /// Lets `change` work on the value of a live key as one kind. Its first result says whether anything changed: only
+    /// Lets `change` work on the collection of a live key as one kind. Its first result says whether anything changed: only
     /// then does the version move. An emptied collection is removed. `None` where there is no such key.
     pub fn edit<T: Kind, R>(
         &mut self,
@@ -241,14 +295,14 @@ impl Tables {
         now: Millis,
         change: impl FnOnce(&mut T) -> (bool, R),
     ) -> Result<Option<R>, WrongType> {
-        self.drop_expired(db, key, now);
+        self.make_way(db, key, now);
         let hash = crate::hash::of(key);
         let place = &mut self.dbs[usize::from(db)];
         let Some(entry) = place.keys.find_mut(hash, key) else {
             return Ok(None);
         };
-        let result = edit_entry(&mut self.books, db, hash, entry, now, change)?;
-        if entry.value.is_vacant() {
+        let (result, vacant) = edit_entry(&mut self.books, &mut place.usage, db, hash, entry, now, change)?;
+        if vacant {
             self.remove(db, key, now);
         }
         Ok(Some(result))
@@ -262,106 +316,183 @@ impl Tables {
         now: Millis,
         change: impl FnOnce(&mut T) -> (bool, R),
     ) -> Result<R, WrongType> {
-        self.drop_expired(db, key, now);
+        self.make_way(db, key, now);
         let hash = crate::hash::of(key);
         let place = &mut self.dbs[usize::from(db)];
         if place.keys.find_mut(hash, key).is_none() {
             let mut value = T::fresh();
             let (_, result) = change(T::of_mut(&mut value).expect("a fresh value is of its own kind"));
             if !value.is_vacant() {
-                self.insert(db, hash, key, value, Expiry::Clear, now);
+                self.insert(db, hash, key, value.into(), Expiry::Clear, now);
             }
             return Ok(result);
         }
         let entry = place.keys.find_mut(hash, key).expect("it was found a line ago");
-        let result = edit_entry(&mut self.books, db, hash, entry, now, change)?;
-        if entry.value.is_vacant() {
+        let (result, vacant) = edit_entry(&mut self.books, &mut place.usage, db, hash, entry, now, change)?;
+        if vacant {
             self.remove(db, key, now);
         }
         Ok(result)
     }
 
-    /// Gives the key this value, whatever it held.
-    pub fn set(&mut self, db: u8, key: &[u8], value: Value, expiry: Expiry, now: Millis) {
-        self.drop_expired(db, key, now);
+    /// [`Tables::edit`] for a string.
+    pub fn edit_text<R>(
+        &mut self,
+        db: u8,
+        key: &[u8],
+        now: Millis,
+        change: impl FnOnce(&mut Vec<u8>) -> (bool, R),
+    ) -> Result<Option<R>, WrongType> {
+        self.make_way(db, key, now);
         let hash = crate::hash::of(key);
-        let place = &mut self.dbs[usize::from(db)];
+        let (place, books) = (&mut self.dbs[usize::from(db)], &mut self.books);
         let Some(entry) = place.keys.find_mut(hash, key) else {
-            return self.insert(db, hash, key, value, expiry, now);
+            return Ok(None);
         };
-        self.books.keep_old_form(db, hash, entry);
-        let before = entry.value.heap_bytes();
-        self.books.note_loss(db, key, &entry.value);
-        entry.value = value;
-        self.books.account(entry.keyspace, before, entry.value.heap_bytes());
-        entry.version = self.books.next_version();
+        let Some(before) = entry.text().map(<[u8]>::len) else {
+            return Err(WrongType);
+        };
+        books.keep_old_form(db, hash, entry);
+        let (changed, result) = entry.edit_text(&mut books.scratch, change).expect("it was a string a line ago");
+        let after = entry.text().map_or(0, <[u8]>::len);
+        account(&mut place.usage, entry.keyspace(), before, after);
         entry.mark_used(now);
-        self.books.note_touch(db, key, &entry.value);
-        self.apply_expiry(db, hash, key, expiry, now);
+        if changed {
+            entry.set_version(books.next_version());
+        }
+        Ok(Some(result))
     }
 
-    /// Gives the key this string: like [`Tables::set`], but writes over an existing string in place.
+    /// [`Tables::upsert`] for a string: a key that is made begins with an empty one.
+    pub fn upsert_text<R>(
+        &mut self,
+        db: u8,
+        key: &[u8],
+        now: Millis,
+        change: impl FnOnce(&mut Vec<u8>) -> (bool, R),
+    ) -> Result<R, WrongType> {
+        let mut change = Some(change);
+        let edited = self.edit_text(db, key, now, |text| change.take().expect("it runs once")(text))?;
+        if let Some(result) = edited {
+            return Ok(result);
+        }
+        let mut text = Vec::new();
+        let (_, result) = change.take().expect("there was no key to change")(&mut text);
+        self.insert(db, crate::hash::of(key), key, Value::from(text).into(), Expiry::Clear, now);
+        Ok(result)
+    }
+
+    /// Gives the key this value, whatever it held.
+    pub fn set(&mut self, db: u8, key: &[u8], value: Value, expiry: Expiry, now: Millis) {
+        self.put(db, key, value.into(), expiry, now);
+    }
+
+    /// Gives the key this string, whatever it held.
     pub fn set_string(&mut self, db: u8, key: &[u8], text: &[u8], expiry: Expiry, now: Millis) {
+        self.books.free_some();
         let hash = crate::hash::of(key);
-        if let Some(entry) = self.dbs[usize::from(db)].keys.find_mut(hash, key)
-            && entry.expire == 0
-            && let Value::Str(old) = &entry.value
-            && old.capacity() >= text.len()
-            && old.capacity() <= text.len() + (text.len() >> 2) + 16
+        let (place, books) = (&mut self.dbs[usize::from(db)], &mut self.books);
+        // What most writes do, on a short path: one string without expiry takes the place of another.
+        if let Some(entry) = place.keys.find_mut(hash, key)
+            && let Some(before) = entry.plain_text_len()
         {
-            self.books.keep_old_form(db, hash, entry);
-            if let Value::Str(old) = &mut entry.value {
-                let before = old.len();
-                old.clear();
-                old.extend_from_slice(text);
-                self.books.account(entry.keyspace, before, text.len());
+            books.keep_old_form(db, hash, entry);
+            if !entry.overwrite(text) {
+                entry.replace(New::Text(text));
             }
-            entry.version = self.books.next_version();
+            account(&mut place.usage, entry.keyspace(), before, text.len());
+            entry.set_version(books.next_version());
             entry.mark_used(now);
-            let volatile = self.books.keyspaces.get(entry.keyspace).default_expiry != 0;
-            if volatile || expiry != Expiry::Clear {
+            if expiry != Expiry::Clear || books.keyspaces.get(entry.keyspace()).default_expiry != 0 {
                 self.apply_expiry(db, hash, key, expiry, now);
             }
             return;
         }
-        self.set(db, key, Value::Str(text.to_vec()), expiry, now);
+        self.put(db, key, New::Text(text), expiry, now);
+    }
+
+    fn put(&mut self, db: u8, key: &[u8], new: New<'_>, expiry: Expiry, now: Millis) {
+        self.make_way(db, key, now);
+        let hash = crate::hash::of(key);
+        let (place, books) = (&mut self.dbs[usize::from(db)], &mut self.books);
+        let Some(entry) = place.keys.find_mut(hash, key) else {
+            return self.insert(db, hash, key, new, expiry, now);
+        };
+        books.keep_old_form(db, hash, entry);
+        let before = entry.value().heap_bytes();
+        books.note_loss(db, entry);
+        let was_stream = matches!(entry.value(), View::Stream(_));
+        if let Some(old) = entry.replace(new) {
+            books.leftovers.value(old);
+        }
+        account(&mut place.usage, entry.keyspace(), before, entry.value().heap_bytes());
+        place.streams += usize::from(matches!(entry.value(), View::Stream(_)));
+        place.streams -= usize::from(was_stream);
+        entry.set_version(books.next_version());
+        entry.mark_used(now);
+        books.note_touch(db, entry);
+        let stays = entry.expire() == 0 && books.keyspaces.get(entry.keyspace()).default_expiry == 0;
+        if expiry != Expiry::Clear || !stays {
+            self.apply_expiry(db, hash, key, expiry, now);
+        }
+    }
+
+    /// Removes a key. An expired key goes too, but counts as absent. Returns whether the key was there.
+    pub fn remove(&mut self, db: u8, key: &[u8], now: Millis) -> bool {
+        match self.take_out(db, key, now) {
+            Some((entry, live)) => {
+                self.books.leftovers.entry(entry);
+                live
+            }
+            None => false,
+        }
     }
 
     /// Removes a key and returns its value and expiry (0 is none). An expired key is removed too, but not returned.
-    pub fn remove(&mut self, db: u8, key: &[u8], now: Millis) -> Option<(Value, Millis)> {
+    pub fn take(&mut self, db: u8, key: &[u8], now: Millis) -> Option<(Value, Millis)> {
+        let (entry, live) = self.take_out(db, key, now)?;
+        if !live {
+            self.books.leftovers.entry(entry);
+            return None;
+        }
+        let expire = entry.expire();
+        Some((entry.into_value(), expire))
+    }
+
+    fn take_out(&mut self, db: u8, key: &[u8], now: Millis) -> Option<(Entry, bool)> {
+        self.books.free_some();
         let hash = crate::hash::of(key);
         let place = &mut self.dbs[usize::from(db)];
-        let entry = place.keys.find_mut(hash, key)?;
-        self.books.keep_old_form(db, hash, entry);
-        let entry = place.keys.remove(hash, key).expect("it was found a line ago");
-        self.books.note_loss(db, key, &entry.value);
-        if entry.expire != 0 {
-            place.expiries.remove(&(entry.expire, directory::position(hash)));
+        if self.books.walk.is_some() {
+            self.books.keep_old_form(db, hash, place.keys.find_mut(hash, key)?);
         }
-        let usage = &mut self.books.usage[usize::from(entry.keyspace)];
-        usage.bytes = usage.bytes.saturating_sub(entry.bytes() as u64);
-        usage.keys -= 1;
-        let expired = entry.is_expired(now);
-        if !expired {
+        let entry = place.keys.remove(hash, key)?;
+        self.books.note_loss(db, &entry);
+        if entry.expire() != 0 {
+            place.expiries.remove(&(entry.expire(), directory::position(hash)));
+        }
+        place.discount(&entry);
+        let live = !entry.is_expired(now);
+        if live {
             // An expired key was absent already; the version of its absence was set together with its expiry.
             self.books.gone[gone_bucket(db, hash)] = self.books.next_version();
         }
-        (!expired).then_some((entry.value, entry.expire))
+        Some((entry, live))
     }
 
     /// Sets when a live key expires, 0 for never. False where there is no such key or it already is so.
     pub fn set_expire(&mut self, db: u8, key: &[u8], at: Millis, now: Millis) -> bool {
-        self.drop_expired(db, key, now);
+        self.make_way(db, key, now);
         let hash = crate::hash::of(key);
         let Some(entry) = self.dbs[usize::from(db)].keys.find_mut(hash, key) else {
             return false;
         };
-        if entry.expire == at {
+        if entry.expire() == at {
             return at != 0;
         }
         self.books.keep_old_form(db, hash, entry);
-        entry.version = self.books.next_version();
-        self.apply_expiry(db, hash, key, if at == 0 { Expiry::At(0) } else { Expiry::At(at) }, now);
+        entry.set_version(self.books.next_version());
+        self.apply_expiry(db, hash, key, Expiry::At(at), now);
         true
     }
 
@@ -370,19 +501,35 @@ impl Tables {
         self.books.walk = None;
         let version = self.books.next_version();
         for (index, place) in self.dbs.iter_mut().enumerate() {
-            if db.is_some_and(|only| usize::from(only) != index) {
+            if db.is_some_and(|only| usize::from(only) != index) || place.keys.len() == 0 {
                 continue;
             }
-            for entry in place.keys.iter() {
-                // Only keys that were there: who watches an absent one sees no change.
-                self.books.gone[gone_bucket(index as u8, crate::hash::of(entry.key()))] = version;
-                self.books.note_loss(index as u8, entry.key(), &entry.value);
-                let usage = &mut self.books.usage[usize::from(entry.keyspace)];
-                usage.bytes = usage.bytes.saturating_sub(entry.bytes() as u64);
-                usage.keys -= 1;
+            // Only keys that were there: who watches an absent one sees no change. Many keys leave no bucket untouched.
+            if place.keys.len() > GONE_BUCKETS * 16 {
+                self.books.gone.fill(version);
+            } else {
+                for entry in place.keys.iter() {
+                    self.books.gone[gone_bucket(index as u8, crate::hash::of(entry.key()))] = version;
+                }
             }
-            *place = Db::default();
+            if self.books.watching && place.streams > 0 {
+                place.keys.iter().for_each(|entry| self.books.note_loss(index as u8, entry));
+            }
+            let old = std::mem::replace(place, Db::new(self.books.keyspaces.count()));
+            self.books.leftovers.database(old.keys, old.expiries);
         }
+    }
+
+    /// Frees some of what was removed and is too large to be freed at once. Changes do it too; call it while there are
+    /// none. Returns whether anything is left.
+    pub fn free_some(&mut self) -> bool {
+        self.books.free_some();
+        !self.books.leftovers.is_empty()
+    }
+
+    /// Whether [`Tables::free_some`] has anything to do.
+    pub fn has_leftovers(&self) -> bool {
+        !self.books.leftovers.is_empty()
     }
 
     /// Exchanges two databases. A walk under way ends.
@@ -393,14 +540,12 @@ impl Tables {
         let (version, absent) = (self.books.next_version(), self.books.next_version());
         for db in [one, other] {
             for entry in self.dbs[usize::from(db)].keys.iter_mut() {
-                entry.version = version;
+                entry.set_version(version);
                 let hash = crate::hash::of(entry.key());
                 for seen_from in [one, other] {
                     self.books.gone[gone_bucket(seen_from, hash)] = absent;
                 }
-                if self.books.watching && matches!(entry.value, Value::List(_) | Value::Zset(_) | Value::Stream(_)) {
-                    self.books.touched.push((db, entry.key().to_vec()));
-                }
+                self.books.note_touch(db, entry);
             }
         }
     }
@@ -413,7 +558,7 @@ impl Tables {
                 if found == count {
                     return found;
                 }
-                for entry in db.keys.at_position(*position).filter(|entry| entry.expire == *at) {
+                for entry in db.keys.at_position(*position).filter(|entry| entry.expire() == *at) {
                     visit(index as u8, entry.key());
                     found += 1;
                 }
@@ -433,7 +578,7 @@ impl Tables {
         for (index, db) in self.dbs.iter().enumerate().filter(|(_, db)| db.keys.len() > 0) {
             db.keys.sample(samples * 4, rng, |entry| {
                 let older = best.is_none_or(|(used, ..)| entry.used_seconds() < used);
-                if entry.keyspace == keyspace && older {
+                if entry.keyspace() == keyspace && older {
                     best = Some((entry.used_seconds(), index as u8, entry));
                 }
             });
@@ -443,12 +588,12 @@ impl Tables {
 
     /// Puts other keyspace settings in force. Counts are made anew; values stay where they are.
     pub fn set_keyspaces(&mut self, keyspaces: Arc<Keyspaces>) {
-        self.books.usage = vec![Usage::default(); keyspaces.count()];
         for db in &mut self.dbs {
+            db.usage = vec![Usage::default(); keyspaces.count()];
             for entry in db.keys.iter_mut() {
-                entry.keyspace = keyspaces.of(entry.key());
-                let usage = &mut self.books.usage[usize::from(entry.keyspace)];
-                usage.bytes += entry.bytes() as u64;
+                entry.set_keyspace(keyspaces.of(entry.key()));
+                let usage = &mut db.usage[usize::from(entry.keyspace())];
+                usage.bytes += entry.cost() as u64;
                 usage.keys += 1;
             }
         }
@@ -465,17 +610,16 @@ impl Tables {
         std::mem::take(&mut self.books.touched)
     }
 
-    fn insert(&mut self, db: u8, hash: u64, key: &[u8], value: Value, expiry: Expiry, now: Millis) {
+    fn insert(&mut self, db: u8, hash: u64, key: &[u8], new: New<'_>, expiry: Expiry, now: Millis) {
         let keyspace = self.books.keyspaces.of(key);
-        let mut entry = Entry::new(key, value, keyspace, self.books.next_version());
+        let mut entry = Entry::new(key, new, keyspace, self.books.next_version());
         entry.mark_used(now);
         // A key born during a walk is not part of the snapshot.
-        entry.walked = self.books.generation;
-        let usage = &mut self.books.usage[usize::from(keyspace)];
-        usage.bytes += entry.bytes() as u64;
-        usage.keys += 1;
-        self.books.note_touch(db, key, &entry.value);
-        self.dbs[usize::from(db)].keys.insert(hash, entry);
+        entry.set_walked(self.books.generation);
+        self.books.note_touch(db, &entry);
+        let place = &mut self.dbs[usize::from(db)];
+        place.count(&entry);
+        place.keys.insert(hash, entry);
         if expiry != Expiry::Clear || self.books.keyspaces.get(keyspace).default_expiry != 0 {
             self.apply_expiry(db, hash, key, expiry, now);
         }
@@ -487,16 +631,16 @@ impl Tables {
         let at = match expiry {
             Expiry::Keep => return,
             Expiry::At(at) => at,
-            Expiry::Clear => match self.books.keyspaces.get(entry.keyspace).default_expiry {
+            Expiry::Clear => match self.books.keyspaces.get(entry.keyspace()).default_expiry {
                 0 => 0,
                 span => now + span,
             },
         };
         let position = directory::position(hash);
-        if entry.expire != 0 {
-            place.expiries.remove(&(entry.expire, position));
+        if entry.expire() != 0 {
+            place.expiries.remove(&(entry.expire(), position));
         }
-        entry.expire = at;
+        entry.set_expire(at);
         if at != 0 {
             // It will go without a command: its absence then differs from the one before it came (WATCH).
             self.books.gone[gone_bucket(db, hash)] = self.books.next_version();
@@ -504,7 +648,10 @@ impl Tables {
         }
     }
 
-    fn drop_expired(&mut self, db: u8, key: &[u8], now: Millis) {
+    /// Before a change: removes the key where it has expired, and frees some of what was removed before.
+    #[inline]
+    fn make_way(&mut self, db: u8, key: &[u8], now: Millis) {
+        self.books.free_some();
         let place = &self.dbs[usize::from(db)];
         if !place.expiries.is_empty() && place.keys.find(key).is_some_and(|entry| entry.is_expired(now)) {
             self.remove(db, key, now);
@@ -517,29 +664,35 @@ impl Tables {
     }
 }
 
+/// Returns what `change` gives, and whether the value is to be removed.
 fn edit_entry<T: Kind, R>(
     books: &mut Books,
+    usage: &mut [Usage],
     db: u8,
     hash: u64,
     entry: &mut Entry,
     now: Millis,
     change: impl FnOnce(&mut T) -> (bool, R),
-) -> Result<R, WrongType> {
-    if T::of(&entry.value).is_none() {
+) -> Result<(R, bool), WrongType> {
+    if T::of(entry.value()).is_none() {
         return Err(WrongType);
     }
     books.keep_old_form(db, hash, entry);
-    let value = T::of_mut(&mut entry.value).expect("its kind was checked above");
+    let value = entry.body_mut().and_then(T::of_mut).expect("its kind was checked above");
     let before = value.heap_bytes();
     let (changed, result) = change(value);
-    let after = value.heap_bytes();
-    books.account(entry.keyspace, before, after);
+    let (after, vacant) = (value.heap_bytes(), value.is_vacant());
+    account(usage, entry.keyspace(), before, after);
     entry.mark_used(now);
     if changed {
-        entry.version = books.next_version();
-        books.note_touch(db, entry.key(), &entry.value);
+        entry.set_version(books.next_version());
+        books.note_touch(db, entry);
     }
-    Ok(result)
+    Ok((result, vacant))
+}
+
+fn sum(usages: impl Iterator<Item = Usage>) -> Usage {
+    usages.fold(Usage::default(), |sum, one| Usage { bytes: sum.bytes + one.bytes, keys: sum.keys + one.keys })
 }
 
 fn gone_bucket(db: u8, hash: u64) -> usize {

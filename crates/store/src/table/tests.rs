@@ -7,15 +7,15 @@ use base::Rng;
 
 use super::{Expiry, Tables, WrongType};
 use crate::keyspace::Keyspaces;
-use crate::value::{List, Value};
+use crate::value::{Hash, List, Set, Stream, StreamId, View, Zset};
 
 fn tables() -> Tables {
     Tables::new(Arc::new(Keyspaces::default()))
 }
 
-fn text(value: &Value) -> Vec<u8> {
+fn text(value: View<'_>) -> Vec<u8> {
     match value {
-        Value::Str(bytes) => bytes.clone(),
+        View::Str(bytes) => bytes.to_vec(),
         other => panic!("a string was stored, not {other:?}"),
     }
 }
@@ -26,7 +26,7 @@ fn contents(tables: &Tables) -> BTreeMap<(u8, Vec<u8>), Vec<u8>> {
         let mut cursor = 0;
         loop {
             cursor = tables.scan(db, cursor, 100, 0, |entry| {
-                all.insert((db, entry.key().to_vec()), text(&entry.value));
+                all.insert((db, entry.key().to_vec()), text(entry.value()));
             });
             if cursor == 0 {
                 break;
@@ -134,10 +134,157 @@ fn a_version_moves_with_every_change_and_only_then() {
     let first = tables.version(0, b"k", 0);
     assert_ne!(absent, first);
     assert_eq!(tables.version(0, b"k", 0), first);
-    tables.edit::<Vec<u8>, _>(0, b"k", 0, |_| (false, ())).expect("a string");
+    tables.edit_text(0, b"k", 0, |_| (false, ())).expect("a string");
     assert_eq!(tables.version(0, b"k", 0), first);
     tables.remove(0, b"k", 0);
     assert!(![absent, first].contains(&tables.version(0, b"k", 0)));
     tables.set_string(0, b"k", b"1", Expiry::Clear, 0);
     assert_eq!(tables.edit::<List, ()>(0, b"k", 0, |_| (true, ())), Err(WrongType));
+}
+
+/// Expiry, version and stored value of each key.
+type Forms = BTreeMap<(u8, Vec<u8>), (u64, u64, Vec<u8>)>;
+
+fn stored(tables: &Tables) -> Forms {
+    let mut all = BTreeMap::new();
+    for db in 0..16 {
+        tables.scan(db, 0, usize::MAX, 0, |entry| {
+            let mut bytes = Vec::new();
+            entry.value().encode(&mut bytes);
+            all.insert((db, entry.key().to_vec()), (entry.expire(), entry.version(), bytes));
+        });
+    }
+    all
+}
+
+fn change_something(tables: &mut Tables, rng: &mut Rng, fresh: u64) {
+    let db = (rng.below(2) * 9) as u8;
+    let kind = rng.below(7);
+    let key = format!("{kind}:{}", rng.below(3)).into_bytes();
+    let name = format!("m{}", if rng.chance(1, 4) { rng.below(fresh + 1) } else { fresh }).into_bytes();
+    let long = vec![b'x'; rng.index(200)];
+    match kind {
+        0 if rng.chance(1, 3) => {
+            tables.upsert_text(db, &key, 0, |text| (true, text.extend_from_slice(&[7; 9000]))).expect("a string")
+        }
+        0 => tables.set_string(db, &key, &long, Expiry::At(rng.below(2) * 90), 0),
+        1 => tables
+            .upsert(db, &key, 0, |list: &mut List| (true, list.push(crate::value::End::Tail, &long)))
+            .expect("a list"),
+        2 => tables.upsert(db, &key, 0, |hash: &mut Hash| (hash.insert(&name, &long), ())).expect("a hash"),
+        3 => tables.upsert(db, &key, 0, |set: &mut Set| (set.insert(&name), ())).expect("a set"),
+        4 => {
+            tables.upsert(db, &key, 0, |zset: &mut Zset| (zset.insert(&name, 1.0).is_none(), ())).expect("a sorted set")
+        }
+        5 => {
+            let add = |stream: &mut Stream| (true, stream.log.append(StreamId::new(fresh + 1, 0), &[&name, &long]));
+            tables.upsert(db, &key, 0, add).expect("a stream")
+        }
+        _ if rng.chance(1, 300) => {
+            tables.remove(db, format!("{}:1", rng.below(6)).as_bytes(), 0);
+        }
+        _ => tables.set_string(db, &name, &long, Expiry::Clear, 0),
+    }
+}
+
+#[test]
+fn a_walk_copies_large_values_of_one_moment_in_small_steps() {
+    for seed in 0..12 {
+        let mut rng = Rng::new(seed);
+        let mut tables = tables();
+        let mut fresh = 0;
+        // The second round begins while parts are still shared with the first one, which ends half way.
+        for round in 0..3 {
+            for _ in 0..12_000 {
+                fresh += 1;
+                change_something(&mut tables, &mut rng, fresh);
+            }
+            let before = stored(&tables);
+            let mut books = Vec::new();
+            tables.encode_books(&mut books);
+            tables.begin_walk();
+            let (mut chunks, mut steps) = (Vec::new(), 0);
+            let step = 1 << (6 + rng.below(9));
+            let done = loop {
+                let mut chunk = Vec::new();
+                let done = tables.walk(step, &mut chunk);
+                assert!(chunk.len() <= step + (80 << 10), "a step of {step} wrote {}", chunk.len());
+                chunks.push(chunk);
+                steps += 1;
+                if done || (round == 0 && steps == 20) {
+                    break done;
+                }
+                for _ in 0..rng.below(20) {
+                    fresh += 1;
+                    change_something(&mut tables, &mut rng, fresh);
+                }
+            };
+            if !done {
+                continue;
+            }
+            let mut restored = self::tables();
+            restored.decode_books(&mut crate::codec::Input::new(&books)).expect("books as written");
+            for chunk in &chunks {
+                restored.restore(chunk).expect("entries as written");
+            }
+            assert!(restored.is_whole());
+            assert!(stored(&restored) == before, "seed {seed}, round {round}");
+            let mut again = self::tables();
+            let whole = chunks.concat();
+            again.restore(&whole).expect("the chunks are one stored form, wherever they were cut");
+            assert!(stored(&again) == before);
+            assert_eq!(again.total_usage(), restored.total_usage());
+        }
+    }
+}
+
+#[test]
+fn marks_of_many_walks_that_came_to_nothing_are_not_taken_for_later_ones() {
+    let mut tables = tables();
+    for n in 0..2000 {
+        tables.set_string(0, format!("k{n}").as_bytes(), b"before", Expiry::Clear, 0);
+    }
+    for round in 0..600 {
+        tables.begin_walk();
+        tables.walk(1000, &mut Vec::new());
+        tables.set_string(0, format!("k{}", round % 2000).as_bytes(), b"after", Expiry::Clear, 0);
+        tables.abort_walk();
+    }
+    let before = contents(&tables);
+    let mut bytes = Vec::new();
+    tables.begin_walk();
+    while !tables.walk(1000, &mut bytes) {}
+    let mut restored = self::tables();
+    restored.restore(&bytes).expect("entries as written");
+    assert_eq!(contents(&restored), before);
+}
+
+#[test]
+fn what_is_removed_is_gone_at_once_and_freed_by_and_by() {
+    let mut tables = tables();
+    for n in 0..20_000u32 {
+        tables.upsert(0, b"h", 0, |hash: &mut Hash| (true, hash.insert(&n.to_le_bytes(), b"value"))).expect("a hash");
+        tables.upsert(1, b"z", 0, |zset: &mut Zset| (true, zset.insert(&n.to_le_bytes(), 0.0))).expect("a sorted set");
+        tables.set_string(2, &n.to_le_bytes(), b"text", Expiry::At(9), 0);
+    }
+    assert!(tables.remove(0, b"h", 0) && tables.version(0, b"h", 0) != 0 && tables.len(0) == 0);
+    tables.clear(None);
+    assert_eq!((tables.total_usage(), tables.is_empty()), (super::Usage::default(), true));
+    assert_eq!(tables.next_expiry(), None);
+    assert!(tables.has_leftovers());
+    let mut steps = 0;
+    while tables.free_some() {
+        steps += 1;
+    }
+    assert!((100..5000).contains(&steps), "{steps} steps");
+    // Replaced values go the same way, and changes do what calls do.
+    for n in 0..20_000u32 {
+        tables.upsert(0, b"s", 0, |set: &mut Set| (true, set.insert(&n.to_le_bytes()))).expect("a set");
+    }
+    tables.set_string(0, b"s", b"text", Expiry::Clear, 0);
+    assert!(tables.has_leftovers());
+    for _ in 0..500 {
+        tables.set_string(0, b"s", b"text", Expiry::Clear, 0);
+    }
+    assert!(!tables.has_leftovers());
 }

@@ -1,31 +1,79 @@
 //! The walk that copies tables piecemeal as they were at one moment, while they go on changing.
 //!
-//! The walk visits segments in ascending position. Whoever changes an entry that the walk has not reached first writes
+//! The walk visits entries in ascending position. Whoever changes an entry that the walk has not reached first writes
 //! the entry's old form into the walk's backlog and marks it; a key born meanwhile is marked from the start. So the forms
 //! that come out are exactly the keys and values of the moment the walk began, each once, in no particular order, and
 //! the extra memory is the backlog that the caller drains, never a second copy of the data.
+//!
+//! A large value is frozen instead of written: its parts are shared with the walk, which writes some at every step, and a
+//! change copies the one part that it touches. No step writes much more than it was asked for, whatever the values' size;
+//! to freeze a value costs a moment per thousand members (measured: docs/benchmarks.md).
+
+use std::collections::VecDeque;
 
 use base::Millis;
 
 use super::directory;
 use super::{Books, DATABASES, Entry, Tables, WrongType};
 use crate::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
-use crate::value::Value;
+use crate::value::{Frozen, Growing, Value};
 
-#[derive(Debug)]
+/// Values that cost more are written in pieces. What one step writes at once beyond its bytes is at most such a value, an
+/// element, or the groups of a stream.
+const LARGE_BYTES: usize = 32 << 10;
+/// The backlog is kept in blocks of about this size, so that one step need not take all of it.
+const BLOCK_BYTES: usize = 64 << 10;
+/// After so many walks that came to no end all marks are wiped, so that no old mark is taken for a new one.
+const UNFINISHED_MAX: u8 = 250;
+
+#[derive(Debug, Default)]
 pub(super) struct Walk {
-    generation: u32,
     db: usize,
     position: u64,
-    backlog: Vec<u8>,
+    /// Old forms of entries that changed before the walk came by.
+    backlog: VecDeque<Vec<u8>>,
+    /// Large values as they were when the walk began. The first may be written in part.
+    frozen: VecDeque<Frozen>,
 }
 
-fn encode(db: usize, entry: &Entry, out: &mut Vec<u8>) {
+/// A key whose value has been read in part.
+#[derive(Debug)]
+pub(super) struct Restoring {
+    db: u8,
+    key: Vec<u8>,
+    expire: Millis,
+    version: u64,
+    value: Growing,
+}
+
+/// Writes an entry down, or puts it among the frozen ones where its value is large.
+fn keep(db: usize, entry: &mut Entry, out: &mut Vec<u8>, frozen: &mut VecDeque<Frozen>) {
+    let large = entry.value().heap_bytes() > LARGE_BYTES;
+    let begun = out.len();
     out.push(db as u8);
-    put_varint(out, entry.expire);
-    put_varint(out, entry.version);
+    put_varint(out, entry.expire());
+    put_varint(out, entry.version());
     put_bytes(out, entry.key());
-    entry.value.encode(out);
+    if large && let Some(value) = entry.body_mut().and_then(|value| value.freeze(out[begun..].to_vec())) {
+        out.truncate(begun);
+        return frozen.push_back(value);
+    }
+    entry.value().encode(out);
+}
+
+impl Walk {
+    #[cold]
+    fn keep_unless_passed(&mut self, db: u8, hash: u64, entry: &mut Entry) {
+        let db = usize::from(db);
+        if db < self.db || (db == self.db && directory::position(hash) < self.position) {
+            return;
+        }
+        if self.backlog.back().is_none_or(|block| block.len() >= BLOCK_BYTES) {
+            self.backlog.push_back(Vec::new());
+        }
+        let block = self.backlog.back_mut().expect("there is a block with room");
+        keep(db, entry, block, &mut self.frozen);
+    }
 }
 
 impl Books {
@@ -33,14 +81,10 @@ impl Books {
     #[inline]
     pub(super) fn keep_old_form(&mut self, db: u8, hash: u64, entry: &mut Entry) {
         if let Some(walk) = &mut self.walk
-            && entry.walked != walk.generation
+            && entry.walked() != self.generation
         {
-            entry.walked = walk.generation;
-            let passed =
-                usize::from(db) < walk.db || (usize::from(db) == walk.db && directory::position(hash) < walk.position);
-            if !passed {
-                encode(usize::from(db), entry, &mut walk.backlog);
-            }
+            entry.set_walked(self.generation);
+            walk.keep_unless_passed(db, hash, entry);
         }
     }
 }
@@ -48,8 +92,13 @@ impl Books {
 impl Tables {
     /// Begins a walk over everything as it is now. One that is under way ends.
     pub fn begin_walk(&mut self) {
-        self.books.generation += 1;
-        self.books.walk = Some(Walk { generation: self.books.generation, db: 0, position: 0, backlog: Vec::new() });
+        if self.books.unfinished >= UNFINISHED_MAX {
+            self.dbs.iter_mut().flat_map(|db| db.keys.iter_mut()).for_each(|entry| entry.set_walked(0));
+            self.books.unfinished = 0;
+        }
+        self.books.unfinished += 1;
+        self.books.generation = self.books.generation % u8::MAX + 1;
+        self.books.walk = Some(Walk::default());
     }
 
     /// Whether a walk is under way. FLUSHALL, FLUSHDB and SWAPDB end one.
@@ -64,23 +113,36 @@ impl Tables {
 
     /// Goes on until about `bytes` more have been appended to `out`. True when everything has been; the walk is then over.
     pub fn walk(&mut self, bytes: usize, out: &mut Vec<u8>) -> bool {
+        let generation = self.books.generation;
         let Some(walk) = &mut self.books.walk else {
             return true;
         };
-        out.append(&mut walk.backlog);
-        let until = out.len() + bytes;
+        let until = out.len().saturating_add(bytes);
         while out.len() < until {
+            // What stands between the pieces of a value would be taken for its elements: it goes on until it ends.
+            if let Some(first) = walk.frozen.front_mut() {
+                if first.write(until, out) {
+                    walk.frozen.pop_front();
+                }
+                continue;
+            }
+            if let Some(mut block) = walk.backlog.pop_front() {
+                out.append(&mut block);
+                continue;
+            }
             if walk.db == DATABASES {
                 self.books.walk = None;
+                self.books.unfinished = 0;
                 return true;
             }
             let db = walk.db;
-            let generation = walk.generation;
-            let next = self.dbs[db].keys.walk_segment(walk.position, |entry| {
-                if entry.walked != generation {
-                    entry.walked = generation;
-                    encode(db, entry, out);
+            let room = until - out.len();
+            let next = self.dbs[db].keys.walk(walk.position, room, |entry| {
+                if entry.walked() != generation {
+                    entry.set_walked(generation);
+                    keep(db, entry, out, &mut walk.frozen);
                 }
+                out.len() >= until
             });
             match next {
                 Some(position) => walk.position = position,
@@ -91,11 +153,6 @@ impl Tables {
             }
         }
         false
-    }
-
-    /// Bytes that wait in the walk's backlog.
-    pub fn walk_backlog(&self) -> usize {
-        self.books.walk.as_ref().map_or(0, |walk| walk.backlog.len())
     }
 
     /// What a snapshot needs beside the entries: call at [`Tables::begin_walk`].
@@ -125,23 +182,30 @@ impl Tables {
         Ok(())
     }
 
-    /// Puts back every entry of a chunk that [`Tables::walk`] wrote. Returns how many.
+    /// Puts back every entry of a chunk that [`Tables::walk`] wrote; chunks come in the order of the walk. An entry that
+    /// goes on in the next chunk is put back with its last one. Returns how many were.
     pub fn restore(&mut self, chunk: &[u8]) -> Result<usize, Corrupt> {
         let mut input = Input::new(chunk);
         let mut count = 0;
         while !input.is_empty() {
-            let db = input.u8()?;
-            if usize::from(db) >= DATABASES {
-                return Err(Corrupt("no such database"));
+            let mut entry = match self.books.restoring.take() {
+                Some(begun) => begun,
+                None => Restoring::begin(&mut input)?,
+            };
+            if !entry.value.feed(&mut input)? {
+                self.books.restoring = Some(entry);
+                break;
             }
-            let expire: Millis = input.varint()?;
-            let version = input.varint()?;
-            let key = input.bytes()?;
-            let value = Value::decode(&mut input)?;
-            self.restore_entry(db, key, value, expire, version).map_err(|_| Corrupt("a key stands twice"))?;
+            let Restoring { db, key, expire, version, value } = entry;
+            self.restore_entry(db, &key, value.finish(), expire, version).map_err(|_| Corrupt("a key stands twice"))?;
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Whether every entry that [`Tables::restore`] has begun is whole.
+    pub fn is_whole(&self) -> bool {
+        self.books.restoring.is_none()
     }
 
     fn restore_entry(
@@ -158,15 +222,25 @@ impl Tables {
         if place.keys.find_mut(hash, key).is_some() {
             return Err(WrongType);
         }
-        let mut entry = Entry::new(key, value, keyspace, version);
-        entry.expire = expire;
+        let mut entry = Entry::new(key, value.into(), keyspace, version);
+        entry.set_expire(expire);
         if expire != 0 {
             place.expiries.insert((expire, directory::position(hash)));
         }
-        let usage = &mut self.books.usage[usize::from(keyspace)];
-        usage.bytes += entry.bytes() as u64;
-        usage.keys += 1;
+        place.count(&entry);
         place.keys.insert(hash, entry);
         Ok(())
+    }
+}
+
+impl Restoring {
+    fn begin(input: &mut Input<'_>) -> Result<Restoring, Corrupt> {
+        let db = input.u8()?;
+        if usize::from(db) >= DATABASES {
+            return Err(Corrupt("no such database"));
+        }
+        let (expire, version) = (input.varint()?, input.varint()?);
+        let key = input.bytes()?.to_vec();
+        Ok(Restoring { db, key, expire, version, value: Growing::begin(input)? })
     }
 }

@@ -1,18 +1,15 @@
 //! The hash: fields with values.
 //!
-//! Small ones (up to 512 fields, no text beyond 64 bytes) are one packed run of strings that is walked; larger ones are a
-//! table of pairs in insertion order, where removal puts the last pair in the gap. Either order is the same on every
+//! Small ones (up to 512 fields, no text beyond 64 bytes) are one packed run of strings that is walked; larger ones are
+//! [`Rows`] of pairs in insertion order, where removal puts the last pair in the gap. Either order is the same on every
 //! replica and survives storing. What a hash costs in memory is computed from what it holds, for the same reason.
 
 use std::borrow::Borrow;
-use std::hash::{Hash as Hashing, Hasher};
-
-use indexmap::IndexSet;
-use indexmap::set::MutableValues;
 
 use super::packed::{Packed, Strings};
+use super::pieces::{Frozen, Piece, Pieced};
+use super::rows::{self, Rows};
 use crate::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
-use crate::hash::State;
 
 /// Redis's `hash-max-listpack-entries` and `hash-max-listpack-value`.
 const SMALL_FIELDS: usize = 512;
@@ -20,7 +17,7 @@ const SMALL_BYTES: usize = 64;
 
 /// A field and its value in one allocation: the field's length as a varint, the field, the value.
 #[derive(Clone, Debug)]
-struct Pair(Box<[u8]>);
+pub(super) struct Pair(Box<[u8]>);
 
 impl Pair {
     fn new(field: &[u8], value: &[u8]) -> Pair {
@@ -32,7 +29,7 @@ impl Pair {
     }
 
     #[inline]
-    fn split(&self) -> (&[u8], &[u8]) {
+    pub(super) fn split(&self) -> (&[u8], &[u8]) {
         if self.0[0] < 0x80 {
             return self.0[1..].split_at(usize::from(self.0[0]));
         }
@@ -59,25 +56,11 @@ impl Borrow<[u8]> for Pair {
     }
 }
 
-impl PartialEq for Pair {
-    fn eq(&self, other: &Pair) -> bool {
-        self.split().0 == other.split().0
-    }
-}
-
-impl Eq for Pair {}
-
-impl Hashing for Pair {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.split().0.hash(state);
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Form {
     /// Field, value, field, value, …
     Small(Packed),
-    Table(IndexSet<Pair, State>),
+    Table(Rows<Pair>),
 }
 
 /// A hash.
@@ -112,9 +95,8 @@ impl Hash {
     /// Heap bytes by estimate, kept up to date with every change. A function of the form and the contents alone.
     #[inline]
     pub fn heap_bytes(&self) -> usize {
-        /// The table's slot (24) and its index (9), both half as much again since they grow twofold; an allocation's
-        /// header and rounding (15).
-        const PAIR: usize = 64;
+        /// The row (16), its slot in the index (9, half as much again), an allocation's rounding.
+        const PAIR: usize = 40;
         let held = match &self.form {
             Form::Small(packed) => packed.used() + packed.used() / 8,
             Form::Table(table) => self.payload + table.len() * PAIR,
@@ -174,15 +156,15 @@ impl Hash {
         let Form::Table(table) = &mut self.form else {
             unreachable!("a hash that does not fit the small form has just been made a table");
         };
-        if let Some(index) = table.get_index_of(field) {
-            let pair = table.get_index_mut2(index).expect("the index was found a line ago");
+        if let Some(place) = table.place_of(field) {
+            let pair = table.at_mut(place).expect("the place was found a line ago");
             self.payload = self.payload - pair.split().1.len() + value.len();
             if !pair.overwrite(value) {
                 *pair = Pair::new(field, value);
             }
             return false;
         }
-        table.insert(Pair::new(field, value));
+        table.push(Pair::new(field, value));
         self.payload += field.len() + value.len();
         true
     }
@@ -190,7 +172,8 @@ impl Hash {
     /// Takes the large form.
     fn make_table(&mut self) {
         if self.is_small() {
-            let table = self.iter().map(|(field, value)| Pair::new(field, value)).collect();
+            let mut table = Rows::default();
+            self.iter().for_each(|(field, value)| table.push(Pair::new(field, value)));
             self.form = Form::Table(table);
         }
     }
@@ -207,14 +190,12 @@ impl Hash {
                 self.payload -= before - packed.used() - 2;
             }
             Form::Table(table) => {
-                let Some(pair) = table.swap_take(field) else {
+                let Some(place) = table.place_of(field) else {
                     return false;
                 };
+                let pair = table.swap_remove(place);
                 let (field, value) = pair.split();
                 self.payload -= field.len() + value.len();
-                if table.capacity() > 256 && table.len() < table.capacity() / 8 {
-                    table.shrink_to(table.len() * 2);
-                }
             }
         }
         true
@@ -233,7 +214,7 @@ impl Hash {
     pub fn at(&self, index: usize) -> Option<(&[u8], &[u8])> {
         match &self.form {
             Form::Small(_) => self.iter().nth(index),
-            Form::Table(table) => table.get_index(index).map(Pair::split),
+            Form::Table(table) => table.at(index).map(Pair::split),
         }
     }
 
@@ -248,7 +229,7 @@ impl Hash {
         let end = downward(cursor, table.len());
         let begin = end.saturating_sub(count.max(1));
         for index in (begin..end).rev() {
-            let (field, value) = table.get_index(index).expect("the index is below the length").split();
+            let (field, value) = table.at(index).expect("the index is below the length").split();
             visit(field, value);
         }
         begin as u64
@@ -267,7 +248,7 @@ pub struct Iter<'a>(Pairs<'a>);
 #[derive(Clone, Debug)]
 enum Pairs<'a> {
     Small(Strings<'a>),
-    Table(indexmap::set::Iter<'a, Pair>),
+    Table(rows::Iter<'a, Pair>),
 }
 
 impl<'a> Iterator for Iter<'a> {
@@ -294,23 +275,41 @@ impl Stored for Hash {
     }
 
     fn decode(input: &mut Input<'_>) -> Result<Hash, Corrupt> {
+        Hash::decode_whole(input)
+    }
+}
+
+impl Pieced for Hash {
+    fn decode_head(input: &mut Input<'_>) -> Result<(Hash, u64), Corrupt> {
         let mut hash = Hash::default();
-        let form = input.u8()?;
-        let count = input.count()?;
-        match form {
+        match input.u8()? {
             0 => {}
-            1 => {
-                // A count is not believed further than this before the pairs have been seen.
-                hash.form = Form::Table(IndexSet::with_capacity_and_hasher(count.min(1 << 16), State));
-            }
+            1 => hash.form = Form::Table(Rows::default()),
             _ => return Err(Corrupt("unknown form of hash")),
         }
-        for _ in 0..count {
-            if !hash.insert(input.bytes()?, input.bytes()?) {
-                return Err(Corrupt("a hash has a field twice"));
-            }
+        Ok((hash, input.varint()?))
+    }
+
+    fn decode_next(&mut self, _left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+        if self.insert(input.bytes()?, input.bytes()?) { Ok(()) } else { Err(Corrupt("a hash has a field twice")) }
+    }
+
+    fn freeze(&mut self, head: Vec<u8>) -> Option<Frozen> {
+        let len = self.len();
+        let Form::Table(table) = &mut self.form else {
+            return None;
+        };
+        let mut frozen = Frozen::new(head, table.hold().map(Piece::Pairs));
+        frozen.head.push(1);
+        put_varint(&mut frozen.head, len as u64);
+        Some(frozen)
+    }
+
+    fn crumble(&mut self, pieces: usize) -> bool {
+        match &mut self.form {
+            Form::Small(_) => true,
+            Form::Table(table) => table.crumble(pieces),
         }
-        Ok(hash)
     }
 }
 

@@ -11,9 +11,11 @@
 mod chunk;
 
 pub use chunk::End;
+pub(super) use chunk::Part;
 
 use std::collections::VecDeque;
 
+use super::pieces::{Frozen, Piece, Pieced};
 use crate::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
 use chunk::{Chunk, FULL, packed_len};
 
@@ -393,17 +395,37 @@ impl Stored for List {
     }
 
     fn decode(input: &mut Input<'_>) -> Result<List, Corrupt> {
+        List::decode_whole(input)
+    }
+}
+
+impl Pieced for List {
+    fn decode_head(input: &mut Input<'_>) -> Result<(List, u64), Corrupt> {
         let quicklist = match input.u8()? {
             0 => false,
             1 => true,
             _ => return Err(Corrupt("unknown form of list")),
         };
-        let mut list = List::default();
-        for _ in 0..input.count()? {
-            list.push(End::Tail, input.bytes()?);
-        }
-        list.quicklist |= quicklist;
-        Ok(list)
+        // Pushes alone never make it a listpack again.
+        Ok((List { quicklist, ..List::default() }, input.varint()?))
+    }
+
+    fn decode_next(&mut self, _left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+        self.push(End::Tail, input.bytes()?);
+        Ok(())
+    }
+
+    fn freeze(&mut self, head: Vec<u8>) -> Option<Frozen> {
+        let mut frozen = Frozen::new(head, self.chunks.iter_mut().map(Chunk::hold).map(Piece::Elements));
+        frozen.head.push(u8::from(self.quicklist));
+        put_varint(&mut frozen.head, self.len as u64);
+        Some(frozen)
+    }
+
+    fn crumble(&mut self, pieces: usize) -> bool {
+        // A chunk is one allocation, whatever it holds.
+        self.chunks.truncate(self.chunks.len().saturating_sub(64 * pieces));
+        self.chunks.is_empty()
     }
 }
 

@@ -1,27 +1,33 @@
 //! The kinds of value a key can hold, one file per kind, each with its stored form.
 //!
-//! The numbers in [`Value::encode`] never change; a kind that needs another form gets another number.
+//! The numbers in [`View::number`] never change; a kind that needs another form gets another number.
 
 mod hash;
 mod list;
 mod packed;
+mod pieces;
+mod rows;
 mod set;
+mod shared;
 mod stream;
 mod zset;
 
 pub use hash::Hash;
 pub use list::{End, List};
+pub use pieces::{Frozen, Growing};
 pub use set::{Member, Set};
 pub use stream::*;
 pub use zset::*;
+
+use std::sync::Arc;
 
 use crate::codec::{Corrupt, Input, Stored, put_bytes};
 
 /// What a key holds.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// A byte string.
-    Str(Vec<u8>),
+    /// A byte string. Shared, so that a snapshot can hold on to a long one while the key changes.
+    Str(Arc<Vec<u8>>),
     /// A list, both ends cheap.
     List(Box<List>),
     /// Fields and their values.
@@ -34,15 +40,32 @@ pub enum Value {
     Stream(Box<Stream>),
 }
 
-/// One kind of value, so that tables can hand out a typed view or say `WRONGTYPE`.
+/// What a key holds, as one looks at it: a string is its bytes, wherever they lie.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'a> {
+    /// A byte string.
+    Str(&'a [u8]),
+    /// A list.
+    List(&'a List),
+    /// A hash.
+    Hash(&'a Hash),
+    /// A set.
+    Set(&'a Set),
+    /// A sorted set.
+    Zset(&'a Zset),
+    /// A stream.
+    Stream(&'a Stream),
+}
+
+/// One kind of collection, so that tables can hand out a typed view or say `WRONGTYPE`.
 pub trait Kind: Sized {
     /// The view of a value, `None` where it is of another kind.
-    fn of(value: &Value) -> Option<&Self>;
+    fn of(view: View<'_>) -> Option<&Self>;
     /// The mutable view.
     fn of_mut(value: &mut Value) -> Option<&mut Self>;
     /// A new empty value.
     fn fresh() -> Value;
-    /// Whether Redis would delete the key of a value in this state (an emptied collection; never a string or a stream).
+    /// Whether Redis would delete the key of a value in this state (an emptied collection; never a stream).
     fn is_vacant(&self) -> bool;
     /// Heap bytes by estimate; must be cheap (kept up to date by the kind, not counted).
     fn heap_bytes(&self) -> usize;
@@ -51,12 +74,14 @@ pub trait Kind: Sized {
 macro_rules! kind {
     ($variant:ident, $type:ty, $vacant:expr) => {
         impl Kind for $type {
-            fn of(value: &Value) -> Option<&Self> {
-                match value {
-                    Value::$variant(inner) => Some(inner),
+            #[inline]
+            fn of(view: View<'_>) -> Option<&Self> {
+                match view {
+                    View::$variant(inner) => Some(inner),
                     _ => None,
                 }
             }
+            #[inline]
             fn of_mut(value: &mut Value) -> Option<&mut Self> {
                 match value {
                     Value::$variant(inner) => Some(inner),
@@ -83,107 +108,107 @@ kind!(Set, Set, |set| set.is_empty());
 kind!(Zset, Zset, |zset| zset.is_empty());
 kind!(Stream, Stream, |_| false);
 
-impl Kind for Vec<u8> {
-    fn of(value: &Value) -> Option<&Self> {
-        match value {
-            Value::Str(inner) => Some(inner),
-            _ => None,
+impl From<Vec<u8>> for Value {
+    fn from(text: Vec<u8>) -> Value {
+        Value::Str(Arc::new(text))
+    }
+}
+
+impl<'a> View<'a> {
+    /// The name that TYPE answers.
+    pub fn type_name(self) -> &'static str {
+        match self {
+            View::Str(_) => "string",
+            View::List(_) => "list",
+            View::Hash(_) => "hash",
+            View::Set(_) => "set",
+            View::Zset(_) => "zset",
+            View::Stream(_) => "stream",
         }
     }
-    fn of_mut(value: &mut Value) -> Option<&mut Self> {
-        match value {
-            Value::Str(inner) => Some(inner),
-            _ => None,
+
+    /// What the stored form begins with.
+    fn number(self) -> u8 {
+        match self {
+            View::Str(_) => 1,
+            View::List(_) => 2,
+            View::Hash(_) => 3,
+            View::Set(_) => 4,
+            View::Zset(_) => 5,
+            View::Stream(_) => 6,
         }
     }
-    fn fresh() -> Value {
-        Value::Str(Vec::new())
+
+    /// Heap bytes by estimate. Of a string what it holds, not what it has room for: replicas must agree, and room depends
+    /// on history.
+    pub fn heap_bytes(self) -> usize {
+        match self {
+            View::Str(inner) => inner.len(),
+            View::List(inner) => inner.heap_bytes(),
+            View::Hash(inner) => inner.heap_bytes(),
+            View::Set(inner) => inner.heap_bytes(),
+            View::Zset(inner) => inner.heap_bytes(),
+            View::Stream(inner) => inner.heap_bytes(),
+        }
     }
-    fn is_vacant(&self) -> bool {
-        false
+
+    /// Whether the key would be deleted in this state.
+    pub fn is_vacant(self) -> bool {
+        match self {
+            View::Str(_) | View::Stream(_) => false,
+            View::List(inner) => inner.is_empty(),
+            View::Hash(inner) => inner.is_empty(),
+            View::Set(inner) => inner.is_empty(),
+            View::Zset(inner) => inner.is_empty(),
+        }
     }
-    /// What it holds, not what it has room for: replicas must agree, and room depends on history.
-    fn heap_bytes(&self) -> usize {
-        self.len()
+
+    /// Appends the stored form of the value, as [`Value::encode`] does.
+    pub fn encode(self, out: &mut Vec<u8>) {
+        out.push(self.number());
+        match self {
+            View::Str(inner) => put_bytes(out, inner),
+            View::List(inner) => inner.encode(out),
+            View::Hash(inner) => inner.encode(out),
+            View::Set(inner) => inner.encode(out),
+            View::Zset(inner) => inner.encode(out),
+            View::Stream(inner) => inner.encode(out),
+        }
     }
 }
 
 impl Value {
-    /// The name that TYPE answers.
-    pub fn type_name(&self) -> &'static str {
+    /// What it holds.
+    #[inline]
+    pub fn view(&self) -> View<'_> {
         match self {
-            Value::Str(_) => "string",
-            Value::List(_) => "list",
-            Value::Hash(_) => "hash",
-            Value::Set(_) => "set",
-            Value::Zset(_) => "zset",
-            Value::Stream(_) => "stream",
+            Value::Str(inner) => View::Str(inner),
+            Value::List(inner) => View::List(inner),
+            Value::Hash(inner) => View::Hash(inner),
+            Value::Set(inner) => View::Set(inner),
+            Value::Zset(inner) => View::Zset(inner),
+            Value::Stream(inner) => View::Stream(inner),
         }
     }
 
     /// Heap bytes by estimate.
     pub fn heap_bytes(&self) -> usize {
-        match self {
-            Value::Str(inner) => inner.len(),
-            Value::List(inner) => inner.heap_bytes(),
-            Value::Hash(inner) => inner.heap_bytes(),
-            Value::Set(inner) => inner.heap_bytes(),
-            Value::Zset(inner) => inner.heap_bytes(),
-            Value::Stream(inner) => inner.heap_bytes(),
-        }
+        self.view().heap_bytes()
     }
 
     /// Whether the key would be deleted in this state.
     pub fn is_vacant(&self) -> bool {
-        match self {
-            Value::Str(_) | Value::Stream(_) => false,
-            Value::List(inner) => inner.is_empty(),
-            Value::Hash(inner) => inner.is_empty(),
-            Value::Set(inner) => inner.is_empty(),
-            Value::Zset(inner) => inner.is_empty(),
-        }
+        self.view().is_vacant()
     }
 }
 
 impl Stored for Value {
     fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            Value::Str(inner) => {
-                out.push(1);
-                put_bytes(out, inner);
-            }
-            Value::List(inner) => {
-                out.push(2);
-                inner.encode(out);
-            }
-            Value::Hash(inner) => {
-                out.push(3);
-                inner.encode(out);
-            }
-            Value::Set(inner) => {
-                out.push(4);
-                inner.encode(out);
-            }
-            Value::Zset(inner) => {
-                out.push(5);
-                inner.encode(out);
-            }
-            Value::Stream(inner) => {
-                out.push(6);
-                inner.encode(out);
-            }
-        }
+        self.view().encode(out);
     }
 
     fn decode(input: &mut Input<'_>) -> Result<Value, Corrupt> {
-        Ok(match input.u8()? {
-            1 => Value::Str(input.bytes()?.to_vec()),
-            2 => Value::List(Box::new(List::decode(input)?)),
-            3 => Value::Hash(Box::new(Hash::decode(input)?)),
-            4 => Value::Set(Box::new(Set::decode(input)?)),
-            5 => Value::Zset(Box::new(Zset::decode(input)?)),
-            6 => Value::Stream(Box::new(Stream::decode(input)?)),
-            _ => return Err(Corrupt("unknown kind of value")),
-        })
+        let mut value = Growing::begin(input)?;
+        if value.feed(input)? { Ok(value.finish()) } else { Err(Corrupt("ends early")) }
     }
 }

@@ -1,18 +1,17 @@
 //! The set: members without repetition.
 //!
 //! As long as all members are whole numbers and at most 512, a sorted array of them; with texts a packed run that is walked
-//! (up to 128 members of up to 64 bytes); beyond that a table in insertion order, where removal puts the last member in the
+//! (up to 128 members of up to 64 bytes); beyond that [`Rows`] in insertion order, where removal puts the last member in the
 //! gap. All orders are the same on every replica and survive storing. What a set costs in memory is computed from what it
 //! holds, for the same reason.
 
 mod ints;
 
-use indexmap::IndexSet;
-
 use super::hash::downward;
 use super::packed::{Packed, Strings};
+use super::pieces::{Frozen, Piece, Pieced};
+use super::rows::{self, Rows};
 use crate::codec::{Corrupt, Input, Stored, put_bytes, put_u64, put_varint};
-use crate::hash::State;
 use base::{format_i64, parse_i64};
 use ints::Ints;
 
@@ -25,7 +24,7 @@ const SMALL_BYTES: usize = 64;
 enum Form {
     Ints(Ints),
     Small(Packed),
-    Table(IndexSet<Box<[u8]>, State>),
+    Table(Rows<Box<[u8]>>),
 }
 
 /// A set.
@@ -91,9 +90,8 @@ impl Set {
     /// Heap bytes by estimate, kept up to date with every change. A function of the form and the contents alone.
     #[inline]
     pub fn heap_bytes(&self) -> usize {
-        /// The table's slot (24) and its index (9), both half as much again since they grow twofold; an allocation's
-        /// header and rounding (15).
-        const MEMBER: usize = 64;
+        /// The row (16), its slot in the index (9, half as much again), an allocation's rounding.
+        const MEMBER: usize = 40;
         let held = match &self.form {
             Form::Ints(ints) => ints.used() + ints.used() / 8,
             Form::Small(packed) => packed.used() + packed.used() / 8,
@@ -122,7 +120,7 @@ impl Set {
         match &self.form {
             Form::Ints(ints) => parse_i64(member).is_some_and(|value| ints.find(value).is_ok()),
             Form::Small(packed) => packed.find::<1>(member).is_some(),
-            Form::Table(table) => table.contains(member),
+            Form::Table(table) => table.place_of(member).is_some(),
         }
     }
 
@@ -130,11 +128,8 @@ impl Set {
     /// Redis chooses it: by the first member and the number of them.
     pub fn expect(&mut self, first: &[u8], count: usize) {
         if self.is_empty() && !(count <= INTS_MAX && parse_i64(first).is_some()) {
-            self.form = if count <= SMALL_MEMBERS {
-                Form::Small(Packed::default())
-            } else {
-                Form::Table(IndexSet::with_capacity_and_hasher(count.min(1 << 16), State))
-            };
+            self.form =
+                if count <= SMALL_MEMBERS { Form::Small(Packed::default()) } else { Form::Table(Rows::default()) };
         }
     }
 
@@ -188,7 +183,8 @@ impl Set {
     }
 
     fn make_table(&mut self) {
-        let table: IndexSet<Box<[u8]>, State> = self.iter().map(|member| Box::from(&*member)).collect();
+        let mut table: Rows<Box<[u8]>> = Rows::default();
+        self.iter().for_each(|member| table.push(Box::from(&*member)));
         self.payload = table.iter().map(|member| member.len()).sum();
         self.form = Form::Table(table);
     }
@@ -205,7 +201,7 @@ impl Set {
                 self.remove_packed(offset);
                 return true;
             }
-            Form::Table(table) => table.get_index_of(member),
+            Form::Table(table) => table.place_of(member),
         };
         match index {
             Some(index) => self.remove_at(index),
@@ -233,11 +229,8 @@ impl Set {
                 self.remove_packed(offset);
             }
             Form::Table(table) => {
-                let member = table.swap_remove_index(index).expect("the index lies below the length");
+                let member = table.swap_remove(index);
                 self.payload -= member.len();
-                if table.capacity() > 256 && table.len() < table.capacity() / 8 {
-                    table.shrink_to(table.len() * 2);
-                }
             }
         }
         true
@@ -252,7 +245,7 @@ impl Set {
                 packed.at(packed.offset(index)).map(|(text, _)| Member(Held::Text(text)))
             }
             Form::Small(_) => None,
-            Form::Table(table) => table.get_index(index).map(|text| Member(Held::Text(text))),
+            Form::Table(table) => table.at(index).map(|text| Member(Held::Text(text))),
         }
     }
 
@@ -276,7 +269,7 @@ impl Set {
         let end = downward(cursor, table.len());
         let begin = end.saturating_sub(count.max(1));
         for index in (begin..end).rev() {
-            visit(table.get_index(index).expect("the index lies below the length"));
+            visit(table.at(index).expect("the index lies below the length"));
         }
         begin as u64
     }
@@ -290,7 +283,7 @@ pub struct Iter<'a>(Members<'a>);
 enum Members<'a> {
     Ints(&'a Ints, usize),
     Small(Strings<'a>),
-    Table(indexmap::set::Iter<'a, Box<[u8]>>),
+    Table(rows::Iter<'a, Box<[u8]>>),
 }
 
 impl<'a> Iterator for Iter<'a> {
@@ -309,11 +302,11 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
-fn insert_text(table: &mut IndexSet<Box<[u8]>, State>, payload: &mut usize, member: &[u8]) -> bool {
-    if table.contains(member) {
+fn insert_text(table: &mut Rows<Box<[u8]>>, payload: &mut usize, member: &[u8]) -> bool {
+    if table.place_of(member).is_some() {
         return false;
     }
-    table.insert(member.into());
+    table.push(member.into());
     *payload += member.len();
     true
 }
@@ -338,26 +331,49 @@ impl Stored for Set {
     }
 
     fn decode(input: &mut Input<'_>) -> Result<Set, Corrupt> {
-        let form = input.u8()?;
-        let count = input.count()?;
-        let mut set = Set::default();
-        match form {
-            0 => return decode_ints(input, count),
-            1 => set.form = Form::Small(Packed::default()),
-            // A count is not believed further than this before the members have been seen.
-            2 => set.form = Form::Table(IndexSet::with_capacity_and_hasher(count.min(1 << 16), State)),
-            _ => return Err(Corrupt("unknown form of set")),
-        }
-        for _ in 0..count {
-            if !set.insert(input.bytes()?) {
-                return Err(Corrupt("a set has a member twice"));
-            }
-        }
-        Ok(set)
+        Set::decode_whole(input)
     }
 }
 
-fn decode_ints(input: &mut Input<'_>, count: usize) -> Result<Set, Corrupt> {
+impl Pieced for Set {
+    fn decode_head(input: &mut Input<'_>) -> Result<(Set, u64), Corrupt> {
+        let form = input.u8()?;
+        let count = input.varint()?;
+        let mut set = Set::default();
+        match form {
+            0 => return Ok((decode_ints(input, count)?, 0)),
+            1 => set.form = Form::Small(Packed::default()),
+            2 => set.form = Form::Table(Rows::default()),
+            _ => return Err(Corrupt("unknown form of set")),
+        }
+        Ok((set, count))
+    }
+
+    fn decode_next(&mut self, _left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+        if self.insert(input.bytes()?) { Ok(()) } else { Err(Corrupt("a set has a member twice")) }
+    }
+
+    fn freeze(&mut self, head: Vec<u8>) -> Option<Frozen> {
+        let len = self.len();
+        let Form::Table(table) = &mut self.form else {
+            return None;
+        };
+        let mut frozen = Frozen::new(head, table.hold().map(Piece::Members));
+        frozen.head.push(2);
+        put_varint(&mut frozen.head, len as u64);
+        Some(frozen)
+    }
+
+    fn crumble(&mut self, pieces: usize) -> bool {
+        match &mut self.form {
+            Form::Ints(_) | Form::Small(_) => true,
+            Form::Table(table) => table.crumble(pieces),
+        }
+    }
+}
+
+fn decode_ints(input: &mut Input<'_>, count: u64) -> Result<Set, Corrupt> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
     if count > INTS_MAX {
         return Err(Corrupt("a set of numbers is too large"));
     }

@@ -8,6 +8,10 @@
 //! An element is its length as a LEB128 varint, its bytes, and the same varint backwards, so that it can be read from
 //! either side: two bytes of cost up to 127 bytes, four up to 16 KB.
 
+use std::sync::Arc;
+
+use crate::value::shared::Shared;
+
 /// A chunk takes no further element once it would hold more packed bytes than this; only an element that is larger
 /// than this by itself goes beyond, and then lies alone. Redis's `list-max-listpack-size -2`.
 pub(super) const FULL: usize = 8192;
@@ -27,15 +31,37 @@ pub enum End {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    buffer: Box<[u8]>,
+    buffer: Shared<Box<[u8]>>,
     start: usize,
     end: usize,
     count: usize,
 }
 
+/// A chunk's elements as they were once.
+#[derive(Clone, Debug)]
+pub(in crate::value) struct Part {
+    buffer: Arc<Box<[u8]>>,
+    start: usize,
+    end: usize,
+}
+
+impl Part {
+    /// The elements from head to tail.
+    pub(in crate::value) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.buffer[self.start..self.end];
+        std::iter::from_fn(move || {
+            (!rest.is_empty()).then(|| {
+                let (element, bytes) = first(rest);
+                rest = &rest[bytes..];
+                element
+            })
+        })
+    }
+}
+
 impl Clone for Chunk {
     fn clone(&self) -> Chunk {
-        Chunk { buffer: self.packed().into(), start: 0, end: self.used(), count: self.count }
+        Chunk { buffer: Shared::Own(self.packed().into()), start: 0, end: self.used(), count: self.count }
     }
 }
 
@@ -107,12 +133,12 @@ pub(super) fn last(packed: &[u8]) -> (&[u8], usize) {
 impl Chunk {
     /// A chunk of these packed elements.
     pub(super) fn of(packed: &[u8], count: usize) -> Chunk {
-        Chunk { buffer: packed.into(), start: 0, end: packed.len(), count }
+        Chunk { buffer: Shared::Own(packed.into()), start: 0, end: packed.len(), count }
     }
 
     /// An empty chunk that need not grow soon.
     pub(super) fn with_room(capacity: usize) -> Chunk {
-        Chunk { buffer: vec![0; capacity].into(), start: 0, end: 0, count: 0 }
+        Chunk { buffer: Shared::Own(vec![0; capacity].into()), start: 0, end: 0, count: 0 }
     }
 
     /// Elements in it.
@@ -154,7 +180,7 @@ impl Chunk {
                 self.end - need
             }
         };
-        write(&mut self.buffer[at..at + need], element);
+        write(&mut self.buffer.own()[at..at + need], element);
         self.count += 1;
         true
     }
@@ -173,11 +199,11 @@ impl Chunk {
             let mut buffer = vec![0; larger].into_boxed_slice();
             let at = if end == End::Head { larger - used } else { 0 };
             buffer[at..at + used].copy_from_slice(self.packed());
-            self.buffer = buffer;
+            self.buffer = Shared::Own(buffer);
             self.start = at;
         } else {
             let at = if end == End::Head { capacity - used } else { 0 };
-            self.buffer.copy_within(self.start..self.end, at);
+            self.buffer.own().copy_within(self.start..self.end, at);
             self.start = at;
         }
         self.end = self.start + used;
@@ -208,7 +234,7 @@ impl Chunk {
             // In the middle, since either end may grow.
             let at = (buffer.len() - used) / 2;
             buffer[at..at + used].copy_from_slice(self.packed());
-            self.buffer = buffer;
+            self.buffer = Shared::Own(buffer);
             (self.start, self.end) = (at, at + used);
         }
     }
@@ -229,15 +255,15 @@ impl Chunk {
         let used = self.used() - old + need;
         let (at, after) = (self.start + offset, self.start + offset + old);
         if self.start + used <= self.buffer.len() && self.buffer.len() <= FULL.max(2 * used) {
-            self.buffer.copy_within(after..self.end, at + need);
-            write(&mut self.buffer[at..at + need], element);
+            self.buffer.own().copy_within(after..self.end, at + need);
+            write(&mut self.buffer.own()[at..at + need], element);
             self.end = self.start + used;
         } else {
             let mut buffer = vec![0; used].into_boxed_slice();
             buffer[..offset].copy_from_slice(&self.buffer[self.start..at]);
             write(&mut buffer[offset..offset + need], element);
             buffer[offset + need..].copy_from_slice(&self.buffer[after..self.end]);
-            self.buffer = buffer;
+            self.buffer = Shared::Own(buffer);
             (self.start, self.end) = (0, used);
         }
         self.count += usize::from(old == 0);
@@ -249,6 +275,11 @@ impl Chunk {
         let bytes = rest.used();
         self.cut(End::Tail, rest.count, bytes);
         rest
+    }
+
+    /// The elements as they are now, for a snapshot.
+    pub(super) fn hold(&mut self) -> Part {
+        Part { buffer: self.buffer.hold(), start: self.start, end: self.end }
     }
 
     /// Takes over all elements of the next chunk.

@@ -10,8 +10,11 @@
 //! entry with the block's own field names (flag 1) has neither count nor names. A deleted entry (flag 2) stays until its
 //! block goes. All numbers are varints. Whatever came from disk is checked by [`Block::decode`], so reading cannot fail.
 
+use std::sync::Arc;
+
 use super::StreamId;
 use crate::codec::{Corrupt, Input, put_bytes, put_varint};
+use crate::value::shared::Shared;
 
 const SAME_FIELDS: u8 = 1;
 const DELETED: u8 = 2;
@@ -30,7 +33,7 @@ pub(super) struct Block {
     pub last: StreamId,
     pub live: u32,
     pub dead: u32,
-    bytes: Vec<u8>,
+    bytes: Shared<Vec<u8>>,
 }
 
 /// An entry as it lies in its block.
@@ -93,7 +96,7 @@ impl Block {
         let mut bytes = Vec::new();
         put_varint(&mut bytes, words.len() as u64 / 2);
         words.iter().step_by(2).for_each(|field| put_bytes(&mut bytes, field));
-        let mut block = Block { first: id, last: id, live: 0, dead: 0, bytes };
+        let mut block = Block { first: id, last: id, live: 0, dead: 0, bytes: Shared::Own(bytes) };
         block.append(id, words);
         block
     }
@@ -117,14 +120,15 @@ impl Block {
         } else {
             varint_len(words.len() as u64 / 2) + words.iter().map(|word| bytes_len(word)).sum::<usize>()
         };
-        self.bytes.push(if same { SAME_FIELDS } else { 0 });
-        put_varint(&mut self.bytes, (head + payload) as u64);
-        self.bytes.extend_from_slice(&ids[..head]);
+        let bytes = self.bytes.own();
+        bytes.push(if same { SAME_FIELDS } else { 0 });
+        put_varint(bytes, (head + payload) as u64);
+        bytes.extend_from_slice(&ids[..head]);
         if same {
-            words.iter().skip(1).step_by(2).for_each(|word| put_bytes(&mut self.bytes, word));
+            words.iter().skip(1).step_by(2).for_each(|word| put_bytes(bytes, word));
         } else {
-            put_varint(&mut self.bytes, words.len() as u64 / 2);
-            words.iter().for_each(|word| put_bytes(&mut self.bytes, word));
+            put_varint(bytes, words.len() as u64 / 2);
+            words.iter().for_each(|word| put_bytes(bytes, word));
         }
         self.last = id;
         self.live += 1;
@@ -132,7 +136,7 @@ impl Block {
 
     /// Frees the room that was kept for growing.
     pub fn seal(&mut self) {
-        self.bytes.shrink_to_fit();
+        self.bytes.own().shrink_to_fit();
     }
 
     /// What it costs, without the block itself.
@@ -157,7 +161,7 @@ impl Block {
         let Some(at) = self.entries().find(|entry| entry.id == id && entry.is_live()).map(|entry| entry.at) else {
             return false;
         };
-        self.bytes[at] |= DELETED;
+        self.bytes.own()[at] |= DELETED;
         self.live -= 1;
         self.dead += 1;
         true
@@ -167,7 +171,8 @@ impl Block {
     pub fn delete_front(&mut self, mut doomed: impl FnMut(StreamId) -> bool) -> u32 {
         let marks: Vec<usize> =
             self.entries().filter(Entry::is_live).take_while(|entry| doomed(entry.id)).map(|entry| entry.at).collect();
-        marks.iter().for_each(|at| self.bytes[*at] |= DELETED);
+        let bytes = self.bytes.own();
+        marks.iter().for_each(|at| bytes[*at] |= DELETED);
         self.live -= marks.len() as u32;
         self.dead += marks.len() as u32;
         marks.len() as u32
@@ -185,10 +190,15 @@ impl Block {
             }
         }
         if tail > 0 {
-            self.bytes.truncate(end);
+            self.bytes.own().truncate(end);
             self.dead -= tail;
             self.last = last;
         }
+    }
+
+    /// The bytes as they are now, for a snapshot.
+    pub fn hold(&mut self) -> Arc<Vec<u8>> {
+        self.bytes.hold()
     }
 
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -206,7 +216,7 @@ impl Block {
         for _ in 0..count {
             rest.bytes()?;
         }
-        let mut block = Block { first, last: first, live: 0, dead: 0, bytes: bytes.to_vec() };
+        let mut block = Block { first, last: first, live: 0, dead: 0, bytes: Shared::Own(bytes.to_vec()) };
         while !rest.is_empty() {
             let entry = read(first, shared, bytes.len(), &mut rest)?;
             let is_first = block.live + block.dead == 0;

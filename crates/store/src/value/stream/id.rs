@@ -53,7 +53,7 @@ impl StreamId {
         }
     }
 
-    pub(super) fn encode(self, out: &mut Vec<u8>) {
+    pub(in crate::value) fn encode(self, out: &mut Vec<u8>) {
         put_varint(out, self.ms);
         put_varint(out, self.seq);
     }

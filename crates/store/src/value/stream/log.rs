@@ -7,6 +7,7 @@ use base::Millis;
 use super::block::{Block, Entry};
 use super::{Group, StreamId};
 use crate::codec::{Corrupt, Input, put_varint};
+use crate::value::pieces::{Frozen, Piece};
 
 /// What a trim leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,30 +274,51 @@ impl Log {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_head(out);
+        self.blocks.iter().for_each(|block| block.encode(out));
+    }
+
+    fn encode_head(&self, out: &mut Vec<u8>) {
         self.last_id.encode(out);
         self.max_deleted_id.encode(out);
         put_varint(out, self.entries_added);
         put_varint(out, self.blocks.len() as u64);
-        self.blocks.iter().for_each(|block| block.encode(out));
     }
 
-    pub(super) fn decode(input: &mut Input<'_>) -> Result<Log, Corrupt> {
-        let mut log = Log {
+    /// The log as it is now, to be written behind `head`.
+    pub(super) fn freeze(&mut self, mut head: Vec<u8>) -> Frozen {
+        self.encode_head(&mut head);
+        Frozen::new(head, self.blocks.iter_mut().map(|block| Piece::Block(block.first, block.hold())))
+    }
+
+    /// Frees up to `blocks` blocks of a log that nobody uses any more. Returns whether all are freed.
+    pub(super) fn crumble(&mut self, blocks: usize) -> bool {
+        self.blocks.truncate(self.blocks.len().saturating_sub(blocks));
+        self.blocks.is_empty()
+    }
+
+    /// Reads what stands before the blocks, and how many there are.
+    pub(super) fn decode_head(input: &mut Input<'_>) -> Result<(Log, u64), Corrupt> {
+        let log = Log {
             last_id: StreamId::decode(input)?,
             max_deleted_id: StreamId::decode(input)?,
             entries_added: input.varint()?,
             ..Log::default()
         };
-        for _ in 0..input.count()? {
-            let block = Block::decode(input)?;
-            if log.blocks.back().is_some_and(|before| before.last >= block.first) || block.last > log.last_id {
-                return Err(Corrupt("blocks are out of order"));
-            }
-            log.len += u64::from(block.live);
-            log.bytes += cost(&block);
-            log.blocks.push_back(block);
+        Ok((log, input.varint()?))
+    }
+
+    pub(super) fn decode_block(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
+        let block = Block::decode(input)?;
+        if self.blocks.back().is_some_and(|before| before.last >= block.first) || block.last > self.last_id {
+            return Err(Corrupt("blocks are out of order"));
         }
-        log.find_first();
-        Ok(log)
+        self.len += u64::from(block.live);
+        self.bytes += cost(&block);
+        self.blocks.push_back(block);
+        if self.blocks.len() == 1 {
+            self.find_first();
+        }
+        Ok(())
     }
 }

@@ -20,6 +20,7 @@ pub use log::{Keep, Log, Trim};
 
 use std::collections::BTreeMap;
 
+use super::pieces::{Frozen, Pieced};
 use crate::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
 
 /// A stream.
@@ -93,9 +94,8 @@ impl Stream {
     }
 }
 
-impl Stored for Stream {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.log.encode(out);
+impl Stream {
+    fn encode_groups(&self, out: &mut Vec<u8>) {
         put_varint(out, self.groups.len() as u64);
         for (name, group) in &self.groups {
             put_bytes(out, name);
@@ -103,17 +103,49 @@ impl Stored for Stream {
         }
     }
 
-    fn decode(input: &mut Input<'_>) -> Result<Stream, Corrupt> {
-        let mut stream = Stream { log: Log::decode(input)?, ..Stream::default() };
+    fn decode_groups(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
         for _ in 0..input.count()? {
             let name = input.bytes()?;
             let group = Group::decode(input)?;
-            stream.group_bytes += name.len() + group.bytes();
-            if stream.groups.insert(name.into(), group).is_some() {
+            self.group_bytes += name.len() + group.bytes();
+            if self.groups.insert(name.into(), group).is_some() {
                 return Err(Corrupt("a group stands twice"));
             }
         }
-        Ok(stream)
+        Ok(())
+    }
+}
+
+impl Stored for Stream {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.log.encode(out);
+        self.encode_groups(out);
+    }
+
+    fn decode(input: &mut Input<'_>) -> Result<Stream, Corrupt> {
+        Stream::decode_whole(input)
+    }
+}
+
+/// Its elements are the blocks, and then one more: all groups.
+impl Pieced for Stream {
+    fn decode_head(input: &mut Input<'_>) -> Result<(Stream, u64), Corrupt> {
+        let (log, blocks) = Log::decode_head(input)?;
+        Ok((Stream { log, ..Stream::default() }, blocks.saturating_add(1)))
+    }
+
+    fn decode_next(&mut self, left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+        if left > 1 { self.log.decode_block(input) } else { self.decode_groups(input) }
+    }
+
+    fn freeze(&mut self, head: Vec<u8>) -> Option<Frozen> {
+        let mut frozen = self.log.freeze(head);
+        self.encode_groups(&mut frozen.tail);
+        Some(frozen)
+    }
+
+    fn crumble(&mut self, pieces: usize) -> bool {
+        self.log.crumble(64 * pieces)
     }
 }
 

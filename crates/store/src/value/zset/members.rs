@@ -82,6 +82,12 @@ impl Members {
         Some(item)
     }
 
+    /// Frees a segment of an index that nobody uses any more. Returns whether all is freed.
+    pub fn crumble(&mut self) -> bool {
+        self.segments.pop();
+        self.segments.is_empty()
+    }
+
     /// Visits whole segments from `cursor` on until `count` items were visited. Returns where to go on, 0 at the end.
     pub fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&Item)) -> u64 {
         let mut position = cursor;

@@ -14,9 +14,11 @@ mod order;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::pieces::{Frozen, Piece, Pieced};
 use crate::codec::{Corrupt, Input, Stored, put_bytes, put_f64, put_varint};
 use members::Members;
-use order::{Item, Order};
+pub(super) use order::Item;
+use order::Order;
 
 /// A sorted set. No score is NaN.
 #[derive(Clone, Debug, Default)]
@@ -204,27 +206,46 @@ impl Stored for Zset {
     }
 
     fn decode(input: &mut Input<'_>) -> Result<Zset, Corrupt> {
-        let large = match input.u8()? {
-            0 => false,
-            1 => true,
-            _ => return Err(Corrupt("unknown form of a sorted set")),
-        };
+        Zset::decode_whole(input)
+    }
+}
+
+impl Pieced for Zset {
+    fn decode_head(input: &mut Input<'_>) -> Result<(Zset, u64), Corrupt> {
         let mut zset = Zset::new();
-        if large {
-            zset.grow_large();
+        match input.u8()? {
+            0 => {}
+            1 => zset.grow_large(),
+            _ => return Err(Corrupt("unknown form of a sorted set")),
         }
-        for _ in 0..input.count()? {
-            let score = input.f64()?;
-            if score.is_nan() {
-                return Err(Corrupt("a score is not a number"));
-            }
-            let member = input.bytes()?;
-            if zset.score(member).is_some() {
-                return Err(Corrupt("a member stands twice"));
-            }
-            zset.add(Item { score, member: member.into() });
+        Ok((zset, input.varint()?))
+    }
+
+    fn decode_next(&mut self, _left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+        let score = input.f64()?;
+        if score.is_nan() {
+            return Err(Corrupt("a score is not a number"));
         }
-        Ok(zset)
+        let member = input.bytes()?;
+        if self.score(member).is_some() {
+            return Err(Corrupt("a member stands twice"));
+        }
+        self.add(Item { score, member: member.into() });
+        Ok(())
+    }
+
+    fn freeze(&mut self, head: Vec<u8>) -> Option<Frozen> {
+        let mut frozen = Frozen::new(head, self.order.hold().map(Piece::Items));
+        frozen.head.push(u8::from(self.members.is_some()));
+        put_varint(&mut frozen.head, self.order.len() as u64);
+        Some(frozen)
+    }
+
+    fn crumble(&mut self, pieces: usize) -> bool {
+        (0..pieces).all(|_| {
+            let indexed = self.members.as_mut().is_none_or(Members::crumble);
+            self.order.crumble() && indexed
+        })
     }
 }
 

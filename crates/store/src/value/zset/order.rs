@@ -12,11 +12,13 @@ use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::value::shared::Shared;
+
 const CHUNK_MAX: usize = 256;
 
 /// One member with its score. The bytes are shared between the order and the index of members.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
+pub(in crate::value) struct Item {
     pub score: f64,
     pub member: Arc<[u8]>,
 }
@@ -30,7 +32,7 @@ impl Item {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
-    chunks: Vec<Vec<Item>>,
+    chunks: Vec<Shared<Vec<Item>>>,
     sums: Vec<usize>,
     len: usize,
 }
@@ -47,26 +49,27 @@ impl Order {
     pub fn insert(&mut self, item: Item) {
         self.len += 1;
         let Some((chunk, at)) = self.seek(item.score, &item.member) else {
-            self.chunks.push(vec![item]);
+            self.chunks.push(Shared::Own(vec![item]));
             return self.rebuild();
         };
         let last = chunk + 1 == self.chunks.len();
         let items = &mut self.chunks[chunk];
         if items.len() < CHUNK_MAX {
-            items.insert(at, item);
+            items.own().insert(at, item);
             return self.shift(chunk, 1);
         }
         if last && at == items.len() {
             // Growing at the end leaves full chunks behind.
-            self.chunks.push(vec![item]);
+            self.chunks.push(Shared::Own(vec![item]));
         } else {
+            let items = items.own();
             let mut upper = items.split_off(CHUNK_MAX / 2);
             if at <= CHUNK_MAX / 2 {
                 items.insert(at, item)
             } else {
                 upper.insert(at - CHUNK_MAX / 2, item)
             }
-            self.chunks.insert(chunk + 1, upper);
+            self.chunks.insert(chunk + 1, Shared::Own(upper));
         }
         self.rebuild();
     }
@@ -75,7 +78,7 @@ impl Order {
     pub fn remove(&mut self, score: f64, member: &[u8]) -> Option<Item> {
         let (chunk, at) = self.find(score, member)?;
         self.len -= 1;
-        let item = self.chunks[chunk].remove(at);
+        let item = self.chunks[chunk].own().remove(at);
         if self.chunks[chunk].len() >= CHUNK_MAX / 8 || !self.tidy(chunk) {
             self.shift(chunk, -1);
         }
@@ -92,7 +95,7 @@ impl Order {
         let mut left = ranks.len();
         let mut chunk = first;
         while left > 0 {
-            let items = &mut self.chunks[chunk];
+            let items = self.chunks[chunk].own();
             let count = left.min(items.len() - at);
             items.drain(at..at + count).for_each(&mut gone);
             left -= count;
@@ -131,6 +134,17 @@ impl Order {
         }
         let (chunk, at) = self.place(ranks.end - 1);
         Items { chunks: &self.chunks, front: self.place(ranks.start), back: (chunk, at + 1), left: ranks.len() }
+    }
+
+    /// The items as they are now, for a snapshot.
+    pub fn hold(&mut self) -> impl Iterator<Item = Arc<Vec<Item>>> {
+        self.chunks.iter_mut().map(Shared::hold)
+    }
+
+    /// Frees a chunk of an order that nobody uses any more. Returns whether all is freed.
+    pub fn crumble(&mut self) -> bool {
+        self.chunks.pop();
+        self.chunks.is_empty()
     }
 
     /// Where the item is or would go.
@@ -188,7 +202,7 @@ impl Order {
 
     fn rebuild(&mut self) {
         self.sums.clear();
-        self.sums.extend(self.chunks.iter().map(Vec::len));
+        self.sums.extend(self.chunks.iter().map(|chunk| chunk.len()));
         for index in 1..=self.sums.len() {
             let parent = index + (index & index.wrapping_neg());
             if parent <= self.sums.len() {
@@ -215,7 +229,7 @@ impl Order {
             return false;
         };
         let mut right = self.chunks.remove(left + 1);
-        self.chunks[left].append(&mut right);
+        self.chunks[left].own().append(right.own());
         self.rebuild();
         true
     }
@@ -223,7 +237,7 @@ impl Order {
 
 /// Items in order, from either end.
 pub(super) struct Items<'a> {
-    chunks: &'a [Vec<Item>],
+    chunks: &'a [Shared<Vec<Item>>],
     front: Place,
     back: Place,
     left: usize,
