@@ -4,3 +4,4 @@
 
 pub mod admin;
 pub mod resp;
+pub mod secret;

@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use base::Limit;
 use bytes::Bytes;
 use doors::admin::guard::{self, Asked, Refused};
 use doors::admin::rates::Minute;
-use doors::admin::{CONSOLE, NONCE, metrics};
+use doors::admin::{CONSOLE, NONCE, auth, metrics};
+use doors::secret::Secret;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
@@ -30,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 
 use crate::clock;
+use crate::net::is_out_of_files;
 use crate::node::Node;
 
 mod events;
@@ -73,6 +76,9 @@ struct Admin {
     address: Option<SocketAddr>,
     /// Names by which the door may be called, beside loopback's.
     hosts: Vec<String>,
+    /// The password, if one is set.
+    password: Option<Secret>,
+    auth_failures: AtomicU64,
     /// The last minute.
     minute: Mutex<Minute>,
     /// The status as JSON, once a second.
@@ -85,17 +91,20 @@ struct Admin {
     stop: watch::Receiver<bool>,
 }
 
-/// Serves the admin door until told to stop.
-pub async fn serve(listener: TcpListener, node: Arc<Node>, stop: watch::Receiver<bool>) {
-    serve_as(listener, node, Vec::new(), stop).await;
-}
-
-/// Serves the admin door under further host names than loopback's and any address, until told to stop.
-pub async fn serve_as(listener: TcpListener, node: Arc<Node>, hosts: Vec<String>, mut stop: watch::Receiver<bool>) {
+/// Serves the admin door until told to stop: whoever connects, and whoever did so `early` and has not asked yet.
+pub async fn serve(
+    listener: TcpListener,
+    mut early: mpsc::Receiver<TcpStream>,
+    node: Arc<Node>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (hosts, password) = (node.config.admin_hosts.clone(), node.config.admin_password.clone());
     let admin = Arc::new(Admin {
         node,
         address: listener.local_addr().ok(),
         hosts,
+        password,
+        auth_failures: AtomicU64::new(0),
         minute: Mutex::default(),
         told: watch::Sender::new(Arc::from("")),
         places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -109,21 +118,25 @@ pub async fn serve_as(listener: TcpListener, node: Arc<Node>, hosts: Vec<String>
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
-            accepted = listener.accept() => accepted,
+            Some(stream) = early.recv() => Ok(stream),
+            accepted = listener.accept() => accepted.map(|(stream, _)| stream),
         };
         match accepted {
-            Ok((stream, _)) => match admin.places.clone().try_acquire_owned() {
+            Ok(stream) => match admin.places.clone().try_acquire_owned() {
                 Ok(place) => {
                     admin.connections.fetch_add(1, Ordering::Relaxed);
                     tokio::spawn(converse(stream, admin.clone(), place));
                 }
                 Err(_) => {
-                    admin.node.door.counters.limit("admin_connections_max");
+                    admin.node.door.limits.hit(Limit::admin_connections_max);
                     let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n");
                 }
             },
             Err(error) => {
                 // Out of file descriptors, mostly: connections that end make room, so accepting goes on a little later.
+                if is_out_of_files(&error) {
+                    admin.node.door.limits.hit(Limit::open_files);
+                }
                 eprintln!("quorate: a connection to the admin door could not be accepted: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -136,6 +149,7 @@ pub async fn serve_as(listener: TcpListener, node: Arc<Node>, hosts: Vec<String>
 async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePermit) {
     let _ = stream.set_nodelay(true);
     let mut stop = admin.stop.clone();
+    let limits = admin.node.door.limits.clone();
     let service = service_fn(move |request| {
         let admin = admin.clone();
         async move { Ok::<_, Infallible>(finish(answer(&admin, &request), request.method() == Method::HEAD)) }
@@ -148,7 +162,12 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePe
         .serve_connection(TokioIo::new(Patient { stream, waiting: None }), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        _ = connection.as_mut() => true,
+        ended = connection.as_mut() => {
+            if ended.is_err_and(|error| error.is_parse_too_large() || error.is_timeout()) {
+                limits.hit(Limit::admin_head_max);
+            }
+            true
+        }
         _ = stop.wait_for(|stop| *stop) => false,
     };
     if !ended {
@@ -205,7 +224,7 @@ fn console() -> Response<Body> {
 
 fn follow(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
     let Ok(place) = admin.followers.clone().try_acquire_owned() else {
-        admin.node.door.counters.limit("admin_followers_max");
+        admin.node.door.limits.hit(Limit::admin_followers_max);
         let mut refused = text(StatusCode::SERVICE_UNAVAILABLE, format!("{FOLLOWERS_MAX} follow the events already\n"));
         refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         return refused;
@@ -233,7 +252,7 @@ fn refusal(admin: &Admin, request: &Request<Incoming>) -> Option<Response<Body>>
         Err(Refused::NoHost) => return Some(text(StatusCode::BAD_REQUEST, "a request needs one Host header\n")),
         Err(Refused::WrongHost(name)) => {
             let why = format!(
-                "the admin door is not called {name:?}: use localhost or its address, or add the name to its hosts\n"
+                "the admin door is not called {name:?}: use localhost or its address, or add the name to admin.hosts\n"
             );
             return Some(text(StatusCode::MISDIRECTED_REQUEST, why));
         }
@@ -241,8 +260,21 @@ fn refusal(admin: &Admin, request: &Request<Incoming>) -> Option<Response<Body>>
             return Some(text(StatusCode::FORBIDDEN, "a page of another origin may not ask the admin door\n"));
         }
     }
+    if let Some(password) = &admin.password
+        && !auth::is_open(request.uri().path())
+    {
+        let given = header_text(headers, header::AUTHORIZATION);
+        if !auth::allows(password, given) {
+            // A browser's first request comes without one: that is no wrong password.
+            admin.auth_failures.fetch_add(u64::from(given.is_some()), Ordering::Relaxed);
+            let mut refused = text(StatusCode::UNAUTHORIZED, "the admin door wants its password (Basic or Bearer)\n");
+            refused.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(auth::CHALLENGE));
+            return Some(refused);
+        }
+    }
     let length = header_text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
     if length.unwrap_or(0) > BODY_BYTES_MAX {
+        admin.node.door.limits.hit(Limit::admin_body_bytes_max);
         return Some(text(StatusCode::PAYLOAD_TOO_LARGE, "no request to the admin door needs a body\n"));
     }
     None

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use base::Limit;
 use doors::resp::door::Door;
 use doors::resp::session::{Pause, Session};
 use shard::reply::{Protocol, Reply};
@@ -42,26 +43,44 @@ pub async fn accept(listener: TcpListener, door: Arc<Door>, figures: Arc<Figures
         };
         match accepted {
             Ok((stream, from)) => {
-                let _ = stream.set_nodelay(true);
-                let here = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-                match door.admit(from.to_string(), here.to_string(), clock::now()) {
-                    Some(client) => {
-                        let session = Session::new(door.clone(), client, clock::seed());
-                        let connection = Connection::new(stream, session, door.clone(), figures.clone());
-                        tokio::spawn(connection.run(stop.clone()));
-                    }
-                    None => {
-                        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
-                    }
-                }
+                begin(stream, from, Vec::new(), &door, &figures, &stop);
             }
             Err(error) => {
                 // Out of file descriptors, mostly: connections that end make room, so accepting goes on a little later.
+                if is_out_of_files(&error) {
+                    door.limits.hit(Limit::open_files);
+                }
                 eprintln!("quorate: a connection could not be accepted: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
+}
+
+/// Lets a client in, or tells it that there are too many. `kept` is the start of a command that it has sent already.
+pub fn begin(
+    stream: TcpStream,
+    from: SocketAddr,
+    kept: Vec<u8>,
+    door: &Arc<Door>,
+    figures: &Arc<Figures>,
+    stop: &watch::Receiver<bool>,
+) {
+    let _ = stream.set_nodelay(true);
+    let here = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let Some(client) = door.admit(from.to_string(), here.to_string(), clock::now()) else {
+        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+        return;
+    };
+    let session = Session::new(door.clone(), client, clock::seed());
+    let connection = Connection::new(stream, session, kept, door.clone(), figures.clone());
+    tokio::spawn(connection.run(stop.clone()));
+}
+
+/// Whether the process, or the machine, has no file descriptor left.
+pub fn is_out_of_files(error: &std::io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 struct Connection {
@@ -71,6 +90,8 @@ struct Connection {
     figures: Arc<Figures>,
     /// Input that is not used up.
     kept: Vec<u8>,
+    /// So much of it that nothing more is read, which has been counted.
+    held_back: bool,
     out: Reply,
     /// Commands read whose answers have not been written, since this moment: for latency.
     begun: Option<base::Instant>,
@@ -86,14 +107,23 @@ enum Event {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, session: Session, door: Arc<Door>, figures: Arc<Figures>) -> Connection {
-        Connection { stream, session, door, figures, kept: Vec::new(), out: Reply::new(Protocol::Resp2), begun: None }
+    fn new(stream: TcpStream, session: Session, kept: Vec<u8>, door: Arc<Door>, figures: Arc<Figures>) -> Connection {
+        Connection {
+            stream,
+            session,
+            door,
+            figures,
+            kept,
+            held_back: false,
+            out: Reply::new(Protocol::Resp2),
+            begun: None,
+        }
     }
 
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         self.serve(&mut stop).await;
         if self.session.client.is_flooded() {
-            self.door.counters.limit("output_bytes_max");
+            self.door.limits.hit(Limit::output_bytes_max);
         }
     }
 
@@ -119,7 +149,7 @@ impl Connection {
                 // Nothing more is taken; what is under way is answered.
                 Event::Stop => stopping = true,
                 Event::Idle => {
-                    self.door.counters.limit("idle_timeout");
+                    self.door.limits.hit(Limit::idle_timeout);
                     return;
                 }
             }
@@ -158,7 +188,12 @@ impl Connection {
             }
             _ => None,
         };
-        let reading = !stopping && !ended && self.kept.len() < BACKLOG_BYTES.max(self.kept_wanted(pause));
+        let has_room = self.kept.len() < BACKLOG_BYTES.max(self.kept_wanted(pause));
+        if !has_room && !self.held_back {
+            self.door.limits.hit(Limit::unread_bytes_max);
+        }
+        self.held_back = !has_room;
+        let reading = !stopping && !ended && has_room;
         let (stream, client) = (&mut self.stream, &self.session.client);
         let ready = poll_fn(|context| {
             if client.listen(context.waker()) {
@@ -244,7 +279,7 @@ impl Connection {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if self.out.bytes.len() - written > self.door.limits.output_bytes_max {
-                        self.door.counters.limit("output_bytes_max");
+                        self.door.limits.hit(Limit::output_bytes_max);
                         return false;
                     }
                     let doomed = poll_fn(|context| {

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base::{Histogram, Instant, Limits, NodeId};
+use base::{Histogram, Instant, Limit, Limits, NodeId};
 use bytes::Bytes;
 use doors::resp::door::{Client, Door, Outbox, World};
 use doors::resp::introspect::{Config, ConfigFacts, Facts, KeyspaceFacts};
+use doors::secret::Secret;
 use parking_lot::Mutex;
 use shard::driver::{Applied, Driver, Input, Output};
 use shard::live::{Refusal, Shard};
 use store::keyspace::{Durability, Keyspaces};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
@@ -37,7 +38,11 @@ pub struct NodeConfig {
     /// Where its data is.
     pub data_dir: PathBuf,
     /// The password of the Redis door.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
+    /// The password of the admin door.
+    pub admin_password: Option<Secret>,
+    /// Names by which the admin door may be called, beside `localhost` and addresses.
+    pub admin_hosts: Vec<String>,
     /// Bounds.
     pub limits: Limits,
     /// Settings by key prefix.
@@ -247,6 +252,9 @@ impl Node {
 
     /// Why the node is not ready, `None` where it is.
     pub fn not_ready(&self) -> Option<String> {
+        if *self.stop.borrow() {
+            return Some("stopping".into());
+        }
         self.shards.iter().find_map(|shard| match shard.current_refusal() {
             None => None,
             Some(Refusal::Loading) => Some(format!("{} has no leader yet", shard.group)),
@@ -273,6 +281,12 @@ impl Node {
         }
     }
 
+    /// Serves a client that came before the node could: `kept` is the start of a command that it has sent.
+    pub fn adopt(&self, stream: TcpStream, kept: Vec<u8>) {
+        let Ok(from) = stream.peer_addr() else { return };
+        net::begin(stream, from, kept, &self.door, &self.figures, &self.stop.subscribe());
+    }
+
     /// Stops: no new connections and commands, what is under way is answered, the log is sealed.
     pub async fn stop(&self) -> Result<(), String> {
         self.stop.send_replace(true);
@@ -287,7 +301,12 @@ impl Node {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.inbox.wake();
-        let _ = tokio::time::timeout_at(deadline, self.stopped.notified()).await;
+        let is_in_time = tokio::time::timeout_at(deadline, self.stopped.notified()).await.is_ok();
+        let cut_off = self.door.clients.lock().len();
+        if !is_in_time || cut_off > 0 {
+            self.door.limits.hit(Limit::stop_timeout);
+            eprintln!("quorate: {cut_off} clients were not finished with when stop_timeout was over");
+        }
         let log = self.log.clone();
         tokio::task::spawn_blocking(move || log.stop()).await.map_err(|error| error.to_string())?
     }

@@ -24,10 +24,12 @@ pub fn effective(settings: &Settings) -> String {
         let mark = if settings.given.contains(key.name) { "" } else { "  # default" };
         text.push_str(&format!("{} = {}{mark}\n", key.name, (key.show)(settings)));
     }
-    text.push_str(match settings.password {
-        Some(_) => "# a password is set; it is not shown\n",
-        None => "# no password\n",
-    });
+    for (door, password) in [("Redis", &settings.password), ("admin", &settings.admin_password)] {
+        text.push_str(&match password {
+            Some(_) => format!("# the {door} door has a password; it is not shown\n"),
+            None => format!("# the {door} door has no password\n"),
+        });
+    }
     for space in &settings.keyspaces {
         text.push_str(&format!("\n[keyspace.{}]\n", quoted(&String::from_utf8_lossy(&space.prefix))));
         for key in KEYSPACE_KEYS {
@@ -103,6 +105,8 @@ fn comment(text: &mut String, words: &str, indent: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const COMMITTED: &str = include_str!("../../../quorate.toml");
@@ -146,9 +150,16 @@ mod tests {
     #[test]
     fn the_page_of_limits_has_every_limit() {
         let page = include_str!("../../../docs/limits.md");
-        for name in KEYS.iter().filter_map(|key| key.name.strip_prefix("limits.")) {
-            assert!(page.contains(&format!("\n| `{name}` |")), "{name} is missing");
+        for limit in base::Limit::ALL {
+            assert!(page.contains(&format!("\n| `{}` |", limit.name())), "{} is missing", limit.name());
         }
+        let settings = KEYS.iter().filter_map(|key| key.name.strip_prefix("limits."));
+        let counted = base::Limit::ALL[..base::Limit::SETTINGS].iter().map(|limit| limit.name());
+        assert_eq!(
+            settings.collect::<BTreeSet<_>>(),
+            counted.collect::<BTreeSet<_>>(),
+            "each can be set and is counted"
+        );
     }
 
     #[test]
@@ -156,7 +167,7 @@ mod tests {
         let mut settings = Settings::default();
         let text = "data_shards = 3\n[limits]\nargs_max = 5\n[keyspace.\"c:\"]\ndurability = \"memory\"\nmax_bytes = \"1MiB\"\n";
         settings.read_toml("a", text).expect("valid");
-        settings.password = Some("hunter2".into());
+        settings.password = Some(doors::secret::Secret::new("hunter2".into()));
         let printed = effective(&settings);
         assert!(!printed.contains("hunter2"));
         let mut again = Settings::default();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::Limits;
+use doors::secret::Secret;
 use host::node::NodeConfig;
 use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
 use toml::Spanned;
@@ -16,8 +17,11 @@ use toml::de::{DeTable, DeValue};
 use crate::UpArgs;
 use crate::keys::{KEYS, KEYSPACE_KEYS, Key, Raw, nearest, quoted};
 
-/// The environment variable that may hold the password.
+/// The environment variable that may hold the Redis door's password.
 pub const PASSWORD_VARIABLE: &str = "QUORATE_PASSWORD";
+
+/// The environment variable that may hold the admin door's password.
+pub const ADMIN_PASSWORD_VARIABLE: &str = "QUORATE_ADMIN_PASSWORD";
 
 /// Most bytes of a configuration file, and of a password file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -43,6 +47,10 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// `admin.bind`.
     pub admin_bind: SocketAddr,
+    /// `admin.password_file`.
+    pub admin_password_file: Option<PathBuf>,
+    /// `admin.hosts`.
+    pub admin_hosts: Vec<String>,
     /// `log.segment_bytes`.
     pub segment_bytes: u64,
     /// `log.max_bytes`; 0 for no bound.
@@ -53,8 +61,10 @@ pub struct Settings {
     pub limits: Limits,
     /// `[keyspace."…"]`, in the order of their prefixes.
     pub keyspaces: Vec<Keyspace>,
-    /// The password, wherever it came from.
-    pub password: Option<String>,
+    /// The Redis door's password, wherever it came from.
+    pub password: Option<Secret>,
+    /// The admin door's.
+    pub admin_password: Option<Secret>,
     /// The file that was read; empty if none.
     pub file: PathBuf,
     /// Keys that were set by file or flags, in contrast to their defaults.
@@ -73,12 +83,15 @@ impl Default for Settings {
             password_file: None,
             idle_timeout: Duration::ZERO,
             admin_bind: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            admin_password_file: None,
+            admin_hosts: Vec::new(),
             segment_bytes: 64 << 20,
             log_bytes_max: 0,
             snapshot_log_bytes: 256 << 20,
             limits: Limits::DEFAULT,
             keyspaces: Vec::new(),
             password: None,
+            admin_password: None,
             file: PathBuf::new(),
             given: BTreeSet::new(),
         }
@@ -95,7 +108,7 @@ pub fn load(args: &UpArgs) -> Result<Settings, String> {
         settings.file = path.clone();
     }
     settings.read_flags(args)?;
-    settings.find_password(args)?;
+    settings.find_passwords(args)?;
     settings.check()?;
     Ok(settings)
 }
@@ -197,6 +210,7 @@ impl Settings {
             ("--redis-bind", "redis.bind", args.redis_bind.clone().map(Raw::Text)),
             ("--admin-bind", "admin.bind", args.admin_bind.clone().map(Raw::Text)),
             ("--password-file", "redis.password_file", args.password_file.as_ref().map(text)),
+            ("--admin-password-file", "admin.password_file", args.admin_password_file.as_ref().map(text)),
             ("--insecure-bind", "insecure_bind", args.insecure_bind.then_some(Raw::Bool(true))),
             ("--data-shards", "data_shards", args.data_shards.map(|count| Raw::Int(count as i64))),
             ("--workers", "workers", args.workers.map(|count| Raw::Int(count as i64))),
@@ -229,22 +243,17 @@ impl Settings {
         Ok(())
     }
 
-    fn find_password(&mut self, args: &UpArgs) -> Result<(), String> {
-        if let Some(password) = &args.password {
-            self.password = Some(password.clone());
-        } else if let Some(path) = &self.password_file {
-            let named = |why: String| format!("the password file {}: {why} (redis.password_file)", path.display());
-            let text = read_small(path).map_err(named)?;
-            self.password = Some(text.lines().next().unwrap_or_default().to_owned());
-        } else {
-            self.password = std::env::var(PASSWORD_VARIABLE).ok();
-        }
-        match &self.password {
-            Some(password) if password.is_empty() => {
-                Err("the password is empty; leave it out for none (redis.password_file, --password)".into())
-            }
-            _ => Ok(()),
-        }
+    fn find_passwords(&mut self, args: &UpArgs) -> Result<(), String> {
+        self.password =
+            find_password(&args.password, &self.password_file, PASSWORD_VARIABLE, "redis.password_file", "--password")?;
+        self.admin_password = find_password(
+            &args.admin_password,
+            &self.admin_password_file,
+            ADMIN_PASSWORD_VARIABLE,
+            "admin.password_file",
+            "--admin-password",
+        )?;
+        Ok(())
     }
 
     /// What must hold between keys.
@@ -258,10 +267,11 @@ impl Settings {
                 self.redis_bind
             ));
         }
-        if is_open(self.admin_bind) {
+        if is_open(self.admin_bind) && self.admin_password.is_none() {
             return Err(format!(
-                "the admin door at {} could be reached by others, and it has no password yet. Set admin.bind to a loopback \
-                 address, or, if nobody else can reach that network, insecure_bind = true (--insecure-bind)",
+                "the admin door at {} could be reached by others and there is no password. Set one (admin.password_file, \
+                 --admin-password-file, {ADMIN_PASSWORD_VARIABLE}), or admin.bind to a loopback address, or, if nobody else can \
+                 reach that network, insecure_bind = true (--insecure-bind)",
                 self.admin_bind
             ));
         }
@@ -303,7 +313,9 @@ impl Settings {
             node: host::start::FIRST_NODE,
             data_dir: self.data_dir.clone(),
             password: self.password.clone(),
-            limits: self.limits.clone(),
+            admin_password: self.admin_password.clone(),
+            admin_hosts: self.admin_hosts.clone(),
+            limits: self.limits.clone().counting(),
             keyspaces: Keyspaces::new(self.keyspaces.clone())?,
             data_shards: self.data_shards,
             segment_bytes: self.segment_bytes,
@@ -314,6 +326,33 @@ impl Settings {
             config_file: self.file.display().to_string(),
         })
     }
+}
+
+/// A door's password: the flag's, else the file's first line, else the variable's.
+fn find_password(
+    flag: &Option<String>,
+    file: &Option<PathBuf>,
+    variable: &str,
+    key: &str,
+    flag_name: &str,
+) -> Result<Option<Secret>, String> {
+    let text = match (flag, file) {
+        (Some(password), _) => Some(password.clone()),
+        (None, Some(path)) => Some(password_in(path).map_err(|why| format!("{why} ({key})"))?),
+        (None, None) => std::env::var(variable).ok(),
+    };
+    match text {
+        Some(text) if text.is_empty() => {
+            Err(format!("the password is empty; leave it out for none ({key}, {flag_name}, {variable})"))
+        }
+        text => Ok(text.map(Secret::new)),
+    }
+}
+
+/// The first line of a password file.
+pub fn password_in(path: &Path) -> Result<String, String> {
+    let text = read_small(path).map_err(|why| format!("the password file {}: {why}", path.display()))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// A cache that is full drops what is old, unless told otherwise; what is logged cannot be dropped yet.
@@ -388,8 +427,8 @@ mod tests {
             ),
             ("[keyspace.\"c:\"]\ndurability = \"ram\"", "durability = \"ram\": wants \"fsync\" or \"memory\""),
             ("[keyspace.\"c:\"]\neviction = \"lru\"", "eviction = \"lru\" needs durability = \"memory\""),
-            ("[redis]\nbind = \"0.0.0.0:6379\"", "there is no password"),
-            ("[admin]\nbind = \"0.0.0.0:7070\"", "has no password yet"),
+            ("[redis]\nbind = \"0.0.0.0:6379\"", "redis.password_file"),
+            ("[admin]\nbind = \"0.0.0.0:7070\"", "admin.password_file"),
         ] {
             let error = read(text).expect_err(text);
             assert!(error.contains(wanted), "{text:?}: {error}");

@@ -108,7 +108,19 @@ pub const KEYS: &[Key<Settings>] = &[
         "admin.bind",
         address,
         admin_bind,
-        "Address of the admin door: console, /healthz, /readyz, /status, /metrics. Port 0 takes any free one. It has no password yet: beyond loopback it needs insecure_bind."
+        "Address of the admin door: console, /healthz, /readyz, /status, /metrics. Port 0 takes any free one. Beyond loopback it needs a password."
+    ),
+    key!(
+        "admin.password_file",
+        optional_path,
+        admin_password_file,
+        "File whose first line is the password of the admin door; the variable QUORATE_ADMIN_PASSWORD works too. Empty: none. /healthz and /readyz never ask for it."
+    ),
+    key!(
+        "admin.hosts",
+        names,
+        admin_hosts,
+        "Host names, parted by commas, by which a browser may call the admin door; localhost and addresses always work. Others are refused, as somebody's DNS may point them here."
     ),
     key!(
         "log.segment_bytes",
@@ -255,6 +267,25 @@ kind!(
         raw => path::read(raw).map(Some),
     },
     |path| path.as_ref().map_or("\"\"".into(), path::show)
+);
+kind!(
+    names,
+    Vec<String>,
+    |raw| match raw {
+        Raw::Text(text) => {
+            let names: Vec<String> =
+                text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+            let is_name = |name: &String| {
+                name.len() <= 253 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+            };
+            match names.iter().all(is_name) {
+                true => Ok(names),
+                false => Err("wants host names without ports, parted by commas".into()),
+            }
+        }
+        _ => Err("wants host names in quotes, parted by commas, as \"admin.example, node1\"".into()),
+    },
+    |names| quoted(&names.join(", "))
 );
 kind!(
     truth,

@@ -58,6 +58,9 @@ enum Command {
         /// The whole status, as JSON.
         #[arg(long)]
         json: bool,
+        /// File whose first line is its password; QUORATE_ADMIN_PASSWORD if not given.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
     },
     /// Demonstrations of what is promised, with the real program: without a name, the list.
     #[command(
@@ -135,6 +138,12 @@ pub struct UpArgs {
     /// The password itself. Others on this machine can see it in the list of processes: a file, or QUORATE_PASSWORD, is better.
     #[arg(long, value_name = "WORD")]
     password: Option<String>,
+    /// File whose first line is the admin door's password (admin.password_file).
+    #[arg(long, value_name = "FILE", conflicts_with = "admin_password")]
+    admin_password_file: Option<PathBuf>,
+    /// The admin door's password itself; a file, or QUORATE_ADMIN_PASSWORD, is better.
+    #[arg(long, value_name = "WORD")]
+    admin_password: Option<String>,
     /// Allow a door beyond loopback without a password (insecure_bind).
     #[arg(long)]
     insecure_bind: bool,
@@ -227,7 +236,7 @@ fn main() -> ExitCode {
     let done = match Program::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Cli(args) => return cli::run(args.options()),
-        Command::Status { admin, json } => status::run(admin, json),
+        Command::Status { admin, json, password_file } => status::run(admin, json, password_file.as_deref()),
         Command::Tour { name } => tour::run(name.as_deref()),
         Command::Config(ConfigCommand::Check { file }) => check::run(file),
         Command::Config(ConfigCommand::Example) => {

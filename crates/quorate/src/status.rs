@@ -2,10 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use doors::admin::auth;
 use serde_json::Value;
+
+use crate::config;
 
 /// How long the node may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -13,10 +17,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
 /// Prints the node's state; exit code 1 if it is not there or not ready.
-pub fn run(address: SocketAddr, is_json: bool) -> Result<ExitCode, String> {
-    let (code, body) = get(address, "/status").map_err(|why| {
+pub fn run(address: SocketAddr, is_json: bool, password_file: Option<&Path>) -> Result<ExitCode, String> {
+    let password = match password_file {
+        Some(path) => Some(config::password_in(path).map_err(|why| format!("{why} (--password-file)"))?),
+        None => std::env::var(config::ADMIN_PASSWORD_VARIABLE).ok(),
+    };
+    let (code, body) = get_with(address, "/status", password.as_deref()).map_err(|why| {
         format!("the node's admin door at {address} cannot be asked: {why}. Start a node with `quorate up`, or say where it is with --admin")
     })?;
+    if code == 401 {
+        let which = if password.is_some() { "another password than this one" } else { "its password" };
+        return Err(format!(
+            "the node's admin door at {address} wants {which}: --password-file, or {}",
+            config::ADMIN_PASSWORD_VARIABLE
+        ));
+    }
     if code == 503 {
         println!("not ready: {}", body.trim());
         return Ok(ExitCode::FAILURE);
@@ -36,11 +51,16 @@ pub fn run(address: SocketAddr, is_json: bool) -> Result<ExitCode, String> {
 
 /// A GET of HTTP/1.1: status code and body.
 pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    get_with(address, path, None)
+}
+
+fn get_with(address: SocketAddr, path: &str, password: Option<&str>) -> Result<(u16, String), String> {
+    let login = password.map_or(String::new(), |password| format!("Authorization: {}\r\n", auth::header(password)));
     let ask = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{login}Connection: close\r\n\r\n")?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         Ok(answer)

@@ -10,7 +10,7 @@ use host::node::Node;
 use shard::live::Refusal;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::UpArgs;
 use crate::config::{self, Settings};
@@ -64,8 +64,11 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let (start_over, starting) = watch::channel(false);
     let (redis, redis_twin) = twins(redis.listener)?;
     let (admin, admin_twin) = twins(admin.listener)?;
-    tokio::spawn(loading::redis(redis_twin, starting.clone()));
-    tokio::spawn(loading::admin(admin_twin, stage.clone(), starting));
+    let limits = config.limits.clone();
+    let (early, handed) = mpsc::channel(loading::CONNECTIONS_MAX);
+    tokio::spawn(loading::redis(redis_twin, limits.clone(), starting.clone(), early));
+    let (early, admin_handed) = mpsc::channel(loading::CONNECTIONS_MAX);
+    tokio::spawn(loading::admin(admin_twin, limits, stage.clone(), starting, early));
     let start = tokio::task::spawn_blocking(move || {
         let mut shown = ProgressLine::default();
         let node = Node::start(config, redis, &mut |text| {
@@ -84,7 +87,8 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     };
     start_over.send_replace(true);
     let (stop, stopping) = watch::channel(false);
-    let answering = tokio::spawn(host::admin::serve(admin, node.clone(), stopping));
+    tokio::spawn(adopt(node.clone(), handed));
+    let answering = tokio::spawn(host::admin::serve(admin, admin_handed, node.clone(), stopping));
     wait_for_leaders(&node).await;
     say_found(&node, began.elapsed());
     table(settings, (redis_address, redis_moved), (admin_address, admin_moved));
@@ -95,16 +99,29 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
 
     let name = signals.next().await;
     eprintln!("quorate: {name}: finishing what is under way (again ends it at once)");
+    let stopped = async {
+        node.stop().await?;
+        stop.send_replace(true);
+        let _ = tokio::time::timeout(ADMIN_PATIENCE, answering).await;
+        Ok::<(), String>(())
+    };
     tokio::select! {
-        stopped = node.stop() => stopped?,
-        _ = signals.next() => std::process::exit(130),
+        stopped = stopped => stopped?,
+        _ = signals.next() => std::process::exit(ENDED_AT_ONCE),
     }
-    stop.send_replace(true);
-    let _ = tokio::time::timeout(ADMIN_PATIENCE, answering).await;
     eprintln!("quorate: stopped; everything acknowledged is on disk");
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whoever was told `-LOADING` goes on with the node, on the same connection.
+async fn adopt(node: Arc<Node>, mut handed: mpsc::Receiver<loading::Early>) {
+    while let Some((stream, begun)) = handed.recv().await {
+        node.adopt(stream, begun);
+    }
+}
+
+/// Exit code after a second signal, as if the first one had killed: 128 and SIGINT's number.
+const ENDED_AT_ONCE: i32 = 130;
 /// How long the admin door may take to close.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the groups of a lone node may take to elect it; each elects itself, so this is the disk's time.
@@ -290,4 +307,32 @@ fn table(settings: &Settings, redis: (SocketAddr, Option<u16>), admin: (SocketAd
     println!("  data    {}", settings.data_dir.display());
     println!();
     println!("Try next:  quorate cli{option} set hello world");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All of 127.0.0.0/8 is this machine: an address that no other test uses.
+    const NOBODY_S: [u8; 4] = [127, 77, 20, 1];
+
+    #[tokio::test]
+    async fn a_default_door_gives_up_when_the_twenty_ports_after_it_are_taken() {
+        let settings = Settings::default();
+        let first = SocketAddr::from((NOBODY_S, 26_379));
+        let mut taken = Vec::new();
+        for offset in 0..=PORTS_TRIED {
+            let address = SocketAddr::from((NOBODY_S, first.port() + offset));
+            if offset == PORTS_TRIED {
+                // One is left: it is found, and where the door was meant to be is remembered.
+                let bound = bind(&settings, "Redis", "redis.bind", "--redis-port", first).expect("the last is free");
+                assert_eq!((bound.address, bound.moved_from), (address, Some(first.port())));
+            }
+            taken.push(std::net::TcpListener::bind(address).expect("nobody else is there"));
+        }
+        let refusal = bind(&settings, "Redis", "redis.bind", "--redis-port", first).err().expect("all are taken");
+        let wanted = "the Redis door cannot listen on 127.77.20.1:26379, and the 20 ports after it are taken too; set \
+                      redis.bind (--redis-port) to a free one";
+        assert_eq!(refusal, wanted);
+    }
 }

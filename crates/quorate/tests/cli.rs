@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+#[path = "cli/limits.rs"]
+mod limits;
+#[path = "cli/stopping.rs"]
+mod stopping;
+
 /// How long anything may take before it counts as hung; generous, as machines of tests are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn quorate(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-    command.args(args).env_remove("QUORATE_PASSWORD").stdin(Stdio::null());
+    command.args(args).env_remove("QUORATE_PASSWORD").env_remove("QUORATE_ADMIN_PASSWORD").stdin(Stdio::null());
     command
 }
 
@@ -70,6 +75,8 @@ struct Node {
     admin: SocketAddr,
     /// What it printed before it was ready.
     said: String,
+    /// What it says on stderr.
+    errors: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Node {
@@ -78,9 +85,16 @@ impl Node {
         let mut child = quorate(&["up", "--print-ready", "--admin-port", "0"])
             .args(flags)
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("it can be started");
+        let mut errors = child.stderr.take().expect("it is piped");
+        let errors = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = errors.read_to_string(&mut text);
+            eprint!("{text}");
+            text
+        });
         let out = child.stdout.take().expect("it is piped");
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -89,7 +103,7 @@ impl Node {
             }
         });
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut node = Node { child, redis: unknown, admin: unknown, said: String::new() };
+        let mut node = Node { child, redis: unknown, admin: unknown, said: String::new(), errors: Some(errors) };
         loop {
             let line = lines.recv_timeout(PATIENCE).expect("it says when it is ready");
             if let Some(addresses) = line.strip_prefix("ready redis=") {
@@ -120,6 +134,12 @@ impl Node {
         }
     }
 
+    /// What it has said on stderr, once it has ended.
+    fn complaints(&mut self) -> String {
+        let errors = self.errors.take().expect("asked once");
+        errors.join().expect("it speaks text")
+    }
+
     /// Sends an inline command and reads one line of the answer.
     fn ask(&self, line: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.redis.port())).expect("it listens");
@@ -131,12 +151,22 @@ impl Node {
     }
 
     fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin).expect("it reads");
+        self.get_with(path, "")
+    }
+
+    /// With further lines of head.
+    fn get_with(&self, path: &str, lines: &str) -> String {
+        self.try_get(path, lines).expect("it answers")
+    }
+
+    /// The same where the door may refuse to talk.
+    fn try_get(&self, path: &str, lines: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n{lines}Connection: close\r\n\r\n", self.admin)?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        answer
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 }
 
@@ -225,7 +255,8 @@ fn config_check_prints_what_a_node_would_run_with_and_no_secret() {
     for line in [
         "data_shards = 4\n",
         "workers = 0  # default\n",
-        "# a password is set",
+        "# the Redis door has a password; it is not shown\n",
+        "# the admin door has no password\n",
         "[keyspace.\"c:\"]",
         "eviction = \"lru\"",
     ] {
@@ -240,7 +271,8 @@ fn beyond_loopback_a_password_or_a_word_of_consent_is_needed() {
     let data = scratch.path("data");
     let open = ["up", "--admin-port", "0", "--data", &data, "--redis-bind", "0.0.0.0:0"];
     refused(&open, &["0.0.0.0:0", "no password", "redis.bind", "--insecure-bind"]);
-    refused(&["up", "--admin-bind", "0.0.0.0:0", "--password", "x"], &["admin door", "admin.bind", "--insecure-bind"]);
+    let words = ["admin door", "no password", "admin.bind", "--admin-password-file", "--insecure-bind"];
+    refused(&["up", "--admin-bind", "0.0.0.0:0", "--password", "x"], &words);
     let secret = scratch.file("secret", "hunter2\nnot this line\n");
     let node = Node::start(&["--data", &data, "--redis-bind", "0.0.0.0:0", "--password-file", &secret]);
     assert_eq!(node.ask("GET a"), "-NOAUTH Authentication required.");
@@ -310,6 +342,46 @@ fn status_tells_how_a_node_is_and_whether_there_is_one() {
     assert!(code == 0 && out.starts_with('{'), "{out}");
     drop(node);
     refused(&["status", "--admin", &admin], &[&admin, "quorate up"]);
+}
+
+#[test]
+fn the_admin_door_asks_for_its_password_and_probes_need_none() {
+    let scratch = Scratch::new();
+    let (right, wrong) = (scratch.file("right", "hunter2\n"), scratch.file("wrong", "hunter3\n"));
+    let data = scratch.path("data");
+    let flags =
+        ["--redis-port", "0", "--data", &data, "--admin-password-file", &right, "--set=admin.hosts=node.example"];
+    let mut node = Node::start(&flags);
+    for path in ["/", "/status", "/metrics", "/events", "/nothing"] {
+        let answer = node.get(path);
+        assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("www-authenticate: Basic"), "{path}: {answer}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert!(node.get(path).starts_with("HTTP/1.1 200"), "{path}");
+    }
+    let bearer = "Authorization: Bearer hunter2\r\n";
+    assert!(node.get_with("/metrics", bearer).contains("quorate_auth_failures_total{door=\"admin\"} 0"));
+    assert!(node.get_with("/", "Authorization: Basic cm9vdDpodW50ZXIy\r\n").contains("<title>"));
+    assert!(node.get_with("/status", "Authorization: Bearer hunter\r\n").starts_with("HTTP/1.1 401"));
+    assert!(node.get_with("/metrics", bearer).contains("quorate_auth_failures_total{door=\"admin\"} 1"));
+    let admin = node.admin.to_string();
+    refused(&["status", "--admin", &admin], &["password", "QUORATE_ADMIN_PASSWORD"]);
+    refused(&["status", "--admin", &admin, "--password-file", &wrong], &["another password"]);
+    let (code, out, errors) = run(&["status", "--admin", &admin, "--password-file", &right]);
+    assert!(code == 0 && out.contains("ready"), "{out}{errors}");
+    let given = quorate(&["status", "--admin", &admin]).env("QUORATE_ADMIN_PASSWORD", "hunter2").output();
+    assert!(given.expect("it can be started").status.success());
+    // A name that DNS could point here is refused unless it is said to be this node's.
+    for (name, code) in [("node.example", "200"), ("NODE.example:7070", "200"), ("evil.example", "421")] {
+        let mut stream = TcpStream::connect(node.admin).expect("it listens");
+        write!(stream, "GET /status HTTP/1.1\r\nHost: {name}\r\n{bearer}Connection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{name}: {answer}");
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), 0);
+    assert!(!node.said.contains("hunter2") && !node.complaints().contains("hunter2"));
 }
 
 #[test]

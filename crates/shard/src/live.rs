@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use base::{GroupId, Instant, Limits, Millis};
+use base::{GroupId, Instant, Limit, Limits, Millis};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::clock::Clock;
@@ -83,8 +83,7 @@ pub struct Shard<C> {
     refusal: RwLock<Option<Refusal>>,
     /// When the driver will look at expiries and waits by itself, shard time; `u64::MAX` for never.
     due: AtomicU64,
-    pending_bytes_max: u64,
-    entry_bytes_max: usize,
+    limits: Limits,
     /// Rings when the registry has changed.
     pub bell: Bell,
 }
@@ -102,8 +101,7 @@ impl<C> Shard<C> {
             gate,
             refusal: RwLock::new(Some(Refusal::Loading)),
             due: AtomicU64::new(u64::MAX),
-            pending_bytes_max: limits.pending_bytes_max as u64,
-            entry_bytes_max: limits.entry_bytes_max,
+            limits: limits.clone(),
         }
     }
 
@@ -150,7 +148,7 @@ impl<C> Shard<C> {
     /// nothing was added.
     #[inline]
     pub fn submit(&self, add: impl FnOnce(&mut Batch<C>)) -> Result<bool, CommandError> {
-        if self.queued_bytes.load(Ordering::Relaxed) > self.pending_bytes_max {
+        if self.queued_bytes.load(Ordering::Relaxed) > self.limits.pending_bytes_max as u64 {
             return Err(CommandError::new(
                 "BUSY too many bytes of commands wait for the log (limit pending_bytes_max); nothing was done, slow down and try again",
             ));
@@ -163,7 +161,11 @@ impl<C> Shard<C> {
     pub fn put(&self, add: impl FnOnce(&mut Batch<C>)) -> bool {
         let mut queue = self.queue.lock();
         let idle = queue.is_empty();
-        if queue.back().is_none_or(|batch| batch.entry_bytes() >= self.entry_bytes_max) {
+        let is_full = queue.back().map(|batch| batch.entry_bytes() >= self.limits.entry_bytes_max);
+        if is_full != Some(false) {
+            if is_full.is_some() {
+                self.limits.hit(Limit::entry_bytes_max);
+            }
             queue.push_back(Batch::default());
         }
         let batch = queue.back_mut().expect("one was pushed where there was none");

@@ -60,6 +60,14 @@ pub const MASKS: &[(&str, &str)] = &[
         "SORT that fails on a score",
         "Redis looks at an errno that an earlier command may have left behind (ZADD of 5e-324): its refusal counts only if ours is one",
     ),
+    (
+        "SUBSCRIBE, UNSUBSCRIBE and their kin inside MULTI",
+        "not asked: we refuse them, Redis runs them; a transaction is one entry of the log, a subscription is one connection's own",
+    ),
+    (
+        "HELLO with another protocol, CLIENT REPLY OFF and SKIP inside MULTI",
+        "not asked: an error in EXEC's answer; Redis changes the form of the answers, or their number, in the midst of one",
+    ),
     ("COMMAND GETKEYS with one word", "not asked: 7.0 wants two"),
     ("ids, version and modules in HELLO, ids in CLIENT", "not asked"),
 ];

@@ -1,7 +1,7 @@
 //! Which HTTP requests the admin door lets in.
 //!
-//! The door has no password, so what protects it is that only this machine reaches it. A browser on this machine is the
-//! hole: any page it shows may send requests to loopback. Two checks close it. A name that somebody else's DNS points here
+//! Without a password what protects the door is that only this machine reaches it; with one, a browser may have been given
+//! it. Either way a browser that reaches the door is the hole: any page it shows may send requests to loopback. Two checks close it. A name that somebody else's DNS points here
 //! (rebinding) is not in the list of hosts; and a page of another origin is told by its `Origin` or `Sec-Fetch-Site`.
 
 use core::net::{Ipv4Addr, Ipv6Addr};

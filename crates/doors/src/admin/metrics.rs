@@ -100,7 +100,7 @@ pub fn render(status: &Status) -> String {
 
 fn doors(page: &mut Page, status: &Status) {
     type Row = (&'static str, &'static str, &'static str, fn(&super::status::Door) -> u64);
-    let rows: [Row; 11] = [
+    let rows: [Row; 12] = [
         ("gauge", "quorate_connections", "Connections now.", |door| door.connections),
         ("gauge", "quorate_connections_max", "Most connections at once.", |door| door.connections_max),
         ("gauge", "quorate_clients_waiting", "Clients in BLPOP and kin.", |door| door.waiting),
@@ -108,6 +108,7 @@ fn doors(page: &mut Page, status: &Status) {
         ("counter", "quorate_connections_refused_total", "Connections refused: too many.", |door| door.refused_total),
         ("counter", "quorate_commands_total", "Commands or requests received.", |door| door.commands_total),
         ("counter", "quorate_door_errors_total", "Errors answered by the door itself.", |door| door.errors_total),
+        ("counter", "quorate_protocol_errors_total", "Clients closed: no command.", |door| door.protocol_errors_total),
         ("counter", "quorate_auth_failures_total", "Wrong passwords.", |door| door.auth_failures_total),
         ("counter", "quorate_received_bytes_total", "Bytes read from clients.", |door| door.bytes_in_total),
         ("counter", "quorate_sent_bytes_total", "Bytes written to clients.", |door| door.bytes_out_total),
@@ -228,6 +229,17 @@ mod tests {
             "process_start_time_seconds 1700000000.5\n",
         ] {
             assert!(text.contains(line), "{line}\n--- is not in ---\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_limit_has_a_counter_from_the_start() {
+        let mut status = example();
+        status.limits_hit = base::Hits::counting().all().map(|(limit, count)| (limit.name().into(), count)).collect();
+        let text = render(&status);
+        for limit in base::Limit::ALL {
+            let line = format!("quorate_limit_hits_total{{limit=\"{}\"}} 0\n", limit.name());
+            assert!(text.contains(&line), "{line}");
         }
     }
 

@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** nothing here shows a password or a value; only the tape shows keys, and `/metrics` shows none.
 
+pub mod auth;
 pub mod guard;
 pub mod metrics;
 pub mod rates;

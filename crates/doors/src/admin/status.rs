@@ -43,7 +43,7 @@ pub struct Status {
     pub disk: Disk,
     /// The process.
     pub process: Process,
-    /// How often which limit was hit since the start.
+    /// How often which limit was hit since the start, by the names of `base::Limit`.
     pub limits_hit: BTreeMap<String, u64>,
     /// What the start found.
     pub found: Found,
@@ -82,6 +82,8 @@ pub struct Door {
     pub commands_total: u64,
     /// Errors answered by the door itself.
     pub errors_total: u64,
+    /// Clients closed because what they sent is no command.
+    pub protocol_errors_total: u64,
     /// Wrong passwords.
     pub auth_failures_total: u64,
     /// Bytes read.

@@ -12,7 +12,7 @@
 //! Knows nothing about sockets and what commands mean. Never reserves memory for a length that is only claimed: the caller's
 //! buffer grows by what has arrived, and so do the words.
 
-use base::Limits;
+use base::{Limit, Limits};
 use shard::reply::Reply;
 use smallvec::SmallVec;
 
@@ -148,12 +148,16 @@ pub enum Decoded {
 /// Bytes that are no command. The client gets the text (see [`ProtocolError::write`]) and is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// The number of words is no number, or above the bound.
+    /// The number of words is no number.
     MultibulkLength,
+    /// More words than a command may have.
+    TooManyArgs,
     /// More words than a client may send before it has given its password.
     UnauthenticatedMultibulkLength,
-    /// The length of a word is no number, or above the bound.
+    /// The length of a word is no number.
     BulkLength,
+    /// A longer word than there may be.
+    BulkTooBig,
     /// A longer word than a client may send before it has given its password.
     UnauthenticatedBulkLength,
     /// All words together are above the bound.
@@ -173,12 +177,31 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
+    /// The bound that was broken, if it was one.
+    pub fn limit(self) -> Option<Limit> {
+        match self {
+            ProtocolError::TooManyArgs => Some(Limit::args_max),
+            ProtocolError::UnauthenticatedMultibulkLength => Some(Limit::unauthenticated_args_max),
+            ProtocolError::BulkTooBig => Some(Limit::bulk_bytes_max),
+            ProtocolError::UnauthenticatedBulkLength => Some(Limit::unauthenticated_bulk_bytes_max),
+            ProtocolError::CommandTooBig => Some(Limit::command_bytes_max),
+            ProtocolError::InlineTooBig | ProtocolError::MultibulkCountTooBig | ProtocolError::BulkCountTooBig => {
+                Some(Limit::inline_bytes_max)
+            }
+            ProtocolError::MultibulkLength
+            | ProtocolError::BulkLength
+            | ProtocolError::ExpectedBulk(_)
+            | ProtocolError::UnbalancedQuotes
+            | ProtocolError::CrossProtocol => None,
+        }
+    }
+
     /// Writes the error reply; nothing for [`ProtocolError::CrossProtocol`].
     pub fn write(self, reply: &mut Reply) {
         let text = match self {
-            ProtocolError::MultibulkLength => "invalid multibulk length",
+            ProtocolError::MultibulkLength | ProtocolError::TooManyArgs => "invalid multibulk length",
             ProtocolError::UnauthenticatedMultibulkLength => "unauthenticated multibulk length",
-            ProtocolError::BulkLength => "invalid bulk length",
+            ProtocolError::BulkLength | ProtocolError::BulkTooBig => "invalid bulk length",
             ProtocolError::UnauthenticatedBulkLength => "unauthenticated bulk length",
             ProtocolError::CommandTooBig => "command exceeds the limit of its total size",
             ProtocolError::InlineTooBig => "too big inline request",
@@ -234,7 +257,7 @@ pub fn decode(
         }
         if count as u64 > limits.args_max as u64 {
             return Err(match limits.authenticated || count > i64::from(i32::MAX) {
-                true => ProtocolError::MultibulkLength,
+                true => ProtocolError::TooManyArgs,
                 false => ProtocolError::UnauthenticatedMultibulkLength,
             });
         }
@@ -278,7 +301,7 @@ fn bulk_length(buffer: &[u8], state: &mut DecodeState, limits: &DecodeLimits) ->
     let Ok(len) = usize::try_from(len) else { return Err(ProtocolError::BulkLength) };
     if len > limits.bulk_bytes_max {
         return Err(match limits.authenticated {
-            true => ProtocolError::BulkLength,
+            true => ProtocolError::BulkTooBig,
             false => ProtocolError::UnauthenticatedBulkLength,
         });
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
-use base::{Instant, Limits, Millis, SLOT_COUNT, key_slot};
+use base::{Instant, Limit, Limits, Millis, SLOT_COUNT, key_slot};
 use parking_lot::{Mutex, RwLock};
 use shard::entry::Unblock;
 use shard::live::Shard;
@@ -15,6 +15,7 @@ use shard::state::Sink;
 use super::introspect;
 use super::peer::Peer;
 use super::pubsub::{self, Delivery, Kind, Registry};
+use crate::secret::Secret;
 
 /// Clients that have left and are remembered.
 const DEPARTED_MAX: usize = 256;
@@ -33,8 +34,8 @@ pub struct Counters {
     pub commands: AtomicU64,
     /// Error replies sent by the door itself.
     pub errors: AtomicU64,
-    /// Connections closed because a limit was hit, by limit.
-    pub limit_hits: Mutex<BTreeMap<&'static str, u64>>,
+    /// Clients closed because what they sent is no command.
+    pub protocol_errors: AtomicU64,
     /// Wrong passwords.
     pub auth_failures: AtomicU64,
     /// Bytes read.
@@ -64,11 +65,6 @@ impl Counters {
             counter.store(0, Ordering::Relaxed);
         }
     }
-
-    /// Counts a limit that was hit.
-    pub fn limit(&self, name: &'static str) {
-        *self.limit_hits.lock().entry(name).or_default() += 1;
-    }
 }
 
 /// CLIENT PAUSE.
@@ -97,7 +93,7 @@ pub struct Door {
     /// Data shards in slot order.
     pub shards: Vec<Arc<Shard<Client>>>,
     /// The password, if one is set.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// Who listens to what.
     pub channels: RwLock<Registry>,
     /// Who is connected.
@@ -126,13 +122,13 @@ impl Door {
     pub fn new(
         limits: Limits,
         shards: Vec<Arc<Shard<Client>>>,
-        password: Option<String>,
+        password: Option<Secret>,
         config: introspect::Config,
         world: Box<dyn World>,
     ) -> Door {
         assert!(!shards.is_empty(), "a door leads somewhere");
         Door {
-            channels: RwLock::new(Registry::new(limits.subscriptions_max)),
+            channels: RwLock::new(Registry::new(limits.clone())),
             connections_max: AtomicU64::new(limits.connections_max as u64),
             limits,
             shards,
@@ -155,7 +151,7 @@ impl Door {
         let mut clients = self.clients.lock();
         if clients.len() as u64 >= self.connections_max.load(Ordering::Relaxed) {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            self.counters.limit("connections_max");
+            self.limits.hit(Limit::connections_max);
             return None;
         }
         let id = self.next_client.fetch_add(1, Ordering::Relaxed) + 1;

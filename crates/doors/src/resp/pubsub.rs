@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base::glob_matches;
+use base::{Limit, Limits, glob_matches};
 use shard::command::is;
 use shard::error::CommandError;
 use shard::reply::Reply;
@@ -59,7 +59,7 @@ type Listeners = BTreeMap<Vec<u8>, BTreeSet<u64>>;
 pub struct Registry {
     listeners: [Listeners; 3],
     clients: BTreeMap<u64, [BTreeSet<Vec<u8>>; 3]>,
-    subscriptions_max: usize,
+    limits: Limits,
 }
 
 /// A client is subscribed to as much as it may be.
@@ -67,8 +67,8 @@ const TOO_MANY: CommandError = CommandError::new("ERR max number of subscription
 
 impl Registry {
     /// Nobody listens. A client may be subscribed to `subscriptions_max` channels and patterns.
-    pub fn new(subscriptions_max: usize) -> Registry {
-        Registry { listeners: Default::default(), clients: BTreeMap::new(), subscriptions_max }
+    pub fn new(limits: Limits) -> Registry {
+        Registry { listeners: Default::default(), clients: BTreeMap::new(), limits }
     }
 
     /// Makes `client` listen. Again is allowed and changes nothing.
@@ -78,7 +78,8 @@ impl Registry {
         if own[kind as usize].contains(name) {
             return Ok(());
         }
-        if total >= self.subscriptions_max {
+        if total >= self.limits.subscriptions_max {
+            self.limits.hit(Limit::subscriptions_max);
             if total == 0 {
                 self.clients.remove(&client);
             }
@@ -273,6 +274,7 @@ pub fn write_message(kind: Kind, pattern: Option<&[u8]>, channel: &[u8], message
 
 #[cfg(test)]
 mod tests {
+    use base::Limits;
     use shard::reply::{Protocol, Reply};
 
     use super::{Kind, Registry, write_message};
@@ -288,9 +290,13 @@ mod tests {
         registry.publish(channel.as_bytes()).map(|to| (to.client, to.pattern.map(text))).collect()
     }
 
+    fn registry(subscriptions_max: usize) -> Registry {
+        Registry::new(Limits { subscriptions_max, ..Limits::DEFAULT })
+    }
+
     #[test]
     fn confirmations_count_channels_and_patterns_together() {
-        let mut registry = Registry::new(10);
+        let mut registry = registry(10);
         let resp2 = answer(Protocol::Resp2, |reply| {
             registry.subscribe_command(Kind::Channel, 1, &[b"a", b"b", b"a"], reply);
             registry.subscribe_command(Kind::Pattern, 1, &[b"a*"], reply);
@@ -323,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_message_goes_to_the_channel_s_clients_and_then_to_each_pattern_s() {
-        let mut registry = Registry::new(10);
+        let mut registry = registry(10);
         for (kind, client, name) in [
             (Kind::Pattern, 7, "n*"),
             (Kind::Pattern, 2, "n*"),
@@ -359,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_client_s_subscriptions_are_bounded() {
-        let mut registry = Registry::new(2);
+        let mut registry = registry(2);
         let text = answer(Protocol::Resp2, |reply| {
             registry.subscribe_command(Kind::Channel, 1, &[b"a", b"b", b"c", b"d"], reply);
         });
@@ -370,7 +376,7 @@ mod tests {
 
     #[test]
     fn pubsub_shows_who_is_listened_to() {
-        let mut registry = Registry::new(9);
+        let mut registry = registry(9);
         for (kind, client, name) in [
             (Kind::Channel, 1, "news"),
             (Kind::Channel, 2, "news"),

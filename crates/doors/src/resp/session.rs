@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use base::{Instant, Rng};
+use base::{Instant, Limit, Rng};
 use shard::command::{self, Flags, Spec};
 use shard::entry::{MultiBuilder, Unblock, Watch};
 use shard::error::CommandError;
@@ -93,7 +93,11 @@ impl Transaction {
         let (commands, bytes) = (door.limits.multi_commands_max, door.limits.command_bytes_max);
         let full = self.builder.len() >= commands || self.builder.bytes() >= bytes;
         if full {
-            door.counters.limit("multi_commands_max");
+            door.limits.hit(if self.builder.len() >= commands {
+                Limit::multi_commands_max
+            } else {
+                Limit::command_bytes_max
+            });
         }
         full
     }
@@ -121,6 +125,8 @@ pub struct Session {
     towards: usize,
     /// A request under way may wait for long: nothing of this client may overtake it.
     blocked: bool,
+    /// As many requests as may be are under way, which has been counted.
+    deep: bool,
     /// Database to return to where the EXEC under way does nothing, because a watched key has changed.
     undo_db: Option<u8>,
     /// The connection ends after what has been written.
@@ -165,6 +171,7 @@ impl Session {
             received: 0,
             towards: 0,
             blocked: false,
+            deep: false,
             undo_db: None,
             closing: false,
             skip: 0,
@@ -204,7 +211,7 @@ impl Session {
         self.received += self.client.collect(&mut out.bytes);
         assert!(self.received <= self.sent, "every answer has its request");
         if !self.is_pending() {
-            self.blocked = false;
+            (self.blocked, self.deep) = (false, false);
             let answer = &out.bytes[begun..];
             if let Some(db) = self.undo_db.take()
                 && (answer.starts_with(b"*-1\r\n") || answer.starts_with(b"_\r\n"))
@@ -230,6 +237,9 @@ impl Session {
             if self.blocked && self.is_pending()
                 || self.sent - self.received >= self.door.limits.pipeline_depth_max as u64
             {
+                if !self.blocked && consumed < buffer.len() && !std::mem::replace(&mut self.deep, true) {
+                    self.door.limits.hit(Limit::pipeline_depth_max);
+                }
                 pause = Pause::Answers;
                 break;
             }
@@ -259,7 +269,10 @@ impl Session {
                         pause = Pause::Answers;
                         break;
                     }
-                    self.door.counters.limit("protocol_error");
+                    self.door.counters.protocol_errors.fetch_add(1, Ordering::Relaxed);
+                    if let Some(limit) = error.limit() {
+                        self.door.limits.hit(limit);
+                    }
                     error.write(out);
                     self.closing = true;
                     break;
@@ -443,7 +456,7 @@ impl Session {
             }
             Err(_) if self.is_pending() => Step::Barrier,
             Err(error) => {
-                self.door.counters.limit("pending_bytes_max");
+                self.door.limits.hit(Limit::pending_bytes_max);
                 self.refuse(error, out)
             }
         }
@@ -594,12 +607,12 @@ impl Session {
         self.answer(out, Reply::ok)
     }
 
-    /// EXEC with words behind it ends the transaction as well, where there is one.
+    /// EXEC with words behind it ends the transaction as well, where there is one, and forgets the watched keys.
     pub(super) fn exec_refused(&mut self, out: &mut Reply) -> Step {
         if let Some(transaction) = self.transaction.take() {
             self.db = transaction.db;
-            self.unwatch();
         }
+        self.unwatch();
         self.door.counters.errors.fetch_add(1, Ordering::Relaxed);
         self.answer(out, |reply| {
             reply.error("EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command");
@@ -655,6 +668,7 @@ impl Session {
                 Step::Next
             }
             Err(error) => {
+                self.door.limits.hit(Limit::pending_bytes_max);
                 self.db = transaction.db;
                 self.refuse(error, out)
             }
@@ -678,6 +692,7 @@ impl Session {
                 continue;
             }
             if self.watches.len() >= self.door.limits.args_max {
+                self.door.limits.hit(Limit::args_max);
                 return self.refuse(CommandError::new("ERR too many watched keys (limit args_max)"), out);
             }
             let version = shard.state().version(self.db, key, shard.now(self.now));
@@ -730,5 +745,7 @@ pub(super) fn subscriber_only(name: &str) -> CommandError {
     .into()
 }
 
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod tests;

@@ -83,7 +83,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         memory,
         disk: disk(node),
         process: process(),
-        limits_hit: node.door.counters.limit_hits.lock().iter().map(|(name, count)| ((*name).into(), *count)).collect(),
+        limits_hit: node.door.limits.hits.all().map(|(limit, count)| (limit.name().into(), count)).collect(),
         found: found(node),
         history,
         latency: now.latency,
@@ -103,6 +103,7 @@ fn redis(node: &Node, now: &Sample) -> Door {
         refused_total: counters.refused.load(Ordering::Relaxed),
         commands_total: now.commands,
         errors_total: counters.errors.load(Ordering::Relaxed),
+        protocol_errors_total: counters.protocol_errors.load(Ordering::Relaxed),
         auth_failures_total: counters.auth_failures.load(Ordering::Relaxed),
         bytes_in_total: now.bytes_in,
         bytes_out_total: now.bytes_out,
@@ -122,6 +123,7 @@ fn own(admin: &Admin) -> Door {
         connections_max: CONNECTIONS_MAX as u64,
         connections_total: admin.connections.load(Ordering::Relaxed),
         commands_total: admin.requests.load(Ordering::Relaxed),
+        auth_failures_total: admin.auth_failures.load(Ordering::Relaxed),
         ..Door::default()
     }
 }

@@ -27,6 +27,15 @@ fn subcommands(container: &str) -> Subcommands {
     }
 }
 
+/// The subcommand that a container's second word names, and whether the number of words can be right. `None` where there is
+/// none of that name.
+pub fn subcommand(spec: &Spec, args: Args<'_>) -> Option<(&'static str, bool)> {
+    let word = args.get(1)?;
+    let (name, arity) = subcommands(spec.name).iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(word))?;
+    let wanted = arity.unsigned_abs() as usize;
+    Some((name, if *arity < 0 { args.len() >= wanted } else { args.len() == wanted }))
+}
+
 /// Refuses words that cannot be right whatever the data: too few, too many, or no such subcommand.
 #[inline]
 pub fn check(spec: &Spec, args: Args<'_>) -> Result<(), CommandError> {
@@ -39,14 +48,12 @@ pub fn check(spec: &Spec, args: Args<'_>) -> Result<(), CommandError> {
 #[cold]
 fn check_subcommand(spec: &Spec, args: Args<'_>) -> Result<(), CommandError> {
     let word = args[1];
-    let found = subcommands(spec.name).iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(word));
-    let Some((name, arity)) = found else {
+    let Some((name, accepts)) = subcommand(spec, args) else {
         let shown = shown(&word[..word.len().min(PREVIEW_BYTES_MAX)]);
         let container = spec.name.to_ascii_uppercase();
         return Err(format!("ERR unknown subcommand '{shown}'. Try {container} HELP.").into());
     };
-    let wanted = arity.unsigned_abs() as usize;
-    if if *arity < 0 { args.len() >= wanted } else { args.len() == wanted } {
+    if accepts {
         return Ok(());
     }
     Err(CommandError::arity(&format!("{}|{name}", spec.name)))

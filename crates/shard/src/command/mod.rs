@@ -36,7 +36,7 @@ mod testing;
 mod zset;
 
 pub use args::{float, integer, is, milliseconds, timeout, upper};
-pub use container::check;
+pub use container::{check, subcommand};
 pub use context::{Block, Reading, Served, Writing};
 pub use spec::{Args, Flags, Keys, Outcome, Run, Spec};
 

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use base::{Duration, GroupId, Instant, Limits, Millis, NodeId, Rng};
+use base::{Duration, GroupId, Instant, Limit, Limits, Millis, NodeId, Rng};
 use bytes::Bytes;
 use consensus::{
     Entry, EntryKind, Envelope, Group, GroupConfig, HardState, Input as Told, Membership, Output as Asked, Position,
@@ -649,6 +649,9 @@ impl<C: Clone + PartialEq> Driver<C> {
             return;
         }
         self.room = room;
+        if room == Room::Reserve {
+            self.config.limits.hit(Limit::log_max_bytes);
+        }
         for lane in self.lanes.iter_mut().filter(|lane| lane.leads) {
             lane.shard.set_refusal((room == Room::Reserve).then_some(Refusal::Full));
             // A snapshot lets old segments go: the way out of a full disk after deletes.

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
-use base::Limits;
+use base::{Limit, Limits};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value};
 
@@ -62,6 +62,8 @@ fn prelude() -> &'static [u8] {
 struct Failure {
     text: Vec<u8>,
     place: Option<(String, usize)>,
+    /// The bound that it met, if it was one.
+    limit: Option<Limit>,
 }
 
 /// What one run of a script is given.
@@ -99,6 +101,10 @@ pub(super) fn run(
         Ok(Some(failure)) => {
             reply.bytes.truncate(begun);
             let mut text = failure.text;
+            // Counted here, as a warm run that met a bound may have been run again.
+            if let Some(limit) = failure.limit {
+                limits.hit(limit);
+            }
             if let Some((source, line)) = failure.place {
                 text.extend_from_slice(format!(" script: {}, on {source}:{line}.", script.hex()).as_bytes());
             }
@@ -108,7 +114,12 @@ pub(super) fn run(
         Err(error) => {
             reply.bytes.truncate(begun);
             let text = error_text(&error);
-            Err(if text.contains("not enough memory") { out_of_memory(limits) } else { format!("ERR {text}").into() })
+            Err(if text.contains("not enough memory") {
+                limits.hit(Limit::script_memory_bytes_max);
+                out_of_memory(limits)
+            } else {
+                format!("ERR {text}").into()
+            })
         }
     }
 }
@@ -269,12 +280,13 @@ impl Interpreter {
             let resp3 = host.protocol.get() == Protocol::Resp3;
             return match convert::answer(host, &value, resp3, reply) {
                 Ok(()) => Ok(None),
-                Err(text) => Ok(Some(Failure { text: text.into(), place: None })),
+                Err(text) => Ok(Some(Failure { text: text.into(), ..Failure::default() })),
             };
         }
         if meter.is_exhausted() {
             let place = failure.take().and_then(|failure| failure.place);
-            return Ok(Some(Failure { text: format!("ERR {}", meter.text()).into(), place }));
+            let limit = Some(Limit::script_instructions_max);
+            return Ok(Some(Failure { text: format!("ERR {}", meter.text()).into(), place, limit }));
         }
         let described = failure.take().unwrap_or_else(|| describe(lua, Some(&value)));
         if is_of_memory(&described.text) {
@@ -284,6 +296,7 @@ impl Interpreter {
             return Ok(Some(Failure {
                 text: out_of_memory(task.limits).0.into_owned().into(),
                 place: described.place,
+                limit: Some(Limit::script_memory_bytes_max),
             }));
         }
         Ok(Some(described))
@@ -330,7 +343,7 @@ fn describe(lua: &Lua, value: Option<&Value>) -> Failure {
             None => format!("ERR {}", type_name(Some(value))).into_bytes(),
         },
     };
-    Failure { text, place }
+    Failure { text, place, limit: None }
 }
 
 /// What tests may turn and count.

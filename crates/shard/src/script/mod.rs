@@ -37,7 +37,7 @@ mod structs;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use base::Limits;
+use base::{Limit, Limits};
 use store::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
 
 use crate::command::Writing;
@@ -148,6 +148,7 @@ impl Scripts {
         while !self.kept.is_empty()
             && (self.kept.len() >= limits.scripts_max || self.bytes + source.len() > SOURCES_BYTES_MAX)
         {
+            limits.hit(Limit::scripts_max);
             self.drop_oldest();
         }
         self.bytes += source.len();
@@ -201,6 +202,7 @@ impl Script {
 
 fn compile(digest: Digest, source: &[u8], limits: &Limits) -> Result<Script, CommandError> {
     if source.len() > limits.script_bytes_max {
+        limits.hit(Limit::script_bytes_max);
         let limit = limits.script_bytes_max;
         return Err(format!("ERR Script exceeds the limit of {limit} bytes (limit script_bytes_max)").into());
     }

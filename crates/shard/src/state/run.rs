@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use base::{Millis, Rng};
+use base::{Limit, Millis, Rng};
 use store::keyspace::{Durability, Eviction};
 
 use super::{Sink, State};
@@ -130,20 +130,27 @@ impl State {
                 (run(&mut reading, args, reply), reading.block)
             }
             Run::Write(run) => {
+                let full = may_block && half.waiters.replicated() >= self.limits.waiters_max;
                 let mut writing = Writing {
                     db,
                     now,
                     tables: &mut half.tables,
                     other: &mut other.tables,
                     rng: &mut half.rng,
-                    may_block: may_block && half.waiters.replicated() < self.limits.waiters_max,
+                    may_block: may_block && !full,
                     served,
                     block: None,
                     scripts: &mut half.scripts,
                     limits: &self.limits,
                     published: &mut self.published,
                 };
-                (run(&mut writing, args, reply), writing.block)
+                let outcome = run(&mut writing, args, reply);
+                let block = writing.block;
+                let is_null = || matches!(&reply.bytes[begun..], b"*-1\r\n" | b"$-1\r\n" | b"_\r\n");
+                if full && spec.flags.has(Flags::BLOCKING) && outcome.is_ok() && is_null() {
+                    self.limits.hit(Limit::waiters_max);
+                }
+                (outcome, block)
             }
         };
         match (outcome, block) {
@@ -165,12 +172,14 @@ impl State {
         if keyspaces.iter().all(|space| space.max_bytes == 0) {
             return Ok(());
         }
+        let hits = self.limits.hits.clone();
         let half = self.half_mut(class);
         for place in spec.key_places(args) {
             let id = keyspaces.of(args[place]);
             let settings = keyspaces.get(id);
             let incoming: usize = args.iter().map(|word| word.len()).sum();
             while settings.max_bytes != 0 && half.tables.usage(id).bytes + incoming as u64 > settings.max_bytes {
+                hits.count(Limit::keyspace_max_bytes);
                 // In a logged keyspace an eviction would have to be an entry of its own: refused until it is.
                 if settings.eviction == Eviction::Refuse || class == Durability::Fsync {
                     return Err(OOM);

@@ -36,7 +36,7 @@ pub(super) fn decode(
     }
     if words.len() > limits.args_max {
         return Err(match limits.authenticated {
-            true => ProtocolError::MultibulkLength,
+            true => ProtocolError::TooManyArgs,
             false => ProtocolError::UnauthenticatedMultibulkLength,
         });
     }

@@ -123,13 +123,42 @@ fn list(options: &[&[u8]], reply: &mut Reply) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// What a command's second word is.
+enum Subcommand {
+    /// No subcommand: the command has none, or the word is missing.
+    None,
+    Unknown,
+    Known {
+        has_keys: bool,
+        /// Whether the number of words can be right.
+        accepts: bool,
+    },
+}
+
+/// The number that a text begins with, as C's `atoi` reads it; 0 where there is none.
+fn leading_number(text: &[u8]) -> i64 {
+    let text = text.trim_ascii_start();
+    let (sign, digits) = match text {
+        [b'-', rest @ ..] => (-1, rest),
+        [b'+', rest @ ..] => (1, rest),
+        _ => (1, text),
+    };
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    sign * digits.fold(0_i64, |number, digit| number.saturating_mul(10).saturating_add(i64::from(digit - b'0')))
+}
+
 fn keys(words: &[&[u8]], with_flags: bool, reply: &mut Reply) -> Result<(), CommandError> {
     let error = |text: &'static str| Err(CommandError::new(text));
     let Some(known) = find(words[0]) else { return error("ERR Invalid command specified") };
-    if !known.has_keys() {
+    let (has_keys, accepts) = match known.subcommand(words) {
+        Subcommand::Unknown => return error("ERR Invalid command specified"),
+        Subcommand::Known { has_keys, accepts } => (has_keys, accepts),
+        Subcommand::None => (known.has_keys(), known.accepts(words.len())),
+    };
+    if !has_keys {
         return error("ERR The command has no key arguments");
     }
-    if !known.accepts(words.len()) {
+    if !accepts {
         return error("ERR Invalid number of arguments specified for command");
     }
     let places = known.key_places(words);
@@ -234,10 +263,29 @@ impl Known {
         .collect()
     }
 
+    fn subcommand(self, words: &[&[u8]]) -> Subcommand {
+        let Some(word) = words.get(1) else { return Subcommand::None };
+        match self {
+            Known::Data(spec) if spec.flags.has(Flags::CONTAINER) => match shard::command::subcommand(spec, words) {
+                Some((name, accepts)) => Subcommand::Known { has_keys: self.has_keys() && name != "help", accepts },
+                None => Subcommand::Unknown,
+            },
+            Known::Door(spec) if !spec.subcommands.is_empty() => {
+                let is_it = |sub: &&DoorSpec| sub.name.as_bytes()[spec.name.len() + 1..].eq_ignore_ascii_case(word);
+                match spec.subcommands.iter().find(is_it) {
+                    Some(sub) => Subcommand::Known { has_keys: false, accepts: sub.accepts(words.len()) },
+                    None => Subcommand::Unknown,
+                }
+            }
+            _ => Subcommand::None,
+        }
+    }
+
     fn has_keys(self) -> bool {
         match self {
             Known::Data(spec) => !matches!(spec.keys, Keys::None),
-            Known::Door(spec) => spec.keys.0 > 0,
+            // What names a channel is no key, though it has a slot.
+            Known::Door(spec) => spec.keys.0 > 0 && self.key_flags() != ["not_key"],
         }
     }
 
@@ -257,10 +305,15 @@ impl Known {
     fn key_places(self, words: &[&[u8]]) -> Vec<usize> {
         match self {
             Known::Data(spec) => {
-                if let Keys::Counted { at, .. } = spec.keys {
-                    let count = words.get(at).and_then(|word| base::parse_i64(word)).unwrap_or(0);
-                    if count < 0 || count as u64 > (words.len() - (at + 1).min(words.len())) as u64 {
-                        return Vec::new();
+                if let Keys::Counted { at, store } = spec.keys {
+                    let word = words.get(at).copied().unwrap_or_default();
+                    let most = words.len().saturating_sub(at + 1) as i64;
+                    if !base::parse_i64(word).is_some_and(|count| (1..=most).contains(&count)) {
+                        // Redis asks its older way then: it reads the number as C's atoi does, and names the target last.
+                        let count = leading_number(word);
+                        let own = if store { 1..2 } else { 0..0 };
+                        let found = (1..=most).contains(&count).then(|| at + 1..at + 1 + count as usize);
+                        return found.map_or(Vec::new(), |found| found.chain(own).collect());
                     }
                 }
                 spec.key_places(words).into_iter().filter(|place| *place < words.len()).collect()
@@ -473,6 +526,28 @@ mod tests {
         assert_eq!(keys("get"), "-ERR Invalid number of arguments specified for command");
         assert_eq!(keys("nosuch a"), "-ERR Invalid command specified");
         assert_eq!(keys("ping"), "-ERR The command has no key arguments");
+        for (line, found) in [
+            // As a real Redis answers them.
+            ("zunionstore d 2 a b", "*3 $1 d $1 a $1 b"),
+            ("zunionstore d x a", "-ERR Invalid arguments specified for command"),
+            ("zunionstore d 0 a", "-ERR Invalid arguments specified for command"),
+            ("zunionstore d -1 a", "-ERR Invalid arguments specified for command"),
+            ("zunionstore d 3 a b", "-ERR Invalid arguments specified for command"),
+            ("zunionstore d 1x a", "*2 $1 a $1 d"),
+            ("zunion +1 a", "*1 $1 a"),
+            ("eval x 0", "*0"),
+            ("eval x 3 a", "*0"),
+            ("eval x 01 a", "*1 $1 a"),
+            ("xread count 1 streams a b 0", "*1 $1 a"),
+            ("spublish a b", "-ERR The command has no key arguments"),
+            ("object help", "-ERR The command has no key arguments"),
+            ("object nosuch a", "-ERR Invalid command specified"),
+            ("config nosuch a", "-ERR Invalid command specified"),
+            ("object freq a b", "-ERR Invalid number of arguments specified for command"),
+            ("xgroup create a", "-ERR Invalid number of arguments specified for command"),
+        ] {
+            assert_eq!(keys(line), found, "{line}");
+        }
         assert_eq!(ask(Protocol::Resp3, "COMMAND GETKEYSANDFLAGS get a"), "*1 *2 $1 a ~2 +RO +access");
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::{GroupId, Instant, Limits};
-use shard::live::Shard;
+use shard::live::{Gate, Shard};
 use shard::reply::{Protocol, Reply};
 use shard::state::State;
 use store::keyspace::Keyspaces;
@@ -24,15 +24,19 @@ impl World for Nothing {
     }
 }
 
-struct Scene {
-    door: Arc<Door>,
+pub(super) struct Scene {
+    pub(super) door: Arc<Door>,
     applied: u64,
 }
 
 impl Scene {
-    fn new(limits: Limits) -> Scene {
-        let state = State::new(GroupId(1), limits.clone(), Arc::new(Keyspaces::default()), 1);
-        let shard = Arc::new(Shard::<Client>::new(GroupId(1), state, &limits));
+    pub(super) fn new(limits: Limits) -> Scene {
+        Scene::with(limits, Keyspaces::default())
+    }
+
+    pub(super) fn with(limits: Limits, keyspaces: Keyspaces) -> Scene {
+        let state = State::new(GroupId(1), limits.clone(), Arc::new(keyspaces), 1);
+        let shard = Arc::new(Shard::<Client>::new(GroupId(1), state, &limits, Arc::new(Gate::default())));
         shard.set_refusal(None);
         let config = Config::new(&ConfigFacts {
             port: 0,
@@ -50,7 +54,7 @@ impl Scene {
         Scene { door: Arc::new(Door::new(limits, vec![shard], None, config, Box::new(Nothing))), applied: 0 }
     }
 
-    fn session(&self) -> Session {
+    pub(super) fn session(&self) -> Session {
         let client = self.door.admit(String::new(), String::new(), Instant::default()).expect("there is room");
         Session::new(self.door.clone(), client, 1)
     }
@@ -72,7 +76,7 @@ impl Scene {
     }
 
     /// Feeds inline commands and drives until all have been answered.
-    fn say(&mut self, session: &mut Session, lines: &str) -> String {
+    pub(super) fn say(&mut self, session: &mut Session, lines: &str) -> String {
         let bytes = lines.replace('|', "\r\n") + "\r\n";
         let (mut from, mut out) = (0, Reply::new(Protocol::Resp2));
         loop {
@@ -97,6 +101,16 @@ fn select_in_a_transaction_that_does_nothing_selects_nothing() {
     assert_eq!(scene.say(&mut two, "GET k|SELECT 5|GET k"), "$1 1 +OK $-1 ");
     assert_eq!(scene.say(&mut one, "WATCH w|MULTI|SELECT 5|EXEC|SET k 2"), "+OK +OK +QUEUED *1 +OK +OK ");
     assert_eq!(scene.say(&mut two, "GET k"), "$1 2 ");
+}
+
+#[test]
+fn exec_with_words_behind_it_forgets_what_was_watched() {
+    let mut scene = Scene::new(Limits::DEFAULT);
+    let (mut one, mut two) = (scene.session(), scene.session());
+    let refused = "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command ";
+    assert_eq!(scene.say(&mut one, "WATCH k|EXEC 0"), format!("+OK {refused}"));
+    scene.say(&mut two, "SET k 1");
+    assert_eq!(scene.say(&mut one, "MULTI|EXEC"), "+OK *0 ");
 }
 
 #[test]

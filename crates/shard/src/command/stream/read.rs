@@ -30,8 +30,8 @@ pub(super) fn key_places(args: Args<'_>) -> SmallVec<[usize; 8]> {
             b"NOACK" => 1,
             b"STREAMS" => {
                 let count = args.len() - at - 1;
-                let keys = if count.is_multiple_of(2) { count / 2 } else { 0 };
-                return (at + 1..at + 1 + keys).collect();
+                // Unbalanced, the first half are the keys, as Redis tells them; the command itself refuses that.
+                return (at + 1..at + 1 + count / 2).collect();
             }
             _ => break,
         };
