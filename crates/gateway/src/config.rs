@@ -349,7 +349,7 @@ fn check_upstream(upstream: &Upstream, wrongs: &mut Vec<Wrong>) {
     for (key, count) in [
         ("health.healthy_after", health.healthy_after),
         ("health.unhealthy_after", health.unhealthy_after),
-        ("outlier.consecutive_failures", upstream.outlier.consecutive_failures),
+        ("in_flight_max", upstream.in_flight_max),
         ("connections_max", upstream.connections_max),
         ("breaker.trials", upstream.breaker.trials),
     ] {
@@ -357,16 +357,26 @@ fn check_upstream(upstream: &Upstream, wrongs: &mut Vec<Wrong>) {
             wrong(key, "0: at least 1".into());
         }
     }
-    for (key, share) in [
-        ("outlier.ejected_share_max", upstream.outlier.ejected_share_max),
-        ("breaker.failure_share", upstream.breaker.failure_share),
-        ("retry_budget.share", upstream.retry_budget.share),
-        ("zones.spill_below", upstream.zones.spill_below),
+    for (key, percent) in [
+        ("outlier.ejected_percent_max", upstream.outlier.ejected_percent_max),
+        ("breaker.failure_percent", upstream.breaker.failure_percent),
+        ("retry_budget.percent", upstream.retry_budget.percent),
     ] {
-        // A NaN is in no range.
-        if !(0.0..=1.0).contains(&share) {
-            wrong(key, format!("{share}: a share is from 0.0 to 1.0"));
+        if percent > 100 {
+            wrong(key, format!("{percent}: at most 100"));
         }
+    }
+    if upstream.breaker.enabled && (upstream.breaker.failure_percent == 0 || upstream.breaker.window < Span::secs(1)) {
+        wrong(
+            "breaker",
+            "failure_percent is at least 1 and window at least 1s; to turn it off write enabled = false".into(),
+        );
+    }
+    if upstream.endpoints.iter().filter_map(|endpoint| endpoint.location).any(|(north, east)| {
+        // A NaN is in no range.
+        !(-90.0..=90.0).contains(&north) || !(-180.0..=180.0).contains(&east)
+    }) {
+        wrong("endpoints", "location: wants degrees north and east, as in [52.5, 13.4]".into());
     }
     if upstream.tls.as_ref().is_some_and(|tls| tls.chain.is_empty() != tls.key.is_empty()) {
         wrong("tls", "chain and key come together: name both files or none".into());

@@ -105,8 +105,12 @@ fn what_does_not_fit_together_is_told_with_what_to_do() {
         ("[upstream.b]\nendpoints=\"a:1\"\nhash_key=\"client\"", "has a meaning only with balance"),
         ("[upstream.b]\nendpoints=\"a:1\"\nhealth.path=\"x\"", "upstream.b.health.path: \"x\": a path starts with /"),
         ("[upstream.b]\nendpoints=\"a:1\"\nhealth.status=[500,200]", "upstream.b.health.status"),
-        ("[upstream.b]\nendpoints=\"a:1\"\nbreaker.failure_share=1.5", "breaker.failure_share: 1.5: a share is from"),
-        ("[upstream.b]\nendpoints=\"a:1\"\noutlier.ejected_share_max=nan", "outlier.ejected_share_max: NaN"),
+        ("[upstream.b]\nendpoints=\"a:1\"\nbreaker.failure_percent=150", "breaker.failure_percent: 150: at most 100"),
+        (
+            "[upstream.b]\nendpoints=\"a:1\"\nbreaker.failure_percent=0",
+            "upstream.b.breaker: failure_percent is at least 1",
+        ),
+        ("[upstream.b]\nendpoints={address=\"a:1\",location=[nan,0.0]}", "location: wants degrees"),
         ("[upstream.b]\nendpoints=\"a:1\"\ntls={chain=\"a\"}", "upstream.b.tls: chain and key come together"),
     ] {
         let shown = config(&format!("{BASE}{more}\n")).expect_err(more);

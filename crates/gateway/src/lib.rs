@@ -10,10 +10,13 @@
 pub mod balance;
 mod config;
 pub mod headers;
+pub mod live;
+pub mod log;
 pub mod model;
 pub mod request;
 pub mod resilience;
 mod route;
+mod split;
 mod table;
 mod template;
 

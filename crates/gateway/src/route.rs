@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::balance::HashKey;
 use crate::headers::{CONNECTION_FIELDS, is_token, is_value};
 use crate::model::{HeaderEdits, Route, ValueMatch, Wrong};
 use crate::request;
@@ -30,6 +31,15 @@ pub struct Share {
     pub upstream: Arc<str>,
     /// Relative to the others'.
     pub weight: u32,
+    /// The hash of its name.
+    pub(crate) salt: u64,
+}
+
+impl Share {
+    /// A share of an upstream.
+    pub fn new(upstream: &str, weight: u32) -> Share {
+        Share { upstream: upstream.into(), weight, salt: HashKey::SHARED.hash(upstream.as_bytes()) }
+    }
 }
 
 /// What becomes of a request.
@@ -180,11 +190,7 @@ fn proxy(route: &Route) -> Result<RouteAction, Wrong> {
     if route.to.iter().all(|target| target.weight == 0) {
         return Err(Wrong::new("to", "all weights are 0: give at least one target a weight"));
     }
-    let shares: Vec<Share> = route
-        .to
-        .iter()
-        .map(|target| Share { upstream: target.upstream.as_str().into(), weight: target.weight })
-        .collect();
+    let shares: Vec<Share> = route.to.iter().map(|target| Share::new(&target.upstream, target.weight)).collect();
     let path = match &route.rewrite.path {
         None => None,
         Some(text) => {

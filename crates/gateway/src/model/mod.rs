@@ -33,8 +33,8 @@ pub use route::{Bulkhead, HeaderEdits, Limits, RateLimit, Redirect, Respond, Ret
 pub use strict::{Node, Wrong};
 pub use text::{Network, Rate, Size, Span};
 pub use upstream::{
-    Balance, Breaker, CheckKind, EndpointSpec, HealthCheck, Outlier, RetryBudget, ServiceSource, Upstream,
-    UpstreamProtocol, UpstreamTls, ZoneRules,
+    Balance, Breaker, CheckKind, EndpointSpec, HealthCheck, Locality, Outlier, RetryBudget, ServiceSource, Upstream,
+    UpstreamProtocol, UpstreamTls,
 };
 
 use text::meant;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::matching::{ClientKey, HostPattern, LimitKey, MethodName, PathPattern, ValueMatch};
 use super::text::{Rate, Size, Span};
+use crate::resilience::Defaults;
 
 /// An upstream and its share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,23 +97,23 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Timeouts {
-    /// From the end of the request's head to the end of the answer, all attempts together; the deadline that is passed on.
-    /// 60 s. Ends at the switch for WebSockets.
+    /// From the end of the request's head to the answer's head, all attempts together; the deadline that is passed on. 30 s. Bodies may
+    /// take longer, as long as they move.
     pub total: Span,
-    /// From the last byte of the request sent to the answer's head, each attempt. 30 s.
+    /// From the last byte of the request sent to the answer's head, each attempt. 15 s.
     pub first_byte: Span,
-    /// Between two bytes of a body, either way. 60 s; of a WebSocket or TCP stream: 1 h.
+    /// Between two bytes of a body, either way. 5 min.
     pub idle: Span,
-    /// Silence after which a WebSocket or TCP stream is closed.
+    /// Silence after which a WebSocket or TCP stream is closed. 1 h.
     pub stream_idle: Span,
 }
 
 impl Default for Timeouts {
     fn default() -> Timeouts {
         Timeouts {
-            total: Span::secs(60),
-            first_byte: Span::secs(30),
-            idle: Span::secs(60),
+            total: Span::millis(Defaults::DEFAULT.timeout_request_ms),
+            first_byte: Span::millis(Defaults::DEFAULT.timeout_answer_ms),
+            idle: Span::millis(Defaults::DEFAULT.timeout_idle_ms),
             stream_idle: Span::secs(3600),
         }
     }
@@ -132,8 +133,10 @@ pub struct Retry {
     pub backoff: Span,
     /// Longest pause. 250 ms.
     pub backoff_max: Span,
-    /// Also POST and PATCH: only where the upstream knows doublets itself.
-    pub unsafe_methods: bool,
+    /// Answers that did not come in time are tried again too. False: the upstream may be slow rather than broken.
+    pub on_timeout: bool,
+    /// Requests with an Idempotency-Key are tried again whatever their method: only where the upstream honours it. False.
+    pub idempotency_keys: bool,
     /// A request whose body is larger is not tried again: so much of it is kept. 64 KiB.
     pub body_bytes_max: Size,
 }
@@ -141,11 +144,12 @@ pub struct Retry {
 impl Default for Retry {
     fn default() -> Retry {
         Retry {
-            attempts: 2,
+            attempts: Defaults::DEFAULT.retry_attempts_max as u32 - 1,
             on_status: vec![502, 503, 504],
-            backoff: Span::millis(25),
-            backoff_max: Span::millis(250),
-            unsafe_methods: false,
+            backoff: Span::millis(Defaults::DEFAULT.retry_backoff_base_ms),
+            backoff_max: Span::millis(Defaults::DEFAULT.retry_backoff_cap_ms),
+            on_timeout: false,
+            idempotency_keys: false,
             body_bytes_max: Size(64 << 10),
         }
     }
@@ -171,7 +175,7 @@ pub struct RateLimit {
 pub struct Bulkhead {
     /// Requests under way. 1024.
     pub in_flight_max: u32,
-    /// Requests that wait for one of these to end; beyond it 503. 128.
+    /// Requests that wait for one of these to end; beyond it 503. 1024.
     pub queue_max: u32,
     /// How long one waits at most; then 503. 1 s.
     pub queue_timeout: Span,
@@ -179,7 +183,12 @@ pub struct Bulkhead {
 
 impl Default for Bulkhead {
     fn default() -> Bulkhead {
-        Bulkhead { in_flight_max: 1024, queue_max: 128, queue_timeout: Span::secs(1) }
+        let d = Defaults::DEFAULT;
+        Bulkhead {
+            in_flight_max: d.bulkhead_in_flight_max as u32,
+            queue_max: d.bulkhead_queue_max as u32,
+            queue_timeout: Span::millis(d.bulkhead_queue_timeout_ms),
+        }
     }
 }
 

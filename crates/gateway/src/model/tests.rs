@@ -44,7 +44,7 @@ fn what_people_write_is_read_with_its_shorthands() {
     assert_eq!(route.methods[0].0, "GET");
     let limit = route.rate_limit.as_ref().expect("given");
     assert_eq!((limit.rate.count, limit.burst, &limit.per), (100, 0, &LimitKey::default()));
-    assert_eq!((route.timeouts.total, route.timeouts.first_byte), (Span::secs(5), Span::secs(30)));
+    assert_eq!((route.timeouts.total, route.timeouts.first_byte), (Span::secs(5), Span::secs(15)));
     let Body::Route(old) = body("route.old") else { panic!("a route") };
     assert_eq!(old.redirect.as_ref().map(|redirect| (redirect.to.as_str(), redirect.status)), Some(("/new", 308)));
     let Body::Upstream(shop) = body("upstream.shop") else { panic!("an upstream") };

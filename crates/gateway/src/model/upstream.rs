@@ -4,18 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use super::matching::ClientKey;
 use super::text::{Size, Span};
+use crate::resilience::Defaults;
 
 /// One server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointSpec {
     /// `"10.0.0.1:9000"`, `"[::1]:9000"` or `"name:9000"`, which the host looks up again and again.
     pub address: String,
     /// Its share relative to the others'; 1. 0: none, but what is under way goes on (drain).
     #[serde(default = "one")]
     pub weight: u32,
-    /// Where it stands.
+    /// The zone it stands in.
     #[serde(default)]
     pub zone: String,
+    /// Degrees north and east, for `locality = "geographic"`.
+    #[serde(default)]
+    pub location: Option<(f64, f64)>,
 }
 
 fn one() -> u32 {
@@ -104,86 +108,95 @@ impl Default for HealthCheck {
             path: "/".into(),
             host: String::new(),
             status: (200, 399),
-            interval: Span::secs(5),
-            timeout: Span::secs(2),
-            healthy_after: 2,
-            unhealthy_after: 3,
+            interval: Span::millis(Defaults::DEFAULT.check_interval_ms),
+            timeout: Span::millis(Defaults::DEFAULT.check_timeout_ms),
+            healthy_after: Defaults::DEFAULT.check_rise as u32,
+            unhealthy_after: Defaults::DEFAULT.check_fall as u32,
         }
     }
 }
 
 /// Endpoints that answer badly get no requests for a while.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Outlier {
     /// Whether at all. True.
     pub enabled: bool,
-    /// Failures in a row (no connection, a reset, a timeout, 5xx) that eject. 5.
-    pub consecutive_failures: u32,
+    /// 5xx, or no answer, in a row that eject. 5.
+    pub consecutive_errors: u32,
+    /// 502 to 504 and broken connections in a row that eject. 5.
+    pub consecutive_gateway_failures: u32,
     /// How long the first time; then twice, three times … as long. 30 s.
     pub ejection: Span,
     /// The longest. 5 min.
     pub ejection_max: Span,
-    /// Largest share of the endpoints that may be ejected at once; never all. 0.5.
-    pub ejected_share_max: f64,
+    /// Most endpoints of a hundred that may be ejected at once; one always may, all never. 50.
+    pub ejected_percent_max: u32,
 }
 
 impl Default for Outlier {
     fn default() -> Outlier {
+        let d = Defaults::DEFAULT;
         Outlier {
             enabled: true,
-            consecutive_failures: 5,
-            ejection: Span::secs(30),
-            ejection_max: Span::secs(300),
-            ejected_share_max: 0.5,
+            consecutive_errors: d.outlier_consecutive_errors as u32,
+            consecutive_gateway_failures: d.outlier_consecutive_gateway_failures as u32,
+            ejection: Span::millis(d.outlier_base_ejection_ms),
+            ejection_max: Span::millis(d.outlier_max_ejection_ms),
+            ejected_percent_max: d.outlier_max_ejection_percent as u32,
         }
     }
 }
 
 /// When too many requests to an upstream fail, the next are answered 503 at once for a while.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Breaker {
     /// Whether at all. True.
     pub enabled: bool,
-    /// It opens when at least this share of the requests in the window failed. 0.5.
-    pub failure_share: f64,
-    /// … of at least so many. 20.
+    /// It opens when of a hundred requests in the window at least so many failed. 75.
+    pub failure_percent: u32,
+    /// … out of at least so many. 20.
     pub requests_min: u32,
     /// The window. 10 s.
     pub window: Span,
-    /// How long it stays open before trial requests. 5 s.
-    pub open: Span,
-    /// Trial requests at once while it is half open, all of which must succeed. 3.
+    /// How long it stays open before trial requests; doubles with each that fails. 5 s.
+    pub pause: Span,
+    /// The longest. 30 s.
+    pub pause_max: Span,
+    /// Trial requests, all of which must succeed for it to close. 5.
     pub trials: u32,
 }
 
 impl Default for Breaker {
     fn default() -> Breaker {
+        let d = Defaults::DEFAULT;
         Breaker {
             enabled: true,
-            failure_share: 0.5,
-            requests_min: 20,
-            window: Span::secs(10),
-            open: Span::secs(5),
-            trials: 3,
+            failure_percent: d.breaker_failure_percent as u32,
+            requests_min: d.breaker_volume_min as u32,
+            window: Span::millis(d.breaker_window_ms),
+            pause: Span::millis(d.breaker_pause_ms),
+            pause_max: Span::millis(d.breaker_pause_max_ms),
+            trials: d.breaker_probes as u32,
         }
     }
 }
 
-/// How much of the traffic may be retries.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How much of the traffic may be retries, over ten seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RetryBudget {
-    /// Retries as a share of requests over the last ten seconds. 0.1.
-    pub share: f64,
-    /// Retries a second that are allowed anyway, so that little traffic can retry at all. 3.
-    pub min_per_second: u32,
+    /// Retries per hundred requests. 20.
+    pub percent: u32,
+    /// Retries that are allowed however few the requests. 10.
+    pub floor: u32,
 }
 
 impl Default for RetryBudget {
     fn default() -> RetryBudget {
-        RetryBudget { share: 0.1, min_per_second: 3 }
+        let d = Defaults::DEFAULT;
+        RetryBudget { percent: d.retry_budget_percent as u32, floor: d.retry_budget_floor as u32 }
     }
 }
 
@@ -214,20 +227,18 @@ pub struct UpstreamTls {
     pub key: String,
 }
 
-/// Endpoints in other zones.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ZoneRules {
-    /// Prefer endpoints of the node's own zone. True (without effect where none is named).
-    pub prefer_local: bool,
-    /// Spill over to other zones when less than this share of the zone's endpoints is healthy. 0.7.
-    pub spill_below: f64,
-}
-
-impl Default for ZoneRules {
-    fn default() -> ZoneRules {
-        ZoneRules { prefer_local: true, spill_below: 0.7 }
-    }
+/// Whether it matters where endpoints stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Locality {
+    /// Endpoints in the node's own zone first, as far as they can take it; the rest goes to zones that have room. Without effect
+    /// where no endpoint has a zone, and with a balance by hash, which already says which endpoint.
+    #[default]
+    Zone,
+    /// The site nearest to the client first; needs a file of locations.
+    Geographic,
+    /// It does not matter.
+    Off,
 }
 
 /// Endpoints that are equals. Exactly one of `endpoints` and `service` is given.
@@ -267,8 +278,10 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// TLS to the endpoints; absent: none.
     pub tls: Option<UpstreamTls>,
-    /// Other zones.
-    pub zones: ZoneRules,
+    /// Whether it matters where endpoints stand. `"zone"`.
+    pub locality: Locality,
+    /// Requests under way to all endpoints together; beyond it 503. 1024.
+    pub in_flight_max: u32,
     /// Largest head of an answer. 32 KiB; beyond it 502.
     pub head_bytes_max: Size,
 }
@@ -286,13 +299,14 @@ impl Default for Upstream {
             breaker: Breaker::default(),
             retry_budget: RetryBudget::default(),
             slow_start: Span::secs(10),
-            connect_timeout: Span::secs(2),
+            connect_timeout: Span::millis(Defaults::DEFAULT.timeout_connect_ms),
             connections_max: 1024,
             idle_connections_max: 128,
             idle_timeout: Span::secs(50),
             protocol: UpstreamProtocol::Http1,
             tls: None,
-            zones: ZoneRules::default(),
+            locality: Locality::Zone,
+            in_flight_max: Defaults::DEFAULT.bulkhead_in_flight_max as u32,
             head_bytes_max: Size(32 << 10),
         }
     }

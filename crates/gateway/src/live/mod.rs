@@ -1,0 +1,365 @@
+//! The gateway at work: configuration, endpoints and what was learned, in one value that many threads ask.
+//!
+//! ```text
+//!  apply(Config) ─► State: tables, routes ─┐   swapped whole; what was learned stays by name
+//!  endpoints(…)  ─► LiveUpstream: set ─────┤
+//!                                          ▼
+//!  decide(head) ─► Answer | Queue ─► go ─► Forward(Plan, Flight) ─► answered / failed ─► over, dropped
+//!  tick(now) ─► checks that are due ─► checked(…)                    happenings() ─► log, console
+//! ```
+//!
+//! A request meets, in this order: normal form (400), route (404), header bytes (431), load shedding (503), *the place where authentication will
+//! stand*, rate limit (429), redirect or direct answer, *the place of the cache*, split by weight, the route's places (a queue, 503), the
+//! upstream's places, breaker and endpoints (503).
+//!
+//! `E` is the engine's handle of an endpoint (its pool of connections). No clock is read and nothing is drawn but from what is handed in.
+
+mod decide;
+mod flight;
+mod route;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use base::{Duration, Instant, Rng};
+use parking_lot::{Mutex, RwLock};
+
+use crate::Config;
+use crate::balance::{Coordinates, Endpoint, EndpointId, HashKey, Health, Member};
+use crate::model::{HeaderEdits, Upstream};
+use crate::resilience::{OutlierChange, RateTable, Shed, ShedConfig, Shedder, Transition};
+
+pub use flight::{Ended, Flight, Next, Plan, Queued};
+pub use route::LiveRoute;
+pub use snapshot::{EndpointLook, RouteLook, Snapshot, UpstreamLook};
+pub use upstream::{LiveUpstream, Picked, Probe};
+
+/// Most happenings that are kept for [`Gateway::happenings`]; beyond it the oldest go.
+pub const EVENTS_MAX: usize = 1000;
+
+/// What one gateway knows of itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The zone that it stands in; empty: none.
+    pub zone: Box<str>,
+    /// The secret under which sticky cookies are made and clients are hashed to endpoints; the same on all nodes.
+    pub secret: HashKey,
+    /// When load is shed.
+    pub shed: ShedConfig,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { zone: "".into(), secret: HashKey::SHARED, shed: ShedConfig::default() }
+    }
+}
+
+/// Something that the operator may want to know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A breaker changed.
+    Breaker {
+        /// Whose.
+        upstream: Arc<str>,
+        /// How.
+        transition: Transition,
+    },
+    /// An endpoint was ejected or returned.
+    Outlier {
+        /// Whose.
+        upstream: Arc<str>,
+        /// Which and why.
+        change: OutlierChange,
+    },
+    /// Active checks changed their mind.
+    Check {
+        /// Whose.
+        upstream: Arc<str>,
+        /// Which.
+        endpoint: Box<str>,
+        /// To what.
+        passing: bool,
+    },
+}
+
+/// An answer of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Fields beside Content-Length, Date and the like.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Arc<str>,
+    /// The route that it is of, if any.
+    pub route: Option<Arc<str>>,
+    /// Why, for the log; empty where it is what the route says.
+    pub why: &'static str,
+}
+
+impl Answer {
+    fn plain(status: u16, content_type: &str, body: Arc<str>) -> Answer {
+        let headers = if body.is_empty() { Vec::new() } else { vec![("content-type".into(), content_type.into())] };
+        Answer { status, headers, body, route: None, why: "" }
+    }
+
+    fn error(status: u16, why: &'static str) -> Answer {
+        Answer { why, ..Answer::plain(status, "text/plain; charset=utf-8", format!("{status} {why}\n").into()) }
+    }
+
+    /// With Retry-After in whole seconds, at least one.
+    fn retry_after(mut self, after: Duration) -> Answer {
+        let seconds = after.as_millis().div_ceil(1000).max(1);
+        self.headers.push(("retry-after".into(), seconds.to_string()));
+        self
+    }
+
+    fn on(mut self, route: &Arc<str>) -> Answer {
+        self.route = Some(Arc::clone(route));
+        self
+    }
+
+    fn edited(mut self, edits: &HeaderEdits) -> Answer {
+        self.headers.retain(|(name, _)| {
+            let is = |other: &String| other.eq_ignore_ascii_case(name);
+            !edits.remove.iter().any(is) && !edits.set.keys().any(is)
+        });
+        let edits = edits.set.iter().chain(&edits.add);
+        self.headers.extend(edits.map(|(name, value)| (name.clone(), value.clone())));
+        self
+    }
+}
+
+/// What becomes of a request.
+pub enum Decision<E> {
+    /// We answer.
+    Answer(Answer),
+    /// An upstream gets it.
+    Forward(Box<Plan<E>>, Box<Flight<E>>),
+    /// It waits for a place.
+    Queue(Queued<E>),
+}
+
+/// What [`Gateway::apply`] swaps whole.
+struct State<E> {
+    config: Arc<Config>,
+    /// In the order of the configuration.
+    routes: Vec<Arc<LiveRoute<E>>>,
+    upstreams: BTreeMap<String, Arc<LiveUpstream<E>>>,
+}
+
+/// See the module's head.
+pub struct Gateway<E> {
+    settings: Settings,
+    state: RwLock<Arc<State<E>>>,
+    /// Changes come one after the other.
+    change: Mutex<()>,
+    shed: Arc<Shedder>,
+    rates: OnceLock<RateTable>,
+    events: Mutex<VecDeque<Event>>,
+    unrouted: AtomicU64,
+    bad: AtomicU64,
+    shed_count: AtomicU64,
+}
+
+/// The members of an upstream whose endpoints are listed by address: those whose address is an address. Names are the host's to look up.
+pub fn listed_members(upstream: &Upstream) -> Vec<Member> {
+    let member = |spec: &crate::model::EndpointSpec| {
+        let mut endpoint = Endpoint::new(&spec.address, spec.address.parse().ok()?);
+        endpoint.weight = spec.weight;
+        endpoint.zone = spec.zone.as_str().into();
+        endpoint.location = spec.location.map(|(latitude, longitude)| Coordinates { latitude, longitude });
+        // Weight zero drains: clients that stick to it stay.
+        let health = if spec.weight == 0 { Health::Draining } else { Health::Passing };
+        Some(Member { endpoint, health })
+    };
+    upstream.endpoints.iter().filter_map(member).collect()
+}
+
+impl<E> Gateway<E> {
+    /// A gateway without a configuration: every request is answered 404.
+    pub fn new(settings: Settings) -> Gateway<E> {
+        let state = State { config: Arc::default(), routes: Vec::new(), upstreams: BTreeMap::new() };
+        Gateway {
+            shed: Arc::new(Shedder::new(settings.shed)),
+            settings,
+            state: RwLock::new(Arc::new(state)),
+            change: Mutex::new(()),
+            rates: OnceLock::new(),
+            events: Mutex::default(),
+            unrouted: AtomicU64::new(0),
+            bad: AtomicU64::new(0),
+            shed_count: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes a configuration. Requests see the old one or the new one, whole. Endpoints, breakers, budgets, places and counters stay for
+    /// names that stay (breakers, budgets and places: where their numbers did not change). A new upstream has no endpoints until
+    /// [`Gateway::endpoints`]; [`listed_members`] gives those that are listed. `handle` makes new handles where a document says something
+    /// else about how endpoints are spoken to.
+    pub fn apply(
+        &self,
+        config: Config,
+        handle: &mut dyn FnMut(&Endpoint, &Upstream) -> Arc<E>,
+        now: Instant,
+        rng: &mut Rng,
+    ) {
+        let _one = self.change.lock();
+        let before = self.current();
+        let mut upstreams = BTreeMap::new();
+        for (name, document) in config.upstreams() {
+            let live = match before.upstreams.get(name) {
+                Some(live) => {
+                    let old = live.document();
+                    live.reconfigure(Arc::clone(document), &self.settings, now, rng);
+                    if spoken(&old) != spoken(document) {
+                        live.renew_handles(handle);
+                    }
+                    Arc::clone(live)
+                }
+                None => Arc::new(LiveUpstream::new(name, Arc::clone(document), &self.settings, now, rng)),
+            };
+            upstreams.insert(name.clone(), live);
+        }
+        let old_routes: BTreeMap<&str, &Arc<LiveRoute<E>>> =
+            before.routes.iter().map(|route| (&*route.compiled.name, route)).collect();
+        let routes = config.routes().iter().map(|compiled| {
+            let targets = Config::targets(compiled)
+                .map(|name| Arc::clone(upstreams.get(name).expect("a valid configuration names only what is there")));
+            let old = old_routes.get(&*compiled.name).map(|route| &***route);
+            Arc::new(LiveRoute::new(Arc::clone(compiled), targets.collect(), old))
+        });
+        let routes = routes.collect();
+        let gone: Vec<_> = before.upstreams.iter().filter(|(name, _)| !upstreams.contains_key(*name)).collect();
+        *self.state.write() = Arc::new(State { config: Arc::new(config), routes, upstreams });
+        // Requests that took a route of the old configuration may still retry: not at endpoints that nobody watches any more.
+        for (_, live) in gone {
+            live.set_members(Vec::new(), handle, &self.settings, now, rng);
+        }
+    }
+
+    /// The endpoints of an upstream are these from now on: when this returns, nobody is given another (I7). False: there is no such upstream.
+    pub fn endpoints(
+        &self,
+        upstream: &str,
+        members: Vec<Member>,
+        handle: &mut dyn FnMut(&Endpoint, &Upstream) -> Arc<E>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> bool {
+        let _one = self.change.lock();
+        let state = self.current();
+        let live = state.upstreams.get(upstream);
+        if let Some(live) = live {
+            live.set_members(members, handle, &self.settings, now, rng);
+        }
+        live.is_some()
+    }
+
+    fn current(&self) -> Arc<State<E>> {
+        Arc::clone(&self.state.read())
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.state.read().config)
+    }
+
+    /// The routes in use, in order of their names; a [`LiveRoute`]'s `compiled.index` is its place.
+    pub fn routes(&self) -> Vec<Arc<LiveRoute<E>>> {
+        self.current().routes.clone()
+    }
+
+    /// An upstream in use.
+    pub fn upstream(&self, name: &str) -> Option<Arc<LiveUpstream<E>>> {
+        self.current().upstreams.get(name).cloned()
+    }
+
+    /// Does what is due at `now` and lists the checks to make: each answer goes to [`Gateway::checked`], none that does not come in time.
+    pub fn tick(&self, now: Instant, rng: &mut Rng) -> Vec<Probe> {
+        let (mut events, mut probes) = (Vec::new(), Vec::new());
+        for live in self.current().upstreams.values() {
+            live.tick(&self.settings, now, rng, &mut events, &mut probes);
+        }
+        events.into_iter().for_each(|event| self.happened(Some(event)));
+        probes
+    }
+
+    /// When [`Gateway::tick`] is due; `None` without upstreams.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.current().upstreams.values().map(|live| live.deadline()).min()
+    }
+
+    /// The answer to a check.
+    pub fn checked(&self, upstream: &str, endpoint: EndpointId, good: bool, now: Instant, rng: &mut Rng) {
+        if let Some(live) = self.current().upstreams.get(upstream) {
+            self.happened(live.checked(endpoint, good, &self.settings, now, rng));
+        }
+    }
+
+    fn happened(&self, event: Option<Event>) {
+        let Some(event) = event else { return };
+        let mut events = self.events.lock();
+        if events.len() == EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back(event);
+    }
+
+    /// What happened since the last call, for the log and the console.
+    pub fn happenings(&self) -> Vec<Event> {
+        self.events.lock().drain(..).collect()
+    }
+
+    /// The gateway holds so many bytes more for requests (kept bodies); load is shed beyond a limit. Give them back by [`Gateway::free`].
+    pub fn hold(&self, bytes: u64) {
+        self.shed.hold(bytes);
+    }
+
+    /// So many less.
+    pub fn free(&self, bytes: u64) {
+        self.shed.free(bytes);
+    }
+
+    /// Everything at one moment.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let state = self.current();
+        Snapshot {
+            routes: state.routes.iter().map(|route| route.look()).collect(),
+            upstreams: state.upstreams.values().map(|live| live.look(now)).collect(),
+            in_flight: self.shed.in_flight(),
+            shed_share: self.shed.share(),
+            unrouted: self.unrouted.load(Relaxed),
+            bad: self.bad.load(Relaxed),
+            shed: self.shed_count.load(Relaxed),
+        }
+    }
+
+    fn shed_answer(&self, shed: Shed) -> Answer {
+        self.shed_count.fetch_add(1, Relaxed);
+        let why = match shed {
+            Shed::InFlight => "too many requests are under way",
+            Shed::Memory => "too little memory is left",
+            Shed::Delay => "requests wait too long",
+        };
+        Answer::error(503, why).retry_after(Duration::from_secs(1))
+    }
+}
+
+/// What a document says about how endpoints are spoken to: what handles are made of.
+fn spoken(upstream: &Upstream) -> impl PartialEq + use<> {
+    (
+        upstream.protocol,
+        upstream.tls.clone(),
+        upstream.connect_timeout,
+        upstream.connections_max,
+        upstream.idle_connections_max,
+        upstream.idle_timeout,
+        upstream.head_bytes_max,
+    )
+}
