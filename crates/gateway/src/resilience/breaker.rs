@@ -198,6 +198,16 @@ impl Breaker {
         still.then(|| self.turn(&mut inner, BreakerState::Open, now))
     }
 
+    /// Gives a pass back that was not used to the end, for who has no time at hand (a `Drop`): as reporting [`Outcome::Cancelled`].
+    pub fn cancel(&self, pass: Pass) {
+        if pass.probe {
+            let mut inner = self.inner.lock();
+            if pass.generation == self.word.load(Ordering::Acquire) {
+                inner.probes_out = inner.probes_out.saturating_sub(1);
+            }
+        }
+    }
+
     fn report_probe(&self, pass: &Pass, now: Instant, outcome: Outcome) -> Option<Transition> {
         let mut inner = self.inner.lock();
         if pass.generation != self.word.load(Ordering::Acquire) || inner.state != BreakerState::HalfOpen {
@@ -322,6 +332,7 @@ mod tests {
         let breaker = opened();
         for _ in 0..10 {
             assert_eq!(send(&breaker, at(5000), Outcome::Cancelled), None);
+            breaker.cancel(pass(&breaker, at(5000)));
         }
         let lost = [pass(&breaker, at(5000)), pass(&breaker, at(5000)), pass(&breaker, at(5000))];
         assert!(breaker.admit(at(34_999)).0.is_err());

@@ -10,8 +10,20 @@ use std::net::SocketAddr;
 const ENDPOINTS: usize = 4;
 const MS: u64 = 1_000_000;
 
-/// What the upstream does at a moment: milliseconds of work for a request, and the share of answers that are 503.
-type Weather = fn(u64) -> (f64, f64);
+/// What an endpoint does at a moment (milliseconds).
+type Weather = fn(u64, usize) -> Sky;
+
+#[derive(Clone, Copy)]
+struct Sky {
+    /// Milliseconds of work for a request.
+    work: f64,
+    /// The share of answers that are 503.
+    failing: f64,
+    /// It refuses connections.
+    refuses: bool,
+}
+
+const FAIR: Sky = Sky { work: 0.01, failing: 0.0, refuses: false };
 
 struct Scenario {
     /// Requests a second.
@@ -38,8 +50,8 @@ struct Request {
 enum Event {
     Arrive,
     Send(Request),
-    /// The attempt's end: an answer with this status, or none in time.
-    End(Request, Attempt, Pass, Option<u16>, EndpointId),
+    /// The attempt's end: 200, or a failure.
+    End(Request, Attempt, Pass, Option<Failure>, EndpointId),
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -122,8 +134,8 @@ impl World {
                     self.send(Request { tried: Vec::new(), last_resort: false, deadline }, now);
                 }
                 Event::Send(request) => self.send(request, now),
-                Event::End(request, attempt, pass, status, endpoint) => {
-                    self.end(request, attempt, pass, status, endpoint, now)
+                Event::End(request, attempt, pass, failure, endpoint) => {
+                    self.end(request, attempt, pass, failure, endpoint, now)
                 }
             }
         }
@@ -146,14 +158,18 @@ impl World {
         request.tried.push(id);
         self.report.attempts += 1;
         let at = (0..ENDPOINTS).find(|at| EndpointId::of(&format!("e{at}")) == id).expect("one of them");
-        let (work_ms, failing) = (self.scenario.weather)(now.0 / MS);
-        let done = self.busy_until[at].max(now.0) + (work_ms * MS as f64) as u64;
+        let sky = (self.scenario.weather)(now.0 / MS, at);
+        let done = self.busy_until[at].max(now.0) + (if sky.refuses { 0.0 } else { sky.work } * MS as f64) as u64;
         // Nobody tells the endpoint that its answer is not waited for any more: it does the work all the same.
         self.busy_until[at] = done;
         let timeout = now.0 + self.scenario.answer_timeout.as_nanos() as u64;
-        let failed = self.rng.unit() < failing;
-        let (end, status) = if done > timeout { (timeout, None) } else { (done, Some(if failed { 503 } else { 200 })) };
-        self.schedule(end.max(now.0 + 1), Event::End(request, attempt, pass, status, id));
+        let failed = self.rng.unit() < sky.failing;
+        let (end, failure) = match sky {
+            Sky { refuses: true, .. } => (now.0, Some(Failure::Connect)),
+            _ if done > timeout => (timeout, Some(Failure::Timeout)),
+            _ => (done, failed.then_some(Failure::Status(503))),
+        };
+        self.schedule(end.max(now.0 + 1), Event::End(request, attempt, pass, failure, id));
     }
 
     fn end(
@@ -161,15 +177,19 @@ impl World {
         request: Request,
         attempt: Attempt,
         pass: Pass,
-        status: Option<u16>,
+        failure: Option<Failure>,
         endpoint: EndpointId,
         now: Instant,
     ) {
-        let outcome = status.map_or(Outcome::GatewayFailure, Outcome::of_status);
+        let outcome = match failure {
+            None => Outcome::Answered,
+            Some(Failure::Connect) => Outcome::Unreachable,
+            Some(_) => Outcome::GatewayFailure,
+        };
         attempt.finish(now, outcome);
         let change = self.breaker.report(pass, now, outcome);
         self.report.openings += u64::from(change.is_some_and(|change| change.to == BreakerState::Open));
-        if outcome == Outcome::Answered {
+        let Some(failure) = failure else {
             if request.last_resort {
                 let change = self.outliers.pardon(endpoint);
                 self.apply(change.as_slice(), now);
@@ -178,17 +198,17 @@ impl World {
             let second = (now.0 / 1_000_000_000).min(self.scenario.secs) as usize;
             self.report.good_by_second[second] += 1;
             return;
-        }
+        };
         if attempt.live().tally.is_suspicious(self.outliers.config()) {
             let change = self.outliers.consider(endpoint, now);
             self.apply(change.as_slice(), now);
         }
         drop(attempt);
         let tried = Tried {
-            failure: status.map_or(Failure::Timeout, Failure::Status),
+            failure,
             idempotence: Idempotence::Safe,
             has_idempotency_key: false,
-            sent: true,
+            sent: failure != Failure::Connect,
             replayable: true,
             answer_begun: false,
             attempts: request.tried.len() as u32,
@@ -220,7 +240,7 @@ fn half_failing(budget: RetryBudgetConfig, rate: u64) -> Scenario {
         budget,
         breaker: BreakerConfig::default(),
         answer_timeout: Duration::from_secs(15),
-        weather: |_| (0.01, 0.5),
+        weather: |_, _| Sky { failing: 0.5, ..FAIR },
     }
 }
 
@@ -256,7 +276,7 @@ fn outage(budget: RetryBudgetConfig, breaker: BreakerConfig) -> Scenario {
         budget,
         breaker,
         answer_timeout: Duration::from_millis(500),
-        weather: |ms| (if (5_000..8_000).contains(&ms) { 20.0 } else { 4.0 }, 0.0),
+        weather: |ms, _| Sky { work: if (5_000..8_000).contains(&ms) { 20.0 } else { 4.0 }, ..FAIR },
     }
 }
 
@@ -278,6 +298,45 @@ fn a_storm_outlasts_its_cause_without_budget_and_breaker_and_not_with_them() {
     assert!(last(&without) < 0.5, "the storm goes on: {}", last(&without));
     assert!(last(&with) > 0.99, "{}", last(&with));
     assert!(with.attempts as f64 <= with.requests as f64 * 1.2);
+}
+
+fn calm(rate: u64, weather: Weather) -> Scenario {
+    let breaker = BreakerConfig::default();
+    Scenario {
+        rate,
+        secs: 60,
+        budget: RetryBudgetConfig::default(),
+        breaker,
+        answer_timeout: Duration::from_secs(15),
+        weather,
+    }
+}
+
+#[test]
+fn rolling_restarts_and_dead_endpoints_fail_no_request_that_another_endpoint_could_answer() {
+    let scenarios: [(&str, Weather); 4] = [
+        // From second 5 on one endpoint after the other is down for a second and a half, the next one as soon as it is back.
+        ("restarts, one after the other, three times", |ms, at| Sky {
+            refuses: (5_000..23_000).contains(&ms) && (ms - 5_000) / 1_500 % 4 == at as u64,
+            ..FAIR
+        }),
+        ("one dead", |ms, at| Sky { refuses: at == 2 && ms >= 5_000, ..FAIR }),
+        ("all but one dead, one by one", |ms, at| Sky { refuses: at > 0 && ms >= 5_000 * at as u64, ..FAIR }),
+        ("one says 503", |ms, at| Sky { failing: if at == 1 && ms >= 5_000 { 1.0 } else { 0.0 }, ..FAIR }),
+    ];
+    for (name, weather) in scenarios {
+        for (rate, seed) in [(20, 1), (200, 2), (2000, 3)] {
+            let report = World::new(calm(rate, weather), seed).run();
+            println!(
+                "{name}, {rate}/s: {} of {} failed, traffic × {:.4}",
+                report.requests - report.good,
+                report.requests,
+                report.attempts as f64 / report.requests as f64
+            );
+            assert_eq!(report.good, report.requests, "{name}, {rate}/s");
+            assert_eq!(report.openings, 0, "{name}, {rate}/s");
+        }
+    }
 }
 
 #[test]
