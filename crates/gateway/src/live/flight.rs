@@ -371,9 +371,15 @@ impl<E> Flight<E> {
         Some(Next::Retry { to, endpoint, pause })
     }
 
-    /// It is over: `status` is what the client got, 0 for nothing.
+    /// It is over: `status` is what the client got, 0 for nothing; of a stream 200 where the upstream served it.
     pub fn over(&mut self, status: u16, now: Instant) {
         self.now = now;
+        // A stream has no answer's head; how it ended is what the breaker learns, for else a trial by a stream would never close it.
+        if status > 0
+            && let Some(pass) = self.pass.take()
+        {
+            let _ = self.breaker.report(pass, now, Outcome::of_status(status));
+        }
         let took = self.answered.map_or(now, |(_, at)| at).since(self.wish.started);
         self.route.counters.answered(status, took);
     }

@@ -379,6 +379,29 @@ fn connections_take_the_route_of_their_listener() {
 }
 
 #[test]
+fn streams_that_end_well_close_a_breaker() {
+    let mut world = World::new(TOML);
+    let connect = |world: &mut World| {
+        let decision = world.gateway.decide_connection("db", None, &peer("9.9.9.9"), world.now, &mut world.rng);
+        let Decision::Forward(_, flight) = decision else { return None };
+        Some(flight)
+    };
+    for _ in 0..40 {
+        if let Some(mut flight) = connect(&mut world) {
+            flight.failed(&world.gateway, failed(Failure::Connect), world.now, &mut world.rng);
+        }
+    }
+    assert!(connect(&mut world).is_none(), "open");
+    world.now = world.now + Duration::from_secs(40);
+    world.gateway.tick(world.now, &mut world.rng);
+    for _ in 0..5 {
+        connect(&mut world).expect("a trial").over(200, world.now);
+    }
+    let snapshot = world.gateway.snapshot(world.now);
+    assert!(snapshot.upstreams.iter().all(|upstream| upstream.breaker == BreakerState::Closed));
+}
+
+#[test]
 fn an_upstream_that_is_gone_gets_no_retries() {
     let mut world = World::new(TOML);
     let (_, mut flight) = world.forward("/users/1", &[]);
