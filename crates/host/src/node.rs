@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use base::{Histogram, Instant, Limit, Limits, NodeId};
@@ -68,6 +68,26 @@ pub struct NodeConfig {
 pub struct Figures {
     /// From a read off the socket to the answers' write, Redis door.
     pub latency: Histogram,
+    /// Rates of the last seconds, Redis door.
+    pub commands_per_second: AtomicU64,
+    /// See `commands_per_second`.
+    pub bytes_in_per_second: AtomicU64,
+    /// See `commands_per_second`.
+    pub bytes_out_per_second: AtomicU64,
+    /// Most bytes that keys and values were seen to take.
+    pub peak_bytes: AtomicU64,
+}
+
+impl Figures {
+    /// Remembers how much the tables hold, if that is the most yet.
+    pub fn note_peak(&self, shards: &[Arc<Shard<Client>>]) -> u64 {
+        let used = shards.iter().map(|shard| {
+            let state = shard.state();
+            state.tables(Durability::Fsync).total_usage().bytes + state.tables(Durability::Memory).total_usage().bytes
+        });
+        let used = used.sum();
+        self.peak_bytes.fetch_max(used, Ordering::Relaxed).max(used)
+    }
 }
 
 /// What connects the driver's task with everybody else.
@@ -198,7 +218,8 @@ impl Node {
         let figures = Arc::new(Figures::default());
         let address = listener.local_addr().map_err(|error| format!("the Redis door has no address: {error}"))?;
         let data: Vec<_> = opened.shards[1..].to_vec();
-        let facts = facts_source(&config, address, data.clone(), log.clone(), snapshots.clone(), started);
+        let seen = Seen { figures: figures.clone(), snapshot_keys: opened.found.snapshot_keys, started };
+        let facts = facts_source(&config, address, data.clone(), log.clone(), snapshots.clone(), seen);
         let world = HostWorld { inbox: inbox.clone(), facts: Box::new(facts) };
         let door = Door::new(
             config.limits.clone(),
@@ -464,13 +485,36 @@ pub fn resident_bytes() -> u64 {
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
+/// User and system time of this process, seconds.
+pub fn cpu_seconds() -> (f64, f64) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name, which may hold anything but ends with the last parenthesis: user and system time are fields 14 and 15.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().skip(11);
+    let mut next = || fields.next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0) as f64;
+    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    (next() / ticks, next() / ticks)
+}
+
+/// Memory of the machine, bytes.
+fn system_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// What a node knows of its own start and figures.
+struct Seen {
+    figures: Arc<Figures>,
+    snapshot_keys: u64,
+    started: Instant,
+}
+
 fn facts_source(
     config: &NodeConfig,
     address: SocketAddr,
     shards: Vec<Arc<Shard<Client>>>,
     log: Arc<LogThread>,
     snapshots: Arc<SnapshotThread>,
-    started: Instant,
+    seen: Seen,
 ) -> impl Fn() -> Facts + Send + Sync + 'static {
     let run_id = format!("{:016x}{:016x}{:08x}", clock::seed(), clock::seed(), clock::seed() as u32);
     let uname = rustix::system::uname();
@@ -482,6 +526,9 @@ fn facts_source(
     );
     let (config_file, max_memory, policy) =
         (config.config_file.clone(), config.keyspaces.get(0).max_bytes, policy(config));
+    let logs = config.keyspaces.classes().1;
+    let hits = config.limits.hits.clone();
+    let system = system_bytes();
     let executable = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
     move || {
         let mut facts = Facts {
@@ -491,7 +538,7 @@ fn facts_source(
             run_id: run_id.clone(),
             tcp_port: address.port(),
             server_time_usec: clock::wall_micros(),
-            uptime_seconds: clock::now().since(started).as_secs(),
+            uptime_seconds: clock::now().since(seen.started).as_secs(),
             executable: executable.clone(),
             config_file: config_file.clone(),
             ..Facts::default()
@@ -517,12 +564,31 @@ fn facts_source(
         let status = log.status();
         facts.memory.used = used;
         facts.memory.rss = resident_bytes();
-        facts.memory.peak = used;
+        facts.memory.peak = seen.figures.note_peak(&shards);
+        facts.memory.system = system;
         facts.memory.max = max_memory;
         facts.memory.policy = policy.clone();
         facts.loading = shards.iter().any(|shard| shard.current_refusal() == Some(Refusal::Loading));
         facts.log_ok = status.stopped.is_none();
         facts.log_bytes = status.disk_bytes;
+        facts.logs = logs;
+        (facts.cpu.user_seconds, facts.cpu.system_seconds) = cpu_seconds();
+        for shard in &shards {
+            let state = shard.state();
+            let ((expired, evicted), (scripts, bytes)) = (state.gone(), state.scripts_kept());
+            facts.stats.expired_keys += expired;
+            facts.stats.evicted_keys += evicted;
+            facts.memory.scripts += scripts;
+            facts.memory.script_bytes += bytes;
+        }
+        let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        facts.stats.ops_per_second = load(&seen.figures.commands_per_second);
+        facts.stats.input_kbps = load(&seen.figures.bytes_in_per_second) as f64 / 1024.0;
+        facts.stats.output_kbps = load(&seen.figures.bytes_out_per_second) as f64 / 1024.0;
+        facts.stats.output_limit_disconnections = hits.of(Limit::output_bytes_max);
+        facts.snapshot_keys_loaded = seen.snapshot_keys;
+        facts.snapshot_ok = load(&snapshots.figures.failed_last) == 0;
+        facts.snapshot_seconds = load(&snapshots.figures.millis) / 1000;
         facts.snapshots = snapshots.figures.finished.load(Ordering::Relaxed);
         facts.snapshot_in_progress = snapshots.figures.running.load(Ordering::Relaxed) != 0;
         facts.snapshot_last_time = snapshots.figures.finished_at.load(Ordering::Relaxed) / 1000;

@@ -38,6 +38,8 @@ pub struct SnapshotFigures {
     pub finished: AtomicU64,
     /// Failed ones.
     pub failed: AtomicU64,
+    /// 1 where the last one failed.
+    pub failed_last: AtomicU64,
     /// Bytes of the last one.
     pub bytes: AtomicU64,
     /// How long the last one took, milliseconds.
@@ -117,6 +119,7 @@ impl Worker {
             Err(error) => {
                 self.open.remove(&group);
                 self.figures.failed.fetch_add(1, Ordering::Relaxed);
+                self.figures.failed_last.store(1, Ordering::Relaxed);
                 self.figures.running.store(0, Ordering::Relaxed);
                 eprintln!("quorate: the snapshot of {group} failed: {error}");
                 tell(Input::SnapshotFailed(group));
@@ -160,6 +163,7 @@ impl Worker {
         self.figures.bytes.store(open.bytes, Ordering::Relaxed);
         self.figures.millis.store(open.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.figures.finished.fetch_add(1, Ordering::Relaxed);
+        self.figures.failed_last.store(0, Ordering::Relaxed);
         self.figures.finished_at.store(crate::clock::wall(), Ordering::Relaxed);
         self.figures.running.store(0, Ordering::Relaxed);
         Ok(Input::SnapshotDurable(group))

@@ -98,8 +98,8 @@ pub fn run(ask: &Ask) -> Result<(), String> {
 /// killed, the disk mounted again and the server started on what is left.
 ///
 /// An answer that comes while the file system goes down proves nothing: an fdatasync under way may return success although the journal
-/// was just given up (seen with ext4 here). At a real cut nobody would have heard it. So answers count until the shutdown begins, and what is
-/// sent after its end must not be acknowledged.
+/// was just given up. At a real cut nobody would have heard it. So answers count until the shutdown begins, and what is sent after its
+/// end must not be acknowledged.
 pub fn power_cut(ask: &Ask) -> Result<(), String> {
     let log = ask.dir.join("server.log");
     let mut image = Image::make(&ask.dir, 512)?;

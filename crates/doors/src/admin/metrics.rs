@@ -100,7 +100,7 @@ pub fn render(status: &Status) -> String {
 
 fn doors(page: &mut Page, status: &Status) {
     type Row = (&'static str, &'static str, &'static str, fn(&super::status::Door) -> u64);
-    let rows: [Row; 12] = [
+    let rows: [Row; 11] = [
         ("gauge", "quorate_connections", "Connections now.", |door| door.connections),
         ("gauge", "quorate_connections_max", "Most connections at once.", |door| door.connections_max),
         ("gauge", "quorate_clients_waiting", "Clients in BLPOP and kin.", |door| door.waiting),
@@ -112,15 +112,10 @@ fn doors(page: &mut Page, status: &Status) {
         ("counter", "quorate_auth_failures_total", "Wrong passwords.", |door| door.auth_failures_total),
         ("counter", "quorate_received_bytes_total", "Bytes read from clients.", |door| door.bytes_in_total),
         ("counter", "quorate_sent_bytes_total", "Bytes written to clients.", |door| door.bytes_out_total),
-        ("counter", "quorate_read_hits_total", "Reads that found their key.", |door| door.hits_total),
     ];
     for (kind, name, help, figure) in rows {
         page.each(kind, name, help, &status.doors, |door| (vec![("door", &door.name)], figure(door) as f64));
     }
-    let help = "Reads that did not find their key.";
-    page.each("counter", "quorate_read_misses_total", help, &status.doors, |door| {
-        (vec![("door", &door.name)], door.misses_total as f64)
-    });
     let hit: Vec<_> = status.limits_hit.iter().collect();
     page.each("counter", "quorate_limit_hits_total", "Limits hit, by name.", &hit, |(name, count)| {
         (vec![("limit", name)], **count as f64)

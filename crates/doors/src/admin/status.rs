@@ -90,10 +90,6 @@ pub struct Door {
     pub bytes_in_total: u64,
     /// Bytes written.
     pub bytes_out_total: u64,
-    /// Reads that found their key.
-    pub hits_total: u64,
-    /// Reads that did not.
-    pub misses_total: u64,
     /// Clients that wait in BLPOP and kin.
     pub waiting: u64,
     /// The last ten seconds; none where they are not measured.

@@ -42,25 +42,13 @@ pub struct Counters {
     pub bytes_in: AtomicU64,
     /// Bytes written.
     pub bytes_out: AtomicU64,
-    /// Reads that found their key, and that did not.
-    pub hits: AtomicU64,
-    /// See `hits`.
-    pub misses: AtomicU64,
 }
 
 impl Counters {
     /// CONFIG RESETSTAT: what INFO counts starts again.
     pub fn reset(&self) {
-        let counters = [
-            &self.connections,
-            &self.refused,
-            &self.commands,
-            &self.errors,
-            &self.bytes_in,
-            &self.bytes_out,
-            &self.hits,
-            &self.misses,
-        ];
+        let counters =
+            [&self.connections, &self.refused, &self.commands, &self.errors, &self.bytes_in, &self.bytes_out];
         for counter in counters {
             counter.store(0, Ordering::Relaxed);
         }

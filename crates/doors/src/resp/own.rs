@@ -517,6 +517,11 @@ impl Session {
         let counters = &self.door.counters;
         let clients = self.door.clients.lock();
         facts.connected_clients = clients.len() as u64;
+        for client in clients.values() {
+            let buffered = client.card.lock().buffered as u64;
+            facts.largest_input = facts.largest_input.max(buffered);
+            facts.client_bytes += buffered + client.outstanding() as u64 + size_of_val(&**client) as u64;
+        }
         facts.watching_clients = clients.values().filter(|client| client.card.lock().watching > 0).count() as u64;
         let ids: Vec<u64> = clients.keys().copied().collect();
         drop(clients);
@@ -533,7 +538,6 @@ impl Session {
         facts.stats.commands_processed = counters.commands.load(Ordering::Relaxed);
         facts.stats.input_bytes = counters.bytes_in.load(Ordering::Relaxed);
         facts.stats.output_bytes = counters.bytes_out.load(Ordering::Relaxed);
-        facts.stats.error_replies = counters.errors.load(Ordering::Relaxed);
     }
 
     fn config(&mut self, name: &str, args: &[&[u8]], out: &mut Reply) -> Result<(), CommandError> {

@@ -10,8 +10,10 @@ use store::keyspace::{Durability, Eviction};
 
 use super::{Admin, CONNECTIONS_MAX};
 use crate::clock;
-use crate::node::{Node, resident_bytes};
+use crate::node::{Node, cpu_seconds, resident_bytes};
 
+/// What INFO calls instantaneous.
+const INSTANT: Duration = Duration::from_secs(2);
 const SHORT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(60);
 
@@ -26,7 +28,18 @@ pub(super) async fn every_second(admin: Arc<Admin>) {
             _ = stop.wait_for(|stop| *stop) => return,
             _ = second.tick() => {}
         }
-        admin.minute.lock().push(sample(&admin.node));
+        let now = sample(&admin.node);
+        let rates = {
+            let mut minute = admin.minute.lock();
+            let rates = minute.door(&now, INSTANT);
+            minute.push(now);
+            rates
+        };
+        let figures = &admin.node.figures;
+        figures.commands_per_second.store(rates.commands_per_second as u64, Ordering::Relaxed);
+        figures.bytes_in_per_second.store(rates.bytes_in_per_second as u64, Ordering::Relaxed);
+        figures.bytes_out_per_second.store(rates.bytes_out_per_second as u64, Ordering::Relaxed);
+        figures.note_peak(&admin.node.shards[1..]);
         if admin.told.receiver_count() > 0 {
             admin.told.send_replace(status(&admin).json().into());
         }
@@ -107,8 +120,6 @@ fn redis(node: &Node, now: &Sample) -> Door {
         auth_failures_total: counters.auth_failures.load(Ordering::Relaxed),
         bytes_in_total: now.bytes_in,
         bytes_out_total: now.bytes_out,
-        hits_total: counters.hits.load(Ordering::Relaxed),
-        misses_total: counters.misses.load(Ordering::Relaxed),
         waiting: door.blocked_clients() as u64,
         last_10s: None,
         last_60s: None,
@@ -209,14 +220,11 @@ fn disk(node: &Node) -> Disk {
 }
 
 fn process() -> Process {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name, which may hold anything but ends with the last parenthesis: user and system time are fields 14 and 15.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let (user, system) = cpu_seconds();
     Process {
         id: std::process::id(),
-        cpu_seconds: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+        cpu_seconds: user + system,
         open_files: std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64),
         open_files_max: limit.unwrap_or(0),
     }

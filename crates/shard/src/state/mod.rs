@@ -62,6 +62,8 @@ pub struct State {
     scratch: Reply,
     published: Vec<(Vec<u8>, Vec<u8>)>,
     panics: u64,
+    expired: u64,
+    evicted: u64,
     commands: u64,
     /// Tests only: a bug to be found (see `sim`).
     #[cfg(any(test, feature = "planted"))]
@@ -101,6 +103,8 @@ impl State {
             scratch: Reply::default(),
             published: Vec::new(),
             panics: 0,
+            expired: 0,
+            evicted: 0,
             commands: 0,
             #[cfg(any(test, feature = "planted"))]
             planted: Planted::default(),
@@ -120,6 +124,17 @@ impl State {
     /// Commands run so far, and how many of our own bugs they met.
     pub fn counts(&self) -> (u64, u64) {
         (self.commands, self.panics)
+    }
+
+    /// Keys that expired and keys that were evicted on this node since its start.
+    pub fn gone(&self) -> (u64, u64) {
+        (self.expired, self.evicted)
+    }
+
+    /// Scripts that EVALSHA finds, and the bytes of their sources.
+    pub fn scripts_kept(&self) -> (u64, u64) {
+        let halves = [&self.logged.scripts, &self.memory.scripts];
+        halves.iter().fold((0, 0), |(count, bytes), kept| (count + kept.len() as u64, bytes + kept.bytes() as u64))
     }
 
     /// The tables of one class.
@@ -283,7 +298,9 @@ impl State {
             Unit::Expire(mut keys) => {
                 while let Ok(Some((db, key))) = entry::read_expire(&mut keys) {
                     if self.logged.tables.peek(db, key, now).is_none() {
+                        let before = self.logged.tables.len(db);
                         self.logged.tables.remove(db, key, now);
+                        self.expired += (before - self.logged.tables.len(db)) as u64;
                     }
                 }
                 false

@@ -173,6 +173,7 @@ impl State {
             return Ok(());
         }
         let hits = self.limits.hits.clone();
+        let mut evicted = 0;
         let half = self.half_mut(class);
         for place in spec.key_places(args) {
             let id = keyspaces.of(args[place]);
@@ -188,8 +189,10 @@ impl State {
                     return Err(OOM);
                 };
                 half.tables.remove(db, &key, now);
+                evicted += 1;
             }
         }
+        self.evicted += evicted;
         Ok(())
     }
 }

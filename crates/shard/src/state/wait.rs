@@ -129,6 +129,7 @@ impl State {
         for (db, key) in &gone {
             self.memory.tables.remove(*db, key, now);
         }
+        self.expired += gone.len() as u64;
         // A stream that goes ends the waits of its groups.
         self.serve(Durability::Memory, now, sink);
         for waiter in self.memory.waiters.overdue(now) {
