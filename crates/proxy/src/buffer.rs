@@ -133,10 +133,6 @@ impl Outbox {
         &mut self.data
     }
 
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer().extend_from_slice(bytes);
-    }
-
     /// What is still to be sent.
     pub fn len(&self) -> usize {
         self.data.len() - self.sent

@@ -632,3 +632,7 @@ fn may_trail(name: &[u8]) -> bool {
     ];
     !is_framing(name) && !NEVER.iter().any(|it| name.eq_ignore_ascii_case(it.as_bytes()))
 }
+
+#[cfg(test)]
+#[path = "head_tests.rs"]
+mod tests;

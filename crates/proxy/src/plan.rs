@@ -40,6 +40,13 @@ pub struct Peer {
     pub listener: u32,
 }
 
+impl Peer {
+    /// A client of listener 0 over plain TCP that is not believed.
+    pub fn plain(addr: SocketAddr, local: SocketAddr) -> Peer {
+        Peer { addr, local, tls: None, trusted: false, listener: 0 }
+    }
+}
+
 /// What TLS said about a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerTls {
@@ -62,7 +69,7 @@ pub enum Action<T> {
 pub struct Reply {
     /// 200 to 599.
     pub status: u16,
-    /// Header fields beside Content-Length and Date; names and values must be what RFC 9110 §5 allows, others are left out.
+    /// Header fields beside Content-Length; names and values must be what RFC 9110 §5 allows, others are left out.
     pub headers: Vec<(Box<str>, Box<str>)>,
     /// The body; not sent to HEAD, nor with 204 and 304.
     pub body: Box<[u8]>,

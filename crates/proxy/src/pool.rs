@@ -101,9 +101,14 @@ pub(crate) struct Shares {
     _counted: Counted,
 }
 
-/// An open connection, counted until it is dropped.
+/// An open connection.
 pub(crate) struct Connection {
     pub io: Io,
+    pub lease: Lease,
+}
+
+/// Counts a connection until it is dropped.
+pub(crate) struct Lease {
     generation: u64,
     _counted: Counted,
 }
@@ -126,12 +131,12 @@ impl std::fmt::Debug for Endpoint {
 #[derive(Debug)]
 pub(crate) enum NoConnection {
     Full,
-    Failed(io::Error),
+    Failed,
 }
 
 impl From<io::Error> for NoConnection {
-    fn from(error: io::Error) -> NoConnection {
-        NoConnection::Failed(error)
+    fn from(_: io::Error) -> NoConnection {
+        NoConnection::Failed
     }
 }
 
@@ -199,12 +204,12 @@ impl Endpoint {
         let io = timeout(self.config.connect_timeout, open)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Connection { io, generation, _counted: counted })
+        Ok(Connection { io, lease: Lease { generation, _counted: counted } })
     }
 
     /// Keeps a connection whose exchange ended well. `promised` is how long its server said it would.
     pub(crate) fn keep(self: &Arc<Self>, connection: Connection, promised: Option<Duration>) {
-        if connection.generation != self.generation.load(Ordering::Relaxed) {
+        if connection.lease.generation != self.generation.load(Ordering::Relaxed) {
             return;
         }
         // A second before the server's own end: a request must not meet it on the way.
@@ -247,7 +252,7 @@ impl Endpoint {
         if let Some(send) = self.with_room() {
             return Ok(send);
         }
-        let Connection { io, generation, _counted } = self.connect().await?;
+        let Connection { io, lease } = self.connect().await?;
         let mut builder = h2::client::Builder::new();
         builder
             .enable_push(false)
@@ -261,20 +266,20 @@ impl Endpoint {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         let shared = Shared { id, send, streams: Arc::default() };
-        let lease = shared.lease();
-        if generation == self.generation.load(Ordering::Relaxed) {
+        let shares = shared.lease();
+        if lease.generation == self.generation.load(Ordering::Relaxed) {
             self.shared.lock().push(shared);
         }
         let endpoint = Arc::downgrade(self);
         tokio::spawn(async move {
-            let _counted = _counted;
+            let _lease = lease;
             // How it ended is told to each of its streams.
             let _ = connection.await;
             if let Some(endpoint) = endpoint.upgrade() {
                 endpoint.shared.lock().retain(|it| it.id != id);
             }
         });
-        Ok(lease)
+        Ok(shares)
     }
 
     fn with_room(&self) -> Option<Shares> {

@@ -1,0 +1,378 @@
+//! What a client's connection is served by. Whoever accepts connections hands each to one of [`Proxy`]'s methods, in a task of its own.
+
+use crate::body::Decoder;
+use crate::exchange::{Cx, Next, Scratch, exchange, queue_reply};
+use crate::forward::Client;
+use crate::head::{Bad, Version, bad, parse_request};
+use crate::io::{Io, Rewound};
+use crate::limits::Limits;
+use crate::plan::{Action, Again, Attempt, Decide, End, Ending, FailureKind, OnFailure, Peer, PeerTls, Plan, Reply};
+use crate::pool::{Connection, NoConnection};
+use crate::side::{Broken, H1, H2, Side};
+use crate::timer::{Timer, after};
+use crate::tunnel;
+use base::Duration;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsAcceptor;
+
+/// Turns true when connections shall end: idle ones at once, others with the answer that is under way (HTTP/1.1: `Connection: close`; HTTP/2:
+/// GOAWAY). WebSockets and TCP streams go on; whoever drains ends their tasks when it has waited long enough. A sender that is dropped says
+/// the same.
+pub type Shutdown = watch::Receiver<bool>;
+
+/// Serves connections by what `D` decides.
+pub struct Proxy<D> {
+    decider: D,
+    limits: Limits,
+}
+
+/// How the client's preface of HTTP/2 looks as a head of HTTP/1 (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+async fn drained(mut shutdown: Shutdown) {
+    // An error says that the sender is gone: nobody could drain this later.
+    let _ = shutdown.wait_for(|it| *it).await;
+}
+
+impl<D: Decide> Proxy<D> {
+    /// A proxy without listeners.
+    pub fn new(decider: D, limits: Limits) -> Arc<Proxy<D>> {
+        Arc::new(Proxy { decider, limits })
+    }
+
+    /// Who decides.
+    pub fn decider(&self) -> &D {
+        &self.decider
+    }
+
+    /// Serves a connection of HTTP/1.1, or of HTTP/2 by prior knowledge, until it ends.
+    pub async fn serve(self: &Arc<Self>, io: impl Into<Io>, peer: Peer, shutdown: Shutdown) {
+        let (client, drain) = (Client::new(&peer), Box::pin(drained(shutdown)));
+        self.serve_h1(io.into(), peer, client, drain).await;
+    }
+
+    /// Shakes hands, then serves what ALPN chose until the connection ends.
+    pub async fn serve_tls(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        acceptor: &TlsAcceptor,
+        mut peer: Peer,
+        shutdown: Shutdown,
+    ) {
+        let stream = match Timer::new().until(after(self.limits.head_timeout), acceptor.accept(stream)).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(_)) => return self.decider.on_refused(&peer, 0, "the TLS handshake failed"),
+            None => return self.decider.on_refused(&peer, 0, "the TLS handshake took too long"),
+        };
+        let session = stream.get_ref().1;
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        peer.tls = Some(PeerTls { server_name: session.server_name().map(Arc::from) });
+        let (client, drain, io) = (Client::new(&peer), Box::pin(drained(shutdown)), Io::TlsIn(Box::new(stream)));
+        if http2 {
+            let io = Rewound { before: Vec::new(), at: 0, io };
+            return Box::pin(self.serve_h2(io, peer, client, drain)).await;
+        }
+        self.serve_h1(io, peer, client, drain).await;
+    }
+
+    async fn serve_h1(
+        self: &Arc<Self>,
+        io: Io,
+        peer: Peer,
+        client: Client,
+        mut drain: Pin<Box<impl Future<Output = ()> + Send>>,
+    ) {
+        let limits = &self.limits;
+        let mut side = Side::H1(H1::new(io));
+        let mut timer = Timer::new();
+        let (mut served, mut draining) = (0, false);
+        loop {
+            let Side::H1(connection) = &mut side else { return };
+            if !draining {
+                draining = poll_fn(|cx| Poll::Ready(drain.as_mut().poll(cx).is_ready())).await;
+            }
+            if connection.inbox.is_empty() {
+                connection.inbox.release();
+                connection.outbox.release();
+                timer.set(after(limits.idle_timeout));
+                let first = poll_fn(|cx| match connection.io.poll_first(cx) {
+                    Poll::Ready(first) => Poll::Ready(first.ok()),
+                    Poll::Pending if draining || drain.as_mut().poll(cx).is_ready() => {
+                        draining = true;
+                        Poll::Ready(None)
+                    }
+                    Poll::Pending => timer.poll(cx).map(|()| None),
+                });
+                match first.await {
+                    None => break,
+                    Some(None) => {}
+                    Some(Some(byte)) => connection.inbox.push_first(byte),
+                }
+            }
+            let head =
+                timer.until(after(limits.head_timeout), poll_fn(|cx| poll_request_head(connection, limits, cx))).await;
+            let length = match head {
+                Some(Ok(length)) => length,
+                Some(Err(Broken::Bad(bad))) => return self.refuse(side, &peer, bad, timer).await,
+                Some(Err(_)) => break,
+                None => {
+                    return self
+                        .refuse(side, &peer, Bad { status: 408, why: "the head did not come in time" }, timer)
+                        .await;
+                }
+            };
+            if served == 0 && &connection.inbox.bytes()[..length] == PREFACE {
+                let Side::H1(connection) = side else { return };
+                let io = Rewound { before: connection.inbox.bytes().to_vec(), at: 0, io: connection.io };
+                return Box::pin(self.serve_h2(io, peer, client, drain)).await;
+            }
+            served += 1;
+            let mut scratch = take_scratch();
+            if let Err(bad) = parse_request(&connection.inbox.bytes()[..length], &mut scratch.request, limits) {
+                return self.refuse(side, &peer, bad, timer).await;
+            }
+            connection.inbox.consume(length);
+            connection.decoder = Decoder::new(scratch.request.body, limits.trailer_bytes_max, limits.fields_max);
+            connection.read_all = connection.decoder.is_done();
+            let cx = Cx { decider: &self.decider, limits, peer: &peer, client: &client };
+            let last = draining || served >= limits.requests_max;
+            // On the heap, so that an idle connection's task stays small.
+            let next = Box::pin(exchange(&cx, &mut side, &mut scratch, &mut timer, last)).await;
+            give_scratch(scratch);
+            match next {
+                Next::Keep => {}
+                Next::Close => break,
+                Next::Linger => return self.linger(side, timer).await,
+            }
+        }
+        if let Side::H1(it) = &mut side {
+            let _ =
+                timer.until(after(limits.linger_timeout), poll_fn(|cx| Pin::new(&mut it.io).poll_shutdown(cx))).await;
+        }
+    }
+
+    /// Answers what is no request, and ends the connection: nobody knows where the next would begin.
+    async fn refuse(&self, mut side: Side, peer: &Peer, bad: Bad, mut timer: Timer) {
+        self.decider.on_refused(peer, bad.status, bad.why);
+        if queue_reply(&mut side, &Reply::text(bad.status, bad.why), Version::Http11, false, false).is_ok() {
+            let sent = timer.until(after(self.limits.write_timeout), poll_fn(|cx| side.poll_flush(cx))).await;
+            if matches!(sent, Some(Ok(()))) {
+                self.linger(side, timer).await;
+            }
+        }
+    }
+
+    /// Closes our half and reads what the client still sends, so that a reset does not take our answer away from it (RFC 9112 §9.6).
+    async fn linger(&self, side: Side, mut timer: Timer) {
+        let Side::H1(mut it) = side else { return };
+        let bytes_max = it.moved + self.limits.linger_bytes_max;
+        let read = async {
+            let _ = poll_fn(|cx| Pin::new(&mut it.io).poll_shutdown(cx)).await;
+            loop {
+                let length = it.inbox.bytes().len();
+                it.inbox.consume(length);
+                match poll_fn(|cx| it.poll_read(cx)).await {
+                    Ok(1..) if it.moved < bytes_max => {}
+                    _ => return,
+                }
+            }
+        };
+        let _ = timer.until(after(self.limits.linger_timeout), read).await;
+    }
+
+    async fn serve_h2(
+        self: &Arc<Self>,
+        io: Rewound,
+        peer: Peer,
+        client: Client,
+        mut drain: Pin<Box<impl Future<Output = ()> + Send>>,
+    ) {
+        let limits = &self.limits;
+        let mut builder = h2::server::Builder::new();
+        builder
+            .initial_window_size(limits.h2_stream_window)
+            .initial_connection_window_size(limits.h2_connection_window)
+            .max_concurrent_streams(limits.h2_streams_max)
+            .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(limits.h2_resets_max)
+            .max_local_error_reset_streams(Some(limits.h2_resets_max))
+            .max_send_buffer_size(256 << 10);
+        let mut timer = Timer::new();
+        let mut connection = match timer.until(after(limits.head_timeout), builder.handshake::<_, Bytes>(io)).await {
+            Some(Ok(connection)) => connection,
+            _ => return self.decider.on_refused(&peer, 0, "the HTTP/2 handshake failed"),
+        };
+        let (peer, client, streams) = (Arc::new(peer), Arc::new(client), Arc::new(AtomicUsize::new(0)));
+        let mut draining = false;
+        timer.set(after(limits.idle_timeout));
+        loop {
+            let accepted = poll_fn(|cx| {
+                if !draining && drain.as_mut().poll(cx).is_ready() {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
+                if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+                    return Poll::Ready(accepted);
+                }
+                while timer.poll(cx).is_ready() {
+                    if streams.load(Ordering::Relaxed) == 0 && !draining {
+                        draining = true;
+                        connection.graceful_shutdown();
+                    } else if streams.load(Ordering::Relaxed) == 0 {
+                        return Poll::Ready(None);
+                    }
+                    timer.set(after(limits.idle_timeout));
+                    if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+                        return Poll::Ready(accepted);
+                    }
+                }
+                Poll::Pending
+            });
+            let Some(Ok((request, respond))) = accepted.await else { return };
+            timer.set(after(limits.idle_timeout));
+            streams.fetch_add(1, Ordering::Relaxed);
+            let open = Open(streams.clone());
+            let (proxy, peer, client) = (self.clone(), peer.clone(), client.clone());
+            tokio::spawn(async move {
+                proxy.serve_stream(request, respond, &peer, &client).await;
+                drop(open);
+            });
+        }
+    }
+
+    async fn serve_stream(
+        &self,
+        request: http::Request<h2::RecvStream>,
+        respond: h2::server::SendResponse<Bytes>,
+        peer: &Peer,
+        client: &Client,
+    ) {
+        let mut timer = Timer::new();
+        let mut scratch = take_scratch();
+        let (parts, recv) = request.into_parts();
+        let ended = recv.is_end_stream();
+        let mut side = Side::H2(H2::incoming(recv, respond));
+        let taken = scratch.request.take_h2(&parts, ended).and_then(|()| check_h2(&scratch, &self.limits));
+        if let Err(bad) = taken {
+            self.decider.on_refused(peer, bad.status, bad.why);
+            if queue_reply(&mut side, &Reply::text(bad.status, bad.why), Version::Http2, false, true).is_ok() {
+                let _ = timer.until(after(self.limits.write_timeout), poll_fn(|cx| side.poll_flush(cx))).await;
+            }
+            return;
+        }
+        drop(parts);
+        let cx = Cx { decider: &self.decider, limits: &self.limits, peer, client };
+        exchange(&cx, &mut side, &mut scratch, &mut timer, false).await;
+        give_scratch(scratch);
+    }
+
+    /// Passes a TCP stream to the endpoint that [`Decide::on_connection`] names. A failed connection may be tried elsewhere: nothing was sent.
+    pub async fn serve_tcp(self: &Arc<Self>, io: impl Into<Io>, peer: Peer) {
+        let began = Instant::now();
+        let mut action = self.decider.on_connection(&peer);
+        let (plan, mut ticket) = loop {
+            match action {
+                Action::Forward(plan, ticket) => break (plan, ticket),
+                Action::Respond(_) => return,
+                Action::Wait(wait) => action = wait.await,
+            }
+        };
+        let mut timer = Timer::new();
+        let (connection, attempts) = self.connect_tcp(&plan, &mut ticket).await;
+        let until_answer = began.elapsed();
+        let mut passed = tunnel::Passed { bytes_in: 0, bytes_out: 0, ending: Ending::Upstream };
+        if let Some(Connection { io: upstream, lease }) = connection {
+            let (mut client, mut upstream) = (H1::new(io.into()), H1::new(upstream));
+            passed = tunnel::pass(&mut client, &mut upstream, plan.rules.timeouts.stream_idle, &mut timer).await;
+            drop(lease);
+        }
+        let tunnel::Passed { bytes_in, bytes_out, ending } = passed;
+        let end = End { ending, status: 0, attempts, bytes_in, bytes_out, until_answer, took: began.elapsed() };
+        self.decider.on_stream_end(ticket, &peer, &end);
+    }
+
+    async fn connect_tcp(&self, plan: &Plan, ticket: &mut D::Ticket) -> (Option<Connection>, u32) {
+        let mut to = plan.to.clone();
+        for number in 0.. {
+            let started = Instant::now();
+            let kind = match to.connect().await {
+                Ok(connection) => return (Some(connection), number + 1),
+                Err(NoConnection::Full) => FailureKind::Full,
+                Err(NoConnection::Failed) => FailureKind::Connect,
+            };
+            let attempt = Attempt { number, took: started.elapsed(), sent: false, replayable: true };
+            let OnFailure::Retry(Again { to: other, pause }) = self.decider.on_failure(ticket, kind, &attempt) else {
+                return (None, number + 1);
+            };
+            to = other;
+            if pause > Duration::ZERO {
+                sleep(pause).await;
+            }
+        }
+        (None, u32::MAX)
+    }
+}
+
+/// An open stream, until it is dropped.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An empty line before a request is skipped, as RFC 9112 §2.2 asks for; one, not any number.
+fn poll_request_head(
+    connection: &mut H1,
+    limits: &Limits,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Result<usize, Broken>> {
+    const TOO_LARGE: Bad = Bad { status: 431, why: "a head that is too large" };
+    let length = std::task::ready!(connection.poll_head(cx, limits.head_bytes_max, TOO_LARGE))?;
+    if length > 2 {
+        return Poll::Ready(Ok(length));
+    }
+    connection.inbox.consume(length);
+    let length = std::task::ready!(connection.poll_head(cx, limits.head_bytes_max, TOO_LARGE))?;
+    Poll::Ready(if length > 2 { Ok(length) } else { Err(bad("an empty request").into()) })
+}
+
+fn check_h2(scratch: &Scratch, limits: &Limits) -> Result<(), Bad> {
+    if scratch.request.target().len() > limits.target_bytes_max {
+        return Err(Bad { status: 414, why: "a target that is too long" });
+    }
+    if scratch.request.fields.len() > limits.fields_max {
+        return Err(Bad { status: 431, why: "too many fields" });
+    }
+    Ok(())
+}
+
+/// Scratches that a thread keeps.
+const SCRATCHES_MAX: usize = 64;
+
+thread_local! {
+    static SCRATCHES: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_scratch() -> Box<Scratch> {
+    SCRATCHES.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+fn give_scratch(scratch: Box<Scratch>) {
+    SCRATCHES.with_borrow_mut(|kept| {
+        if kept.len() < SCRATCHES_MAX {
+            kept.push(scratch);
+        }
+    });
+}

@@ -1,0 +1,8 @@
+//! The engine between real sockets: what an upstream gets and what a client gets, byte by byte.
+
+mod wire;
+
+mod framing;
+mod http2;
+mod resilience;
+mod streams;
