@@ -345,7 +345,8 @@ mod tests {
         let mut decoder = Decoder::new(BodyLength::Streamed, 256, 8);
         let text = b"0\r\nContent-Length: 5\r\nHost: x\r\ngrpc-status: 0\r\nAuthorization: y\r\n\r\n";
         assert_eq!(decoder.next(text), Ok(Step::End { skip: text.len() }));
-        let names: Vec<_> = decoder.trailers().into_iter().flat_map(Fields::iter).map(|(name, _)| name.to_vec()).collect();
+        let names: Vec<_> =
+            decoder.trailers().into_iter().flat_map(Fields::iter).map(|(name, _)| name.to_vec()).collect();
         assert_eq!(names, [b"grpc-status"]);
     }
 

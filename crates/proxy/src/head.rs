@@ -431,8 +431,8 @@ fn parse_fields(
     let mut start = from;
     while start < to {
         // The scan has seen that every line ends in CR LF.
-        let end =
-            start + bytes[start..to].iter().position(|byte| *byte == b'\n').ok_or(bad("a line without its end"))? - 1;
+        let feed = bytes[start..to].iter().position(|byte| *byte == b'\n');
+        let end = start + feed.and_then(|at| at.checked_sub(1)).ok_or(bad("a line without its end"))?;
         let line = &bytes[start..end];
         let Some(colon) = line.iter().position(|byte| CLASS[usize::from(*byte)] & TOKEN == 0) else {
             return Err(bad("a line without a colon"));

@@ -10,7 +10,8 @@ fn read(text: &str) -> Result<RequestHead, Bad> {
 fn read_bytes(bytes: &[u8]) -> Result<RequestHead, Bad> {
     let mut head = RequestHead::default();
     let end = Scan::default().run(bytes)?.ok_or(bad("not all"))?;
-    parse_request(&bytes[..end], &mut head, &Limits { fields_max: 8, target_bytes_max: 64, ..Limits::DEFAULT }).map(|()| head)
+    parse_request(&bytes[..end], &mut head, &Limits { fields_max: 8, target_bytes_max: 64, ..Limits::DEFAULT })
+        .map(|()| head)
 }
 
 fn answer(text: &str) -> Result<AnswerHead, Bad> {
@@ -64,20 +65,44 @@ fn requests_that_are_refused() {
         ("9110 §5.5 NUL", 400, "GET / HTTP/1.1\r\nHost: a\r\nx: a\0b\r\n\r\n"),
         ("9110 §5.5 a control", 400, "GET / HTTP/1.1\r\nHost: a\r\nx: a\u{1}b\r\n\r\n"),
         ("9110 §5.4 too many fields", 431, &many),
-        ("9112 §6.3 both lengths", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"),
-        ("9112 §6.3 both lengths, the other way", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n"),
+        (
+            "9112 §6.3 both lengths",
+            400,
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ),
+        (
+            "9112 §6.3 both lengths, the other way",
+            400,
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+        ),
         ("9112 §6.3 two lengths", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n"),
-        ("9112 §6.3 the same length twice", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\ncontent-length: 3\r\n\r\n"),
+        (
+            "9112 §6.3 the same length twice",
+            400,
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\ncontent-length: 3\r\n\r\n",
+        ),
         ("9112 §6.3 a list of lengths", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\n"),
         ("9110 §8.6 a sign", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\n"),
         ("9110 §8.6 a negative length", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -3\r\n\r\n"),
         ("9110 §8.6 hexadecimal", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x3\r\n\r\n"),
         ("9110 §8.6 an empty length", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n"),
-        ("9110 §8.6 a length beyond 64 bits", 400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n"),
+        (
+            "9110 §8.6 a length beyond 64 bits",
+            400,
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        ),
         ("9112 §6.1 another coding", 501, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n"),
         ("9112 §6.1 codings", 501, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
-        ("9112 §6.1 chunked and something", 501, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n"),
-        ("9112 §6.1 chunked twice", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (
+            "9112 §6.1 chunked and something",
+            501,
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+        ),
+        (
+            "9112 §6.1 chunked twice",
+            400,
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ),
         ("9112 §6.1 a vertical tab", 400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n"),
         ("9112 §6.1 quoted", 501, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \"chunked\"\r\n\r\n"),
         ("9112 §6.1 in HTTP/1.0", 400, "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
@@ -91,10 +116,18 @@ fn requests_that_are_taken() {
     use BodyLength::{Known, None as Nothing, Streamed};
     for (section, text, wanted) in [
         ("9112 §3", "GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n", ("GET", "/a?b", "h", Nothing)),
-        ("9112 §3.2.1 odd characters", "GET /a|{\"}%zz HTTP/1.1\r\nHost: h\r\n\r\n", ("GET", "/a|{\"}%zz", "h", Nothing)),
+        (
+            "9112 §3.2.1 odd characters",
+            "GET /a|{\"}%zz HTTP/1.1\r\nHost: h\r\n\r\n",
+            ("GET", "/a|{\"}%zz", "h", Nothing),
+        ),
         ("9112 §3.2.2 absolute", "GET http://b:1/x HTTP/1.1\r\nHost: h\r\n\r\n", ("GET", "/x", "b:1", Nothing)),
         ("9112 §3.2.2 absolute, no path", "GET HTTP://b HTTP/1.1\r\nHost: h\r\n\r\n", ("GET", "/", "b", Nothing)),
-        ("9112 §3.2.2 absolute, query only", "GET http://b?q HTTP/1.1\r\nHost: h\r\n\r\n", ("GET", "/?q", "b", Nothing)),
+        (
+            "9112 §3.2.2 absolute, query only",
+            "GET http://b?q HTTP/1.1\r\nHost: h\r\n\r\n",
+            ("GET", "/?q", "b", Nothing),
+        ),
         ("9112 §3.2.4 absolute *", "OPTIONS http://b HTTP/1.1\r\nHost: h\r\n\r\n", ("OPTIONS", "*", "b", Nothing)),
         ("9112 §3.2.4 *", "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", ("OPTIONS", "*", "h", Nothing)),
         ("9112 §3.2 an empty Host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", ("GET", "/", "", Nothing)),
@@ -150,7 +183,12 @@ fn answers() {
         ("9112 §6.3 (4)", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false, BodyLength::Streamed),
         ("9112 §6.3 (8)", "HTTP/1.1 200 OK\r\n\r\n", false, BodyLength::UntilClose),
         ("9112 §4 no reason", "HTTP/1.0 200 \r\n\r\n", false, BodyLength::UntilClose),
-        ("9112 §4 no reason and no space, which is tolerated", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", false, BodyLength::None),
+        (
+            "9112 §4 no reason and no space, which is tolerated",
+            "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",
+            false,
+            BodyLength::None,
+        ),
     ] {
         let head = answer(text).unwrap_or_else(|bad| panic!("{section}: {bad:?}"));
         assert_eq!(head.body(to_head), wanted, "{section}");

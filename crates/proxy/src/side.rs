@@ -488,7 +488,12 @@ pub(crate) fn poll_pump(
     for _ in 0..16 {
         let mut dry = false;
         while !flow.ended && !dry && to.queued() < QUEUED_MAX {
-            match from.ready().map_err(PumpError::From)? {
+            let ready = from.ready().map_err(|broken| {
+                // What came before goes on as far as it can, so that the break is seen where it is.
+                let _ = to.poll_flush(cx);
+                PumpError::From(broken)
+            });
+            match ready? {
                 Ready::Data(len) => {
                     flow.bytes += len as u64;
                     if flow.bytes_max > 0 && flow.bytes > flow.bytes_max {

@@ -8,10 +8,30 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 #[tokio::test]
 async fn the_upstream_gets_exactly_these_bytes() {
     for (section, request, wanted, end) in [
-        ("9112 §3", "GET /a?b=c HTTP/1.1\r\nHost: h\r\nX: y\r\n\r\n", "GET /a?b=c HTTP/1.1\r\nhost: h\r\nX: y\r\n\r\n", "\r\n\r\n"),
-        ("9112 §2.2 an empty line before", "\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\r\nhost: h\r\n\r\n", "\r\n\r\n"),
-        ("9112 §3.2.2 absolute", "GET http://b/x HTTP/1.1\r\nHost: h\r\n\r\n", "GET /x HTTP/1.1\r\nhost: b\r\n\r\n", "\r\n\r\n"),
-        ("9112 §2.3 HTTP/1.0 is lifted", "GET / HTTP/1.0\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\r\nhost: h\r\n\r\n", "\r\n\r\n"),
+        (
+            "9112 §3",
+            "GET /a?b=c HTTP/1.1\r\nHost: h\r\nX: y\r\n\r\n",
+            "GET /a?b=c HTTP/1.1\r\nhost: h\r\nX: y\r\n\r\n",
+            "\r\n\r\n",
+        ),
+        (
+            "9112 §2.2 an empty line before",
+            "\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: h\r\n\r\n",
+            "\r\n\r\n",
+        ),
+        (
+            "9112 §3.2.2 absolute",
+            "GET http://b/x HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /x HTTP/1.1\r\nhost: b\r\n\r\n",
+            "\r\n\r\n",
+        ),
+        (
+            "9112 §2.3 HTTP/1.0 is lifted",
+            "GET / HTTP/1.0\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: h\r\n\r\n",
+            "\r\n\r\n",
+        ),
         (
             "9110 §7.6.1 connection fields stay here",
             "GET / HTTP/1.1\r\nHost: h\r\nConnection: x-a, keep-alive\r\nX-A: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nUpgrade: h2c\r\nProxy-Connection: close\r\nX-B: 2\r\n\r\n",
@@ -28,9 +48,14 @@ async fn the_upstream_gets_exactly_these_bytes() {
             "9112 §6.2 a length",
             "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 05\r\n\r\nab\r\nc",
             "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nab\r\nc",
-            "c",
+            "ab\r\nc",
         ),
-        ("9112 §6.2 no body", "POST / HTTP/1.1\r\nHost: h\r\n\r\n", "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n", "\r\n\r\n"),
+        (
+            "9112 §6.2 no body",
+            "POST / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
+            "\r\n\r\n",
+        ),
         (
             "9112 §7.1 chunks are framed anew",
             "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0003;x=y\r\nabc\r\n0\r\n\r\n",
@@ -63,11 +88,32 @@ async fn the_upstream_gets_exactly_these_bytes() {
 #[tokio::test]
 async fn what_is_no_request_reaches_nobody() {
     for (section, status, request) in [
-        ("9112 §6.3 smuggling, CL.TE", 400, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG"),
-        ("9112 §6.3 two lengths", 400, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\nGET /x HTTP/1.1\r\n\r\n"),
-        ("9112 §6.1 a coding that is hidden", 501, "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-        ("9112 §5.1 a name with a space", 400, "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
-        ("9112 §5.2 a folded line", 400, "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
+        (
+            "9112 §6.3 smuggling, CL.TE",
+            400,
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
+        ),
+        (
+            "9112 §6.3 two lengths",
+            400,
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\nGET /x HTTP/1.1\r\n\r\n",
+        ),
+        (
+            "9112 §6.1 a coding that is hidden",
+            501,
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            "9112 §5.1 a name with a space",
+            400,
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        ),
+        ("9112 §5.2 a folded line", 400, "POST / HTTP/1.1\r\nHost: h\r\nX: y\r\n Content-Length: 3\r\n\r\n"),
+        (
+            "9112 §5.2 a folded coding",
+            501,
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        ),
         ("9112 §2.2 bare LF", 400, "GET / HTTP/1.1\nHost: h\n\n"),
         ("9112 §2.3 the preface of HTTP/2, second", 505, "PRI * HTTP/2.1\r\n\r\n"),
         ("9112 §3.2 no Host", 400, "GET / HTTP/1.1\r\n\r\n"),
@@ -123,7 +169,12 @@ async fn the_client_gets_exactly_these_bytes() {
     let head = "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n";
     let old = "GET / HTTP/1.0\r\n\r\n";
     for (section, request, answer, wanted) in [
-        ("9112 §6.2", get, "HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX: y\r\n\r\nok", "HTTP/1.1 200 OK\r\nX: y\r\ncontent-length: 2\r\n\r\nok"),
+        (
+            "9112 §6.2",
+            get,
+            "HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX: y\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\nX: y\r\ncontent-length: 2\r\n\r\nok",
+        ),
         (
             "9112 §7.1",
             get,
@@ -136,9 +187,24 @@ async fn the_client_gets_exactly_these_bytes() {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n",
         ),
-        ("9112 §6.3 until the end", get, "HTTP/1.0 200 OK\r\n\r\nabc", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
-        ("9112 §6.3 HEAD", head, "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n"),
-        ("9112 §6.3 304", get, "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n"),
+        (
+            "9112 §6.3 until the end",
+            get,
+            "HTTP/1.0 200 OK\r\n\r\nabc",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        ),
+        (
+            "9112 §6.3 HEAD",
+            head,
+            "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n",
+        ),
+        (
+            "9112 §6.3 304",
+            get,
+            "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n",
+        ),
         ("9112 §6.3 204", get, "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"),
         (
             "9110 §7.6.1",
@@ -172,7 +238,10 @@ async fn the_client_gets_exactly_these_bytes() {
         upstream.head().await;
         upstream.send(answer).await;
         upstream.finish().await;
-        assert_eq!(client.until(&wanted[wanted.len() - 4..]).await.len(), wanted.find(&wanted[wanted.len() - 4..]).expect("it is") + 4);
+        assert_eq!(
+            client.until(&wanted[wanted.len() - 4..]).await.len(),
+            wanted.find(&wanted[wanted.len() - 4..]).expect("it is") + 4
+        );
         // Once more, and to the end.
         let mut client = stage.client();
         client.send(request).await;
@@ -234,7 +303,11 @@ async fn an_answer_that_is_cut_is_never_whole_for_the_client() {
 async fn requests_in_one_packet_are_answered_in_their_order() {
     let stage = Stage::new().await;
     let mut client = stage.client();
-    client.send("GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\nGET /own HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    client
+        .send(
+            "GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\nGET /own HTTP/1.1\r\nHost: h\r\n\r\n",
+        )
+        .await;
     let mut upstream = stage.upstream().await;
     for path in ["/1", "/2"] {
         assert!(upstream.head().await.starts_with(&format!("GET {path} ")));
@@ -250,7 +323,11 @@ async fn headers_about_the_client_and_edits() {
     let pair = |name: &str, value: &str| (name.into(), value.into());
     let rules = Rules {
         forwarded: Forwarded::Both,
-        request_headers: HeaderEdits { remove: vec!["X-Gone".into()], set: vec![pair("x-set", "1")], add: vec![pair("x-add", "2")] },
+        request_headers: HeaderEdits {
+            remove: vec!["X-Gone".into()],
+            set: vec![pair("x-set", "1")],
+            add: vec![pair("x-add", "2")],
+        },
         answer_headers: HeaderEdits {
             remove: vec!["server".into()],
             set: vec![pair("x-set", "3")],
@@ -288,8 +365,22 @@ async fn headers_about_the_client_and_edits() {
 async fn any_bytes_end_in_an_answer_or_a_close() {
     let mut rng = base::Rng::new(20261122);
     let words: [&[u8]; 16] = [
-        b"GET ", b"POST ", b"/", b" HTTP/1.1\r\n", b"Host: h\r\n", b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"\r\n", b"\n", b"\r",
-        b"0\r\n\r\n", b"5", b": ", b"\x00", b"\xff\xfe", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET ",
+        b"POST ",
+        b"/",
+        b" HTTP/1.1\r\n",
+        b"Host: h\r\n",
+        b"Content-Length: ",
+        b"Transfer-Encoding: chunked\r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"0\r\n\r\n",
+        b"5",
+        b": ",
+        b"\x00",
+        b"\xff\xfe",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ];
     let stage = Stage::new().await;
     // Whoever asks is refused at once.

@@ -2,18 +2,21 @@
 
 use parking_lot::Mutex;
 use proxy::{
-    Action, Again, AnswerHead, Attempt, Decide, End, Endpoint, EndpointConfig, FailureKind, Limits, OnAnswer, OnFailure, Peer, Plan, Protocol,
-    Proxy, Reply, RequestHead, Rules,
+    Action, Again, AnswerHead, Attempt, Decide, End, Endpoint, EndpointConfig, FailureKind, Limits, OnAnswer,
+    OnFailure, Peer, Plan, Protocol, Proxy, Reply, RequestHead, Rules,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a test does to a plan.
+pub type Edit = Box<dyn Fn(&RequestHead, &mut Plan) + Send + Sync>;
 
 /// Sends every request to the endpoints in turn, tries again as often as told, and remembers what it heard.
 pub struct Script {
@@ -21,7 +24,7 @@ pub struct Script {
     pub rules: Arc<Rules>,
     pub retries: u32,
     pub retry_status: Option<u16>,
-    pub edit: Box<dyn Fn(&RequestHead, &mut Plan) + Send + Sync>,
+    pub edit: Edit,
     pub next: AtomicUsize,
     pub heard: Mutex<Vec<String>>,
 }
@@ -93,7 +96,7 @@ pub struct Setting {
     pub limits: Limits,
     pub retries: u32,
     pub retry_status: Option<u16>,
-    pub edit: Box<dyn Fn(&RequestHead, &mut Plan) + Send + Sync>,
+    pub edit: Edit,
 }
 
 impl Default for Setting {
@@ -194,7 +197,9 @@ impl Wire {
     async fn more(&mut self) -> usize {
         let mut bytes = [0; 4096];
         let read = timeout(PATIENCE, self.stream.read(&mut bytes)).await;
-        let count = read.unwrap_or_else(|_| panic!("nothing more came behind {:?}", String::from_utf8_lossy(&self.seen))).unwrap_or(0);
+        let count = read
+            .unwrap_or_else(|_| panic!("nothing more came behind {:?}", String::from_utf8_lossy(&self.seen)))
+            .unwrap_or(0);
         self.seen.extend_from_slice(&bytes[..count]);
         count
     }
@@ -210,6 +215,11 @@ impl Wire {
         }
     }
 
+    /// What came already and nobody asked for.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.seen)
+    }
+
     /// A head.
     pub async fn head(&mut self) -> String {
         self.until("\r\n\r\n").await
@@ -220,16 +230,4 @@ impl Wire {
         while self.more().await > 0 {}
         String::from_utf8_lossy(&std::mem::take(&mut self.seen)).into_owned()
     }
-
-    /// A request and, when the upstream has answered `answer`, what the client gets up to `end`.
-    pub async fn says(&mut self, request: &str) -> &mut Wire {
-        self.send(request).await;
-        self
-    }
-}
-
-/// A connection of a test's own to some address.
-#[allow(dead_code)]
-pub async fn dial(addr: std::net::SocketAddr) -> Wire {
-    Wire::new(TcpStream::connect(addr).await.expect("a connection"))
 }
