@@ -102,7 +102,8 @@ pub(crate) async fn exchange<D: Decide>(
         match action {
             Action::Forward(plan, ticket) => break (plan, ticket),
             Action::Respond(reply) => {
-                let (next, ending) = respond(cx, down, &scratch.request, &reply, &mut account, timer, last).await;
+                let (next, ending) =
+                    Box::pin(respond(cx, down, &scratch.request, &reply, &mut account, timer, last)).await;
                 cx.decider.on_end(None, &scratch.request, cx.peer, &account.end(ending));
                 return next;
             }
@@ -210,7 +211,7 @@ impl<D: Decide> Work<'_, '_, D> {
                 return self.reply(&Reply::text(504, http_reason(504))).await;
             }
             if !pause.is_zero() {
-                sleep(pause).await;
+                Box::pin(sleep(pause)).await;
             }
         }
     }
@@ -221,7 +222,7 @@ impl<D: Decide> Work<'_, '_, D> {
     }
 
     async fn reply(&mut self, reply: &Reply) -> (Next, Ending) {
-        respond(self.cx, self.down, &self.scratch.request, reply, self.account, self.timer, self.last).await
+        Box::pin(respond(self.cx, self.down, &self.scratch.request, reply, self.account, self.timer, self.last)).await
     }
 
     /// Sends the request to `to` and waits for the answer's head.
@@ -250,7 +251,7 @@ impl<D: Decide> Work<'_, '_, D> {
             match self.scratch.answer.status {
                 101 if self.plan.rules.websocket && self.scratch.request.asks_websocket() => return Ok(upstream),
                 101 => return Err(NoAnswer::Upstream(FailureKind::Malformed)),
-                100..200 => self.inform().await?,
+                100..200 => Box::pin(self.inform()).await?,
                 _ => return Ok(upstream),
             }
         }
@@ -264,54 +265,59 @@ impl<D: Decide> Work<'_, '_, D> {
         left: Option<Duration>,
         fresh: bool,
     ) -> Result<(Upstream, bool), NoAnswer> {
-        let no_connection = |it: Option<NoConnection>| {
-            NoAnswer::Upstream(match it {
-                Some(NoConnection::Full) => FailureKind::Full,
-                Some(NoConnection::Failed) => FailureKind::Connect,
-                None => FailureKind::Deadline,
-            })
-        };
         let request = &self.scratch.request;
         if to.config().protocol == Protocol::Http2 {
-            let head = forward::request_h2(request, self.plan, self.cx.client, left)
-                .map_err(|bad| NoAnswer::Client(bad.into()))?;
-            // A connection may be on its way out (GOAWAY) without our knowing: once more, then.
-            for _ in 0..2 {
-                let mut shares = match self.timer.until(deadline, to.share()).await {
-                    Some(Ok(shares)) => shares,
-                    other => return Err(no_connection(other.and_then(Result::err))),
-                };
-                let ready = self.timer.until(deadline, poll_fn(|cx| shares.send.poll_ready(cx))).await;
-                let sent = match ready {
-                    None => return Err(NoAnswer::Upstream(FailureKind::Deadline)),
-                    Some(Ok(())) => shares.send.send_request(head.clone(), request.body == BodyLength::None),
-                    Some(Err(error)) => Err(error),
-                };
-                match sent {
-                    Ok((answer, stream)) => {
-                        let mut side = H2::outgoing(answer, stream, shares);
-                        if request.body == BodyLength::None {
-                            side.send = None;
-                        }
-                        return Ok((Upstream { side: Side::H2(side), lease: None }, false));
-                    }
-                    Err(_) => to.forget(shares.id),
-                }
-            }
-            return Err(NoAnswer::Upstream(FailureKind::Connect));
+            let opened = Box::pin(self.open_stream(to, deadline, left)).await;
+            return opened.map(|upstream| (upstream, false));
         }
         let idle = if fresh { None } else { to.take_idle() };
         let reused = idle.is_some();
         let Connection { io, lease } = match idle {
             Some(connection) => connection,
-            None => match self.timer.until(deadline, to.connect()).await {
+            None => match self.timer.until(deadline, Box::pin(to.connect())).await {
                 Some(Ok(connection)) => connection,
-                other => return Err(no_connection(other.and_then(Result::err))),
+                other => return Err(no_connection(other)),
             },
         };
         let mut side = H1::new(io);
         side.encoder = forward::request_h1(request, self.plan, self.cx.client, left, side.outbox.buffer());
         Ok((Upstream { side: Side::H1(side), lease: Some(lease) }, reused))
+    }
+
+    /// A stream of a shared connection, with the request's head on it.
+    async fn open_stream(
+        &mut self,
+        to: &Arc<Endpoint>,
+        deadline: Option<Instant>,
+        left: Option<Duration>,
+    ) -> Result<Upstream, NoAnswer> {
+        let request = &self.scratch.request;
+        let head = forward::request_h2(request, self.plan, self.cx.client, left)
+            .map_err(|bad| NoAnswer::Client(bad.into()))?;
+        // A connection may be on its way out (GOAWAY) without our knowing: once more, then.
+        for _ in 0..2 {
+            let mut shares = match self.timer.until(deadline, to.share()).await {
+                Some(Ok(shares)) => shares,
+                other => return Err(no_connection(other)),
+            };
+            let ready = self.timer.until(deadline, poll_fn(|cx| shares.send.poll_ready(cx))).await;
+            let sent = match ready {
+                None => return Err(NoAnswer::Upstream(FailureKind::Deadline)),
+                Some(Ok(())) => shares.send.send_request(head.clone(), request.body == BodyLength::None),
+                Some(Err(error)) => Err(error),
+            };
+            match sent {
+                Ok((answer, stream)) => {
+                    let mut side = H2::outgoing(answer, stream, shares);
+                    if request.body == BodyLength::None {
+                        side.send = None;
+                    }
+                    return Ok(Upstream { side: Side::H2(Box::new(side)), lease: None });
+                }
+                Err(_) => to.forget(shares.id),
+            }
+        }
+        Err(NoAnswer::Upstream(FailureKind::Connect))
     }
 
     /// Moves the request's body until an answer's head came.
@@ -429,7 +435,7 @@ impl<D: Decide> Work<'_, '_, D> {
             }
         }
         if answer.status == 101 {
-            return self.switch(upstream).await;
+            return Box::pin(self.switch(upstream)).await;
         }
         let mut back = Flow::default();
         let ending = self.relay(&mut upstream.side, flow, &mut back).await;
@@ -509,6 +515,15 @@ impl<D: Decide> Work<'_, '_, D> {
         (self.account.bytes_in, self.account.bytes_out) = (passed.bytes_in, passed.bytes_out);
         (Next::Close, passed.ending)
     }
+}
+
+/// Why a connection did not come: `None` is the deadline.
+fn no_connection<T>(it: Option<Result<T, NoConnection>>) -> NoAnswer {
+    NoAnswer::Upstream(match it {
+        Some(Err(NoConnection::Full)) => FailureKind::Full,
+        Some(_) => FailureKind::Connect,
+        None => FailureKind::Deadline,
+    })
 }
 
 const TOO_LARGE: Bad = Bad { status: 413, why: "a body that is too large" };

@@ -98,7 +98,8 @@ impl<D: Decide> Proxy<D> {
         let (mut served, mut draining) = (0, false);
         loop {
             let Side::H1(connection) = &mut side else { return };
-            if !draining {
+            // A client that sends without a pause never comes to the wait below.
+            if !draining && served % 16 == 0 {
                 draining = poll_fn(|cx| Poll::Ready(drain.as_mut().poll(cx).is_ready())).await;
             }
             if connection.inbox.is_empty() {
@@ -261,7 +262,7 @@ impl<D: Decide> Proxy<D> {
         let mut scratch = take_scratch();
         let (parts, recv) = request.into_parts();
         let ended = recv.is_end_stream();
-        let mut side = Side::H2(H2::incoming(recv, respond));
+        let mut side = Side::H2(Box::new(H2::incoming(recv, respond)));
         let taken = scratch.request.take_h2(&parts, ended).and_then(|()| check_h2(&scratch, &self.limits));
         if let Err(bad) = taken {
             self.decider.on_refused(peer, bad.status, bad.why);

@@ -94,7 +94,7 @@ pub(crate) struct H2 {
 
 pub(crate) enum Side {
     H1(H1),
-    H2(H2),
+    H2(Box<H2>),
 }
 
 impl H1 {
