@@ -113,6 +113,10 @@ limits! {
         admin_head_max,
         /// Body of a request to the admin door.
         admin_body_bytes_max,
+        /// Connections of the Consul door.
+        consul_connections_max,
+        /// Body of a request to the Consul door.
+        consul_body_bytes_max,
     }
 }
 

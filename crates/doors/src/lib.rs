@@ -3,5 +3,7 @@
 //! Knows nothing about sockets, clocks, threads or files.
 
 pub mod admin;
+pub mod consul;
+pub mod registry;
 pub mod resp;
 pub mod secret;

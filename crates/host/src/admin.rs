@@ -159,7 +159,7 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePe
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(Patient { stream, waiting: None }), service);
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => {
@@ -345,13 +345,17 @@ impl hyper::body::Body for Stream {
 }
 
 /// A stream that gives up when the other side does not read.
-struct Patient {
+pub(crate) struct Patient {
     stream: TcpStream,
     /// Since a write had to wait.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
+    pub(crate) fn new(stream: TcpStream) -> Patient {
+        Patient { stream, waiting: None }
+    }
+
     fn watch<T>(&mut self, context: &mut Context<'_>, polled: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
         if polled.is_ready() {
             self.waiting = None;

@@ -6,7 +6,9 @@
 //! **Invariant:** decides nothing that the simulator should see: what is answered, in which order, is the pure rooms' word.
 
 pub mod admin;
+pub mod checks;
 pub mod clock;
+pub mod consul;
 pub mod files;
 mod gather;
 pub mod log;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base::{Histogram, Instant, Limit, Limits, NodeId};
 use bytes::Bytes;
+use doors::registry::Registry;
 use doors::resp::door::{Client, Door, Outbox, World};
 use doors::resp::introspect::{Config, ConfigFacts, Facts, KeyspaceFacts};
 use doors::secret::Secret;
@@ -121,6 +122,8 @@ pub struct Node {
     pub address: SocketAddr,
     /// Meta first, then data shards.
     pub shards: Vec<Arc<Shard<Client>>>,
+    /// The registry, in the meta group.
+    pub registry: Arc<Registry>,
     /// The log.
     pub log: Arc<LogThread>,
     /// Snapshots.
@@ -220,6 +223,8 @@ impl Node {
         let data: Vec<_> = opened.shards[1..].to_vec();
         let seen = Seen { figures: figures.clone(), snapshot_keys: opened.found.snapshot_keys, started };
         let facts = facts_source(&config, address, data.clone(), log.clone(), snapshots.clone(), seen);
+        let woken = inbox.clone();
+        let registry = Arc::new(Registry::new(opened.shards[0].clone(), Box::new(move || woken.wake())));
         let world = HostWorld { inbox: inbox.clone(), facts: Box::new(facts) };
         let door = Door::new(
             config.limits.clone(),
@@ -257,6 +262,7 @@ impl Node {
             door,
             address,
             shards: opened.shards,
+            registry,
             log,
             snapshots,
             figures,

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::Limits;
+use doors::consul::Declared;
 use doors::secret::Secret;
+use host::consul::ConsulConfig;
 use host::node::NodeConfig;
 use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
 use toml::Spanned;
@@ -17,8 +19,13 @@ use toml::de::{DeTable, DeValue};
 use crate::UpArgs;
 use crate::keys::{KEYS, KEYSPACE_KEYS, Key, Raw, nearest, quoted};
 
+mod services;
+
 /// The environment variable that may hold the Redis door's password.
 pub const PASSWORD_VARIABLE: &str = "QUORATE_PASSWORD";
+
+/// The environment variable that may hold the Consul door's token.
+pub const TOKEN_VARIABLE: &str = "QUORATE_CONSUL_TOKEN";
 
 /// The environment variable that may hold the admin door's password.
 pub const ADMIN_PASSWORD_VARIABLE: &str = "QUORATE_ADMIN_PASSWORD";
@@ -51,6 +58,20 @@ pub struct Settings {
     pub admin_password_file: Option<PathBuf>,
     /// `admin.hosts`.
     pub admin_hosts: Vec<String>,
+    /// `consul.bind`.
+    pub consul_bind: SocketAddr,
+    /// `consul.token_file`.
+    pub consul_token_file: Option<PathBuf>,
+    /// `consul.node_name`; empty for one made of the node's number.
+    pub consul_node_name: String,
+    /// `consul.datacenter`.
+    pub consul_datacenter: String,
+    /// `consul.advertise`; empty for the door's address.
+    pub consul_advertise: String,
+    /// The token, out of its file.
+    pub consul_token: Option<Secret>,
+    /// `[[service]]`.
+    pub services: Vec<Declared>,
     /// `log.segment_bytes`.
     pub segment_bytes: u64,
     /// `log.max_bytes`; 0 for no bound.
@@ -85,6 +106,13 @@ impl Default for Settings {
             admin_bind: SocketAddr::from(([127, 0, 0, 1], 7070)),
             admin_password_file: None,
             admin_hosts: Vec::new(),
+            consul_bind: SocketAddr::from(([127, 0, 0, 1], 8500)),
+            consul_token_file: None,
+            consul_node_name: String::new(),
+            consul_datacenter: "dc1".into(),
+            consul_advertise: String::new(),
+            consul_token: None,
+            services: Vec::new(),
             segment_bytes: 64 << 20,
             log_bytes_max: 0,
             snapshot_log_bytes: 256 << 20,
@@ -143,6 +171,12 @@ impl Settings {
             let is_table = KEYS.iter().any(|known| known.name.starts_with(&format!("{path}.")));
             match value.get_ref() {
                 DeValue::Table(inner) if path == "keyspace" => self.read_keyspaces(inner, at)?,
+                DeValue::Array(items) if path == "service" => {
+                    self.services = services::read(items, at)?;
+                }
+                _ if path == "service" => {
+                    return Err(format!("{}: services are a list of tables: write [[service]]", at(key.span())));
+                }
                 DeValue::Table(inner) if is_table => self.read_table(&format!("{path}."), inner, at)?,
                 _ if is_table || path == "keyspace" => {
                     return Err(format!("{}: {path} is a table: write [{path}]", at(key.span())));
@@ -209,6 +243,7 @@ impl Settings {
             ("--data", "data_dir", args.data.as_ref().map(text)),
             ("--redis-bind", "redis.bind", args.redis_bind.clone().map(Raw::Text)),
             ("--admin-bind", "admin.bind", args.admin_bind.clone().map(Raw::Text)),
+            ("--consul-bind", "consul.bind", args.consul_bind.clone().map(Raw::Text)),
             ("--password-file", "redis.password_file", args.password_file.as_ref().map(text)),
             ("--admin-password-file", "admin.password_file", args.admin_password_file.as_ref().map(text)),
             ("--insecure-bind", "insecure_bind", args.insecure_bind.then_some(Raw::Bool(true))),
@@ -228,6 +263,10 @@ impl Settings {
         if let Some(port) = args.admin_port {
             self.admin_bind.set_port(port);
             self.given.insert("admin.bind");
+        }
+        if let Some(port) = args.consul_port {
+            self.consul_bind.set_port(port);
+            self.given.insert("consul.bind");
         }
         if let Some(word) = &args.durability {
             let mut space = Keyspaces::default().get(0).clone();
@@ -253,6 +292,8 @@ impl Settings {
             "admin.password_file",
             "--admin-password",
         )?;
+        self.consul_token =
+            find_password(&None, &self.consul_token_file, TOKEN_VARIABLE, "consul.token_file", TOKEN_VARIABLE)?;
         Ok(())
     }
 
@@ -273,6 +314,14 @@ impl Settings {
                  --admin-password-file, {ADMIN_PASSWORD_VARIABLE}), or admin.bind to a loopback address, or, if nobody else can \
                  reach that network, insecure_bind = true (--insecure-bind)",
                 self.admin_bind
+            ));
+        }
+        if is_open(self.consul_bind) && self.consul_token.is_none() {
+            return Err(format!(
+                "the Consul door at {} could be reached by others and there is no token. Set one (consul.token_file), or \
+                 consul.bind to a loopback address, or, if nobody else can reach that network, insecure_bind = true \
+                 (--insecure-bind)",
+                self.consul_bind
             ));
         }
         let limits = &self.limits;
@@ -304,6 +353,21 @@ impl Settings {
         match self.workers {
             0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
             count => count,
+        }
+    }
+
+    /// What the Consul door wants to know.
+    pub fn consul_config(&self) -> ConsulConfig {
+        let node_name = match self.consul_node_name.as_str() {
+            "" => format!("node{}", host::start::FIRST_NODE.0),
+            name => name.to_owned(),
+        };
+        ConsulConfig {
+            node_name,
+            datacenter: self.consul_datacenter.clone(),
+            advertise: self.consul_advertise.clone(),
+            token: self.consul_token.clone(),
+            services: self.services.clone(),
         }
     }
 
@@ -429,6 +493,16 @@ mod tests {
             ("[keyspace.\"c:\"]\neviction = \"lru\"", "eviction = \"lru\" needs durability = \"memory\""),
             ("[redis]\nbind = \"0.0.0.0:6379\"", "redis.password_file"),
             ("[admin]\nbind = \"0.0.0.0:7070\"", "admin.password_file"),
+            ("[consul]\nbind = \"0.0.0.0:8500\"", "there is no token"),
+            ("[consul]\ndatacenter = \"a b\"", "consul.datacenter = \"a b\": wants letters"),
+            ("service = 3", "write [[service]]"),
+            ("[[service]]\nport = 80", "q.toml:1: service: Missing service name"),
+            (
+                "[[service]]\nname = \"a\"\n[[service]]\nname = \"b\"\ncheck = { http = \"http://x\" }",
+                "q.toml:3: service: Invalid check: Interval must be > 0",
+            ),
+            ("[[service]]\nname = \"a\"\ncheck = { args = [\"rm\"], interval = \"1s\" }", "Scripts are disabled"),
+            ("[[service]]\nname = \"a\"\n[[service]]\nname = \"a\"", "q.toml:3: service: the id \"a\" stands twice"),
         ] {
             let error = read(text).expect_err(text);
             assert!(error.contains(wanted), "{text:?}: {error}");

@@ -123,6 +123,31 @@ pub const KEYS: &[Key<Settings>] = &[
         "Host names, parted by commas, by which a browser may call the admin door; localhost and addresses always work. Others are refused, as somebody's DNS may point them here."
     ),
     key!(
+        "consul.bind",
+        address,
+        consul_bind,
+        "Address of the Consul door: the registry's HTTP API. Port 0 takes any free one. Beyond loopback it needs a token."
+    ),
+    key!(
+        "consul.token_file",
+        optional_path,
+        consul_token_file,
+        "File whose first line is the token that the Consul door asks for (X-Consul-Token, or bearer); the variable QUORATE_CONSUL_TOKEN works too. Empty: none."
+    ),
+    key!(
+        "consul.node_name",
+        name_or_none,
+        consul_node_name,
+        "This node's name in the registry. Empty: node1, after its number, which stays when the machine's name changes."
+    ),
+    key!("consul.datacenter", name, consul_datacenter, "The datacenter's name that clients are told."),
+    key!(
+        "consul.advertise",
+        name_or_none,
+        consul_advertise,
+        "Address under which others reach services that are registered here without one. Empty: the door's own."
+    ),
+    key!(
         "log.segment_bytes",
         bytes,
         segment_bytes,
@@ -286,6 +311,27 @@ kind!(
         _ => Err("wants host names in quotes, parted by commas, as \"admin.example, node1\"".into()),
     },
     |names| quoted(&names.join(", "))
+);
+kind!(
+    name,
+    String,
+    |raw| match raw {
+        Raw::Text(text) if !text.is_empty() => name_or_none::read(&Raw::Text(text.clone())),
+        _ => Err("wants letters, digits, '-', '_', '.' and ':' in quotes".into()),
+    },
+    |text| quoted(text)
+);
+kind!(
+    name_or_none,
+    String,
+    |raw| match raw {
+        Raw::Text(text)
+            if text.len() <= 255
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte)) =>
+            Ok(text.clone()),
+        _ => Err("wants letters, digits, '-', '_', '.' and ':' in quotes".into()),
+    },
+    |text| quoted(text)
 );
 kind!(
     truth,

@@ -55,6 +55,8 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let mut signals = Signals::new()?;
     let redis = bind(settings, "Redis", "redis.bind", "--redis-port", settings.redis_bind)?;
     let admin = bind(settings, "admin", "admin.bind", "--admin-port", settings.admin_bind)?;
+    let consul = bind(settings, "Consul", "consul.bind", "--consul-port", settings.consul_bind)?;
+    let (consul_address, consul_moved) = (consul.address, consul.moved_from);
     let (redis_address, redis_moved) = (redis.address, redis.moved_from);
     let (admin_address, admin_moved) = (admin.address, admin.moved_from);
 
@@ -90,10 +92,13 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     tokio::spawn(adopt(node.clone(), handed));
     let answering = tokio::spawn(host::admin::serve(admin, admin_handed, node.clone(), stopping));
     wait_for_leaders(&node).await;
+    let consul = host::consul::serve(consul.listener, node.clone(), settings.consul_config(), stop.subscribe());
+    let consul = tokio::spawn(consul);
     say_found(&node, began.elapsed());
-    table(settings, (redis_address, redis_moved), (admin_address, admin_moved));
+    let doors = [(redis_address, redis_moved), (admin_address, admin_moved), (consul_address, consul_moved)];
+    table(settings, doors);
     if print_ready {
-        println!("ready redis={redis_address} admin={admin_address}");
+        println!("ready redis={redis_address} admin={admin_address} consul={consul_address}");
     }
     let _ = io::stdout().flush();
 
@@ -103,6 +108,7 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
         node.stop().await?;
         stop.send_replace(true);
         let _ = tokio::time::timeout(ADMIN_PATIENCE, answering).await;
+        let _ = tokio::time::timeout(ADMIN_PATIENCE, consul).await;
         Ok::<(), String>(())
     };
     tokio::select! {
@@ -287,7 +293,7 @@ fn say_found(node: &Node, took: Duration) {
     }
 }
 
-fn table(settings: &Settings, redis: (SocketAddr, Option<u16>), admin: (SocketAddr, Option<u16>)) {
+fn table(settings: &Settings, [redis, admin, consul]: [(SocketAddr, Option<u16>); 3]) {
     let note = |moved: Option<u16>| moved.map_or(String::new(), |port| format!("  (port {port} is taken)"));
     let reach = |address: SocketAddr| {
         let mut address = address;
@@ -303,6 +309,7 @@ fn table(settings: &Settings, redis: (SocketAddr, Option<u16>), admin: (SocketAd
     println!("  door    address                reach it with");
     println!("  redis   {:<21}  redis-cli -p {port}{}", redis.0.to_string(), note(redis.1));
     println!("  admin   {:<21}  http://{}{}", admin.0.to_string(), reach(admin.0), note(admin.1));
+    println!("  consul  {:<21}  curl {}/v1/catalog/services{}", consul.0.to_string(), reach(consul.0), note(consul.1));
     println!();
     println!("  data    {}", settings.data_dir.display());
     println!();

@@ -73,6 +73,7 @@ struct Node {
     child: Child,
     redis: SocketAddr,
     admin: SocketAddr,
+    consul: SocketAddr,
     /// What it printed before it was ready.
     said: String,
     /// What it says on stderr.
@@ -82,7 +83,7 @@ struct Node {
 impl Node {
     /// Starts a node with a free admin port.
     fn start(flags: &[&str]) -> Node {
-        let mut child = quorate(&["up", "--print-ready", "--admin-port", "0"])
+        let mut child = quorate(&["up", "--print-ready", "--admin-port", "0", "--consul-port", "0"])
             .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -103,13 +104,20 @@ impl Node {
             }
         });
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut node = Node { child, redis: unknown, admin: unknown, said: String::new(), errors: Some(errors) };
+        let mut node =
+            Node { child, redis: unknown, admin: unknown, consul: unknown, said: String::new(), errors: Some(errors) };
         loop {
             let line = lines.recv_timeout(PATIENCE).expect("it says when it is ready");
             if let Some(addresses) = line.strip_prefix("ready redis=") {
-                let (redis, admin) = addresses.split_once(" admin=").expect("both doors");
-                node.redis = redis.parse().expect("an address");
-                node.admin = admin.parse().expect("an address");
+                let mut words = addresses.split(' ');
+                node.redis = words.next().expect("the first door").parse().expect("an address");
+                for (door, address) in words.filter_map(|word| word.split_once('=')) {
+                    match door {
+                        "admin" => node.admin = address.parse().expect("an address"),
+                        "consul" => node.consul = address.parse().expect("an address"),
+                        _ => {}
+                    }
+                }
                 return node;
             }
             node.said.push_str(&line);

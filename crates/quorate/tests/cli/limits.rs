@@ -150,6 +150,18 @@ fn hit(limit: Limit, scratch: &Scratch) {
             assert_eq!(&answer, b"HTTP/1.1 413");
             wait_for(&node, limit);
         }
+        Limit::consul_body_bytes_max => {
+            let node = start(&[]);
+            let mut stream = connect(node.consul);
+            let head = "PUT /v1/kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n";
+            stream.write_all(head.as_bytes()).expect("it reads");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).expect("it answers");
+            assert_eq!(&answer, b"HTTP/1.1 413");
+            wait_for(&node, limit);
+        }
+        // More connections than a process of tests may have open.
+        Limit::consul_connections_max => {}
         // `loading.rs` fills the door of a node that is not there yet.
         Limit::loading_connections_max => {}
         Limit::bulk_bytes_max

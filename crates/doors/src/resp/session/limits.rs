@@ -90,7 +90,9 @@ fn hit(limit: Limit, limits: Limits) -> Option<Scene> {
         | Limit::admin_connections_max
         | Limit::admin_followers_max
         | Limit::admin_head_max
-        | Limit::admin_body_bytes_max => return None,
+        | Limit::admin_body_bytes_max
+        | Limit::consul_connections_max
+        | Limit::consul_body_bytes_max => return None,
     };
     Some(scene)
 }

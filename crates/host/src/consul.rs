@@ -1,0 +1,358 @@
+//! The sockets of the Consul door: HTTP/1.1 in, [`doors::consul`]'s answers out, blocking queries held until they are due.
+//!
+//! Everything is bounded: connections (each holds one query at most), the head and the body of a request, and how long
+//! either may take to come.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Limit;
+use bytes::Bytes;
+use discovery::change::{Change, Registered};
+use discovery::check::Runner;
+use discovery::model::NodeForm;
+use doors::admin::guard::{self, Asked, Refused};
+use doors::consul::{BODY_BYTES_MAX, Declared, Door, NodeFacts, Plan, Read, Request, Response};
+use doors::secret::Secret;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::admin::Patient;
+use crate::checks::{self, Checks};
+use crate::clock;
+use crate::net::is_out_of_files;
+use crate::node::Node;
+
+/// Most connections at once.
+const CONNECTIONS_MAX: usize = 4096;
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+/// Lines of a request's head.
+const HEADERS_MAX: usize = 64;
+/// How long a request's head may take to come, and an idle connection is kept: longer than clients' pools keep theirs.
+const HEAD_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a request's body may take to come.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long open connections may take when the door closes.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How the door is told to be.
+#[derive(Clone, Debug, Default)]
+pub struct ConsulConfig {
+    /// The node's name in the registry.
+    pub node_name: String,
+    /// The datacenter's name.
+    pub datacenter: String,
+    /// The address under which others reach this node's services; empty for the door's own.
+    pub advertise: String,
+    /// What a client must show.
+    pub token: Option<Secret>,
+    /// Services of the configuration file.
+    pub services: Vec<Declared>,
+}
+
+/// The mark on services that came out of the configuration file, by Consul's convention for such marks.
+pub const SOURCE: (&str, &str) = ("external-source", "quorate.toml");
+
+struct Served {
+    door: Door,
+    node: Arc<Node>,
+    /// Whether only this machine reaches the door: then a browser on it is the hole (see [`guard`]).
+    is_guarded: bool,
+    stop: watch::Receiver<bool>,
+    places: Arc<Semaphore>,
+}
+
+/// Registers this node and its declared services, makes its checks, and serves the door until told to stop.
+pub async fn serve(listener: TcpListener, node: Arc<Node>, config: ConsulConfig, mut stop: watch::Receiver<bool>) {
+    let Ok(address) = listener.local_addr() else {
+        return;
+    };
+    let own = own_node(&node, &config, address);
+    let runner = Arc::new(Mutex::new(Runner::new(&own.name, clock::seed())));
+    let facts = NodeFacts {
+        name: own.name.clone(),
+        id: own.id.clone(),
+        address: own.address.clone(),
+        datacenter: config.datacenter.clone(),
+        door: address.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let registry = node.registry.clone();
+    let checks =
+        Checks { registry: registry.clone(), runner: runner.clone(), node: own, ended: Arc::new(Notify::new()) };
+    let door = Door { registry, checks: runner, facts, token: config.token.clone() };
+    declare(&door, &checks.node, &config.services).await;
+    tokio::spawn(checks.run(stop.clone()));
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let served = Arc::new(Served {
+        door,
+        node,
+        is_guarded: address.ip().is_loopback(),
+        stop: stop.clone(),
+        places: places.clone(),
+    });
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => match served.places.clone().try_acquire_owned() {
+                Ok(place) => {
+                    tokio::spawn(converse(stream, served.clone(), place));
+                }
+                Err(_) => {
+                    served.node.door.limits.hit(Limit::consul_connections_max);
+                    let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n");
+                }
+            },
+            Err(error) => {
+                // Out of file descriptors, mostly: connections that end make room, so accepting goes on a little later.
+                if is_out_of_files(&error) {
+                    served.node.door.limits.hit(Limit::open_files);
+                }
+                eprintln!("quorate: a connection to the Consul door could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    let _ = tokio::time::timeout(STOP_PATIENCE, places.acquire_many(CONNECTIONS_MAX as u32)).await;
+}
+
+/// This node as it registers itself; its id stays what it was.
+fn own_node(node: &Node, config: &ConsulConfig, address: SocketAddr) -> NodeForm {
+    let known = node.registry.read().node(&config.node_name).map(|node| node.form.id.clone());
+    let id = known.filter(|id| !id.is_empty()).unwrap_or_else(uuid);
+    let advertised = match (config.advertise.as_str(), address.ip()) {
+        ("", ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
+        ("", ip) => ip.to_string(),
+        (advertise, _) => advertise.to_owned(),
+    };
+    let tagged = ["lan", "wan"].map(|name| (name.to_owned(), advertised.clone()));
+    NodeForm {
+        name: config.node_name.clone(),
+        id,
+        address: advertised,
+        tagged_addresses: tagged.into(),
+        ..NodeForm::default()
+    }
+}
+
+/// A random UUID (RFC 9562 §5.4).
+fn uuid() -> String {
+    let (high, low) = (clock::seed(), clock::seed());
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xfff,
+        0x8000 | (low >> 48 & 0x3fff),
+        low & 0xffff_ffff_ffff
+    )
+}
+
+/// Registers this node and what the configuration file declares, unless it is there already; takes away what the file no
+/// longer has.
+async fn declare(door: &Door, own: &NodeForm, services: &[Declared]) {
+    let mut changes = vec![checks::register(own)];
+    {
+        let catalog = door.registry.read();
+        for one in catalog.services_on(&own.name) {
+            let is_ours = one.service.form.meta.get(SOURCE.0).is_some_and(|source| source == SOURCE.1);
+            let id = &one.service.form.id;
+            if is_ours && !services.iter().any(|declared| declared.service.id == *id) {
+                changes.push(Change::Deregister { node: own.name.clone(), what: Registered::Service(id.clone()) });
+            }
+        }
+        for declared in services {
+            let mut service = declared.service.clone();
+            service.meta.insert(SOURCE.0.into(), SOURCE.1.into());
+            let known = catalog.service_on(&own.name, &service.id);
+            let same_checks = |checks: Vec<&discovery::model::Check>| {
+                checks.len() == declared.checks.len()
+                    && declared.checks.iter().all(|wanted| {
+                        checks.iter().any(|check| {
+                            check.form.id == wanted.id
+                                && check.form.name == wanted.name
+                                && check.form.notes == wanted.notes
+                                && check.form.definition == wanted.definition
+                        })
+                    })
+            };
+            let is_same = known.is_some_and(|known| {
+                let own = known.checks().filter(|check| check.form.service_id == service.id).collect();
+                known.service.form == service && same_checks(own)
+            });
+            if !is_same {
+                changes.push(Change::Register {
+                    node: own.clone(),
+                    keep_node: true,
+                    service: Some(service),
+                    checks: declared.checks.clone(),
+                    replace_checks: true,
+                });
+            }
+        }
+        if catalog.node(&own.name).is_some_and(|node| node.form == *own) {
+            changes.remove(0);
+        }
+    }
+    for change in changes {
+        match door.registry.change(&change).await {
+            Ok(discovery::Outcome::Refused(_, why)) => {
+                eprintln!("quorate: a service of the configuration is refused: {why}")
+            }
+            Ok(_) => {}
+            Err(error) => eprintln!("quorate: the registry does not take this node's services: {error}"),
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, served: Arc<Served>, _place: OwnedSemaphorePermit) {
+    let _ = stream.set_nodelay(true);
+    let mut stop = served.stop.clone();
+    let service = service_fn(move |request| {
+        let served = served.clone();
+        async move { Ok::<_, Infallible>(finish(answer(&served, request).await)) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        _ = connection.as_mut() => true,
+        _ = stop.wait_for(|stop| *stop) => false,
+    };
+    if !ended {
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(STOP_PATIENCE, connection).await;
+    }
+}
+
+async fn answer(served: &Served, request: hyper::Request<Incoming>) -> Response {
+    if let Some(refused) = refusal(served, &request) {
+        return refused;
+    }
+    let length = header_text(request.headers(), header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        served.node.door.limits.hit(Limit::consul_body_bytes_max);
+        return text(413, format!("Request body too large, max size: {BODY_BYTES_MAX} bytes"));
+    }
+    let (parts, body) = request.into_parts();
+    let body = match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            served.node.door.limits.hit(Limit::consul_body_bytes_max);
+            return text(413, format!("Request body too large, max size: {BODY_BYTES_MAX} bytes"));
+        }
+        Ok(Err(_)) => return text(400, "the body breaks off"),
+        Err(_) => return text(408, "the body took too long"),
+    };
+    let token = header_text(&parts.headers, HeaderName::from_static("x-consul-token")).or_else(|| {
+        let bearer = header_text(&parts.headers, header::AUTHORIZATION)?;
+        let (kind, token) = bearer.split_once(' ')?;
+        kind.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let plan = served.door.plan(&Request {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or(""),
+        token,
+        body: &body,
+        now: clock::now(),
+        random: clock::seed(),
+    });
+    match plan {
+        Plan::Answer(response) => response,
+        Plan::Write(write) => {
+            let changing = served.door.registry.change(&write.change);
+            // Whoever hangs up does not stop a change; the answer alone is lost.
+            write.finish(changing.await)
+        }
+        Plan::Read(read) => wait(served, read).await,
+    }
+}
+
+/// Holds a query until it has an answer. When the door closes, it is answered as if its time were over.
+async fn wait(served: &Served, mut read: Read) -> Response {
+    let mut stop = served.stop.clone();
+    loop {
+        let index = {
+            let catalog = served.door.registry.read();
+            if let Some(response) = read.poll(&catalog, clock::now()) {
+                return response;
+            }
+            catalog.index()
+        };
+        let left = read.deadline().map_or(Duration::ZERO, |deadline| deadline.since(clock::now()));
+        tokio::select! {
+            _ = served.door.registry.changed(index) => {}
+            () = tokio::time::sleep(left) => {}
+            _ = stop.wait_for(|stop| *stop) => read.give_up(),
+        }
+    }
+}
+
+/// What a request that is not let in is told.
+fn refusal(served: &Served, request: &hyper::Request<Incoming>) -> Option<Response> {
+    let headers = request.headers();
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(header_text(headers, header::HOST));
+    if !served.is_guarded || served.door.token.is_some() {
+        return None;
+    }
+    let asked = Asked {
+        host: host.or(Some("localhost")),
+        origin: header_text(headers, header::ORIGIN),
+        fetch_site: header_text(headers, HeaderName::from_static("sec-fetch-site")),
+        changes: request.method() != hyper::Method::GET,
+    };
+    match guard::check(asked, &[]) {
+        Ok(()) => None,
+        Err(Refused::NoHost) => Some(text(400, "a request needs one Host header\n")),
+        Err(Refused::WrongHost(name)) => {
+            let why = format!(
+                "the Consul door is not called {name:?}: use localhost or its address, or set a token (consul.token_file)\n"
+            );
+            Some(text(421, why))
+        }
+        Err(Refused::OtherOrigin) => Some(text(403, "a page of another origin may not ask the Consul door\n")),
+    }
+}
+
+/// A header that is there once; twice or unreadable, it reads as one that fits nothing.
+fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut all = headers.get_all(name).iter();
+    let first = all.next()?;
+    if all.next().is_some() { Some("") } else { Some(first.to_str().unwrap_or("")) }
+}
+
+fn text(status: u16, text: impl Into<String>) -> Response {
+    Response { status, kind: "text/plain; charset=utf-8", headers: Vec::new(), body: text.into().into_bytes() }
+}
+
+fn finish(response: Response) -> hyper::Response<Full<Bytes>> {
+    let mut out = hyper::Response::new(Full::new(Bytes::from(response.body)));
+    *out.status_mut() = StatusCode::from_u16(response.status).expect("the door's statuses are three digits");
+    out.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(response.kind));
+    for (name, value) in response.headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            out.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    out
+}
