@@ -61,6 +61,17 @@ const EXAMPLE_KEYSPACES: &str = "
 #
 ";
 
+const EXAMPLE_SERVICES: &str = "
+# Services that this node registers at its start, with the fields of Consul's agent API; the node makes their checks
+# (HTTP, TCP or TTL). One that leaves this file is deregistered at the next start. For example:
+#
+# [[service]]
+# name = \"web\"
+# port = 8081
+# tags = [\"blue\"]
+# check = { http = \"http://127.0.0.1:8081/healthz\", interval = \"5s\", timeout = \"2s\" }
+";
+
 /// The committed `quorate.toml`: every key with its reason, commented out at its default.
 pub fn example() -> String {
     let mut text = EXAMPLE_HEAD.to_owned();
@@ -82,6 +93,7 @@ pub fn example() -> String {
         comment(&mut text, key.doc, "  ");
         text.push_str(&format!("#   {} = {}\n", key.name, (key.show)(&space)));
     }
+    text.push_str(EXAMPLE_SERVICES);
     text
 }
 
