@@ -1,4 +1,4 @@
-//! [`Entry`] against a plain struct. Small enough for Miri: `cargo miri test -p store entry`.
+//! [`Entry`] against a plain struct. Small enough for Miri.
 
 use proptest::prelude::*;
 
