@@ -1,7 +1,7 @@
-//! `cargo xtask clients`: real clients of Redis against a running server, each a script in `tests/clients/`.
+//! `cargo xtask clients`: real clients of Redis and Consul against a running server, each a script in `tests/clients/`.
 //!
 //! ```text
-//! cargo xtask clients --port P [--host H] [--only NAME,NAME]
+//! cargo xtask clients --port P [--consul-port P] [--host H] [--only NAME,NAME]
 //! ```
 //!
 //! Environments are made once under `.tools/` (not in git) from pinned lists: `requirements-*.txt` by pip, `package-lock.json` by npm. Each
@@ -29,15 +29,62 @@ struct Script {
     file: &'static str,
     runtime: Runtime,
     seconds_max: u64,
+    door: Door,
+}
+
+/// Which door a script talks to.
+#[derive(Clone, Copy, PartialEq)]
+enum Door {
+    Redis,
+    Consul,
 }
 
 const SCRIPTS: &[Script] = &[
-    Script { name: "redis-cli", file: "redis_cli.py", runtime: Runtime::Python, seconds_max: 60 },
-    Script { name: "redis-benchmark", file: "redis_benchmark.py", runtime: Runtime::Python, seconds_max: 60 },
-    Script { name: "redis-py-5", file: "redis_py.py", runtime: Runtime::Venv("redis5"), seconds_max: 60 },
-    Script { name: "redis-py-8", file: "redis_py.py", runtime: Runtime::Venv("redis8"), seconds_max: 60 },
-    Script { name: "ioredis", file: "ioredis.mjs", runtime: Runtime::Node, seconds_max: 60 },
-    Script { name: "celery", file: "celery_test.py", runtime: Runtime::Venv("redis5"), seconds_max: 90 },
+    Script { name: "redis-cli", file: "redis_cli.py", runtime: Runtime::Python, seconds_max: 60, door: Door::Redis },
+    Script {
+        name: "redis-benchmark",
+        file: "redis_benchmark.py",
+        runtime: Runtime::Python,
+        seconds_max: 60,
+        door: Door::Redis,
+    },
+    Script {
+        name: "redis-py-5",
+        file: "redis_py.py",
+        runtime: Runtime::Venv("redis5"),
+        seconds_max: 60,
+        door: Door::Redis,
+    },
+    Script {
+        name: "redis-py-8",
+        file: "redis_py.py",
+        runtime: Runtime::Venv("redis8"),
+        seconds_max: 60,
+        door: Door::Redis,
+    },
+    Script { name: "ioredis", file: "ioredis.mjs", runtime: Runtime::Node, seconds_max: 60, door: Door::Redis },
+    Script {
+        name: "celery",
+        file: "celery_test.py",
+        runtime: Runtime::Venv("redis5"),
+        seconds_max: 90,
+        door: Door::Redis,
+    },
+    Script {
+        name: "py-consul",
+        file: "consul_py.py",
+        runtime: Runtime::Venv("consul"),
+        seconds_max: 90,
+        door: Door::Consul,
+    },
+    Script {
+        name: "python-consul",
+        file: "consul_py.py",
+        runtime: Runtime::Venv("consul1"),
+        seconds_max: 90,
+        door: Door::Consul,
+    },
+    Script { name: "npm-consul", file: "consul_node.mjs", runtime: Runtime::Node, seconds_max: 60, door: Door::Consul },
 ];
 
 /// By this exit code a script says that it cannot run here.
@@ -54,6 +101,7 @@ enum Outcome {
 pub fn run(args: &[String]) -> Result<(), String> {
     let mut host = "127.0.0.1".to_owned();
     let mut port = None;
+    let mut consul_port = None;
     let mut only: Option<Vec<String>> = None;
     let mut rest = args.iter();
     while let Some(flag) = rest.next() {
@@ -61,6 +109,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
         match flag.as_str() {
             "--host" => host = value()?,
             "--port" => port = Some(value()?),
+            "--consul-port" => consul_port = Some(value()?),
             "--only" => only = Some(value()?.split(',').map(str::to_owned).collect()),
             _ => return Err(format!("clients does not know {flag}")),
         }
@@ -77,9 +126,11 @@ pub fn run(args: &[String]) -> Result<(), String> {
             continue;
         }
         let start = Instant::now();
-        let outcome = match prepare(script.runtime) {
-            Ok(program) => play(script, &program, &host, &port),
-            Err(reason) => Outcome::Skipped(reason),
+        let own_port = if script.door == Door::Redis { Some(&port) } else { consul_port.as_ref() };
+        let outcome = match (own_port, prepare(script.runtime)) {
+            (None, _) => Outcome::Skipped("--consul-port was not given".into()),
+            (Some(port), Ok(program)) => play(script, &program, &host, port),
+            (_, Err(reason)) => Outcome::Skipped(reason),
         };
         let seconds = start.elapsed().as_secs_f64();
         match outcome {

@@ -23,6 +23,8 @@ pub struct Server {
     pub redis: String,
     /// `host:port` of the admin door; empty for Redis.
     pub admin: String,
+    /// `host:port` of the Consul door; empty for Redis.
+    pub consul: String,
     /// Where its output went.
     pub log: PathBuf,
     /// From the start of the process to its being ready.
@@ -33,7 +35,10 @@ impl Server {
     /// `quorate up` with its data in `dir` and its output in `dir.log`. `args` are further flags, `vars` its environment beside ours.
     pub fn quorate(bin: &Path, dir: &Path, args: &[&str], vars: &[(&str, &str)]) -> Result<Server, String> {
         let mut command = Command::new(bin);
-        command.args(["up", "--redis-port", "0", "--admin-port", "0", "--print-ready", "--data"]).arg(dir).args(args);
+        command
+            .args(["up", "--redis-port", "0", "--admin-port", "0", "--consul-port", "0", "--print-ready", "--data"])
+            .arg(dir)
+            .args(args);
         command.envs(vars.iter().copied());
         let mut server = Server::spawn(command, dir)?;
         server.wait_until(|server| {
@@ -47,6 +52,7 @@ impl Server {
                 match word.split_once('=') {
                     Some(("redis", addr)) => server.redis = addr.to_owned(),
                     Some(("admin", addr)) => server.admin = addr.to_owned(),
+                    Some(("consul", addr)) => server.consul = addr.to_owned(),
                     _ => {}
                 }
             }
@@ -82,7 +88,14 @@ impl Server {
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         let child = child.map_err(|error| format!("{program}: {error}"))?;
-        Ok(Server { child, redis: String::new(), admin: String::new(), log, took: Duration::ZERO })
+        Ok(Server {
+            child,
+            redis: String::new(),
+            admin: String::new(),
+            consul: String::new(),
+            log,
+            took: Duration::ZERO,
+        })
     }
 
     fn wait_until(&mut self, mut done: impl FnMut(&mut Server) -> bool) -> Result<(), String> {

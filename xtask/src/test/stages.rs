@@ -31,7 +31,11 @@ pub const STAGES: &[Stage] = &[
     Stage { name: "tours", about: "every tour that `quorate tour` lists", run: tours },
     Stage { name: "compatibility", about: "Tair's cases; docs/compatibility.md is what ran", run: compatibility },
     Stage { name: "differential", about: "random commands beside a real redis-server", run: differential },
-    Stage { name: "clients", about: "redis-cli, redis-benchmark, redis-py, ioredis, celery", run: clients },
+    Stage {
+        name: "clients",
+        about: "redis-cli, redis-benchmark, redis-py, ioredis, celery; py-consul, python-consul, npm consul",
+        run: clients,
+    },
     Stage { name: "kill9", about: "kill -9 under load: nothing acknowledged is lost", run: kill9 },
     Stage { name: "power-cut", about: "un-synced data is lost: nothing acknowledged is", run: power_cut },
     Stage { name: "disk-full", about: "a full disk refuses writes, serves reads, recovers", run: disk_full },
@@ -162,7 +166,8 @@ fn differential(ctx: &Ctx) -> Result<Outcome, String> {
 
 fn clients(ctx: &Ctx) -> Result<Outcome, String> {
     let server = Server::quorate(&ctx.bin, &ctx.dir("data"), &[], &[])?;
-    let said = ctx.tool(&["clients", "--port", server.port()], 12)?;
+    let consul = server.consul.rsplit_once(':').map_or("", |(_, port)| port);
+    let said = ctx.tool(&["clients", "--port", server.port(), "--consul-port", consul], 12)?;
     server.stop()?;
     let names = |mark: &str| {
         let lines = said.lines().filter(|line| line.contains(mark));
