@@ -112,7 +112,18 @@ impl Server {
         let began = Instant::now();
         let program = std::env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
         let mut command = Command::new(program);
-        command.args(["up", "--redis-port", "0", "--admin-port", "0", "--print-ready", "--exit-with-parent", "--data"]);
+        command.args([
+            "up",
+            "--redis-port",
+            "0",
+            "--admin-port",
+            "0",
+            "--consul-port",
+            "0",
+            "--print-ready",
+            "--exit-with-parent",
+            "--data",
+        ]);
         command.arg(data).args(flags).envs(variables.iter().copied()).env_remove(crate::config::PASSWORD_VARIABLE);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("the node cannot be started: {error}"))?;
