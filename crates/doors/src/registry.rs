@@ -55,6 +55,12 @@ impl Registry {
         parking_lot::RwLockReadGuard::map(self.shard.state(), |state| state.catalog())
     }
 
+    /// The catalog's index when the bell last rang: a change that anybody has been told of is in it.
+    #[inline]
+    pub fn index(&self) -> u64 {
+        self.shard.bell.index()
+    }
+
     /// Proposes a change. The future ends when it has been applied here, or cannot be.
     pub fn change(&self, change: &Change) -> Changing {
         if let Some(error) = self.shard.refusal(frees(change)) {

@@ -18,7 +18,7 @@ use doors::admin::rates::Minute;
 use doors::admin::{CONSOLE, NONCE, auth, metrics};
 use doors::secret::Secret;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -36,6 +36,7 @@ use crate::net::is_out_of_files;
 use crate::node::Node;
 
 mod events;
+mod gateway;
 mod look;
 
 /// Most connections at once.
@@ -62,6 +63,7 @@ const PATHS: &str = "The admin door has:
   GET  /readyz    200 if the node serves, 503 and why if it does not
   GET  /status    everything about the node, JSON
   GET  /metrics   for Prometheus
+  ANY  /gateway   routes, upstreams and listeners: see docs/routes.md
   GET  /events    the tape of commits and the status, as server-sent events
   POST /snapshot  takes a snapshot now
 ";
@@ -152,7 +154,14 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePe
     let limits = admin.node.door.limits.clone();
     let service = service_fn(move |request| {
         let admin = admin.clone();
-        async move { Ok::<_, Infallible>(finish(answer(&admin, &request), request.method() == Method::HEAD)) }
+        async move {
+            let is_head = request.method() == Method::HEAD;
+            let answer = match is_gateway(request.uri().path()) {
+                true => of_gateway(&admin, request).await,
+                false => answer(&admin, &request),
+            };
+            Ok::<_, Infallible>(finish(answer, is_head))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -174,6 +183,47 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePe
         connection.as_mut().graceful_shutdown();
         let _ = tokio::time::timeout(STOP_PATIENCE, connection).await;
     }
+}
+
+fn is_gateway(path: &str) -> bool {
+    path.strip_prefix("/gateway").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The front door's configuration: the only requests with a body.
+async fn of_gateway(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
+    if let Some(refused) = refusal(admin, &request) {
+        return refused;
+    }
+    admin.requests.fetch_add(1, Ordering::Relaxed);
+    let Some(front) = admin.node.front.get() else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is not there yet\n");
+    };
+    let (head, incoming) = request.into_parts();
+    let body_read = Limited::new(incoming, gateway::BODY_BYTES_MAX).collect();
+    let content = match tokio::time::timeout(BODY_PATIENCE, body_read).await {
+        Ok(Ok(content)) => content.to_bytes(),
+        Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or broke off\n"),
+        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
+    };
+    let expected = match header_text(&head.headers, header::IF_MATCH) {
+        None | Some("*") => None,
+        Some(index) => match index.trim_matches('"').parse() {
+            Ok(index) => Some(index),
+            Err(_) => return text(StatusCode::BAD_REQUEST, "If-Match wants the index that GET /gateway tells\n"),
+        },
+    };
+    let asked = gateway::Asked {
+        method: head.method.as_str(),
+        path: head.uri.path().strip_prefix("/gateway").unwrap_or_default(),
+        query: head.uri.query().unwrap_or_default(),
+        is_json: header_text(&head.headers, header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.starts_with("application/json")),
+        expected,
+        body: &content,
+    };
+    let told = gateway::answer(front, &asked).await;
+    let status = StatusCode::from_u16(told.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    body(status, "application/json", Full::new(format!("{:#}\n", told.body).into()).boxed())
 }
 
 fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
@@ -207,6 +257,9 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
         _ => text(StatusCode::NOT_FOUND, PATHS),
     }
 }
+
+/// How long a body may take to come.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The console, which runs only what it brought along and talks only to this door.
 fn console() -> Response<Body> {
@@ -273,7 +326,7 @@ fn refusal(admin: &Admin, request: &Request<Incoming>) -> Option<Response<Body>>
         }
     }
     let length = header_text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if length.unwrap_or(0) > BODY_BYTES_MAX {
+    if length.unwrap_or(0) > BODY_BYTES_MAX && !is_gateway(request.uri().path()) {
         admin.node.door.limits.hit(Limit::admin_body_bytes_max);
         return Some(text(StatusCode::PAYLOAD_TOO_LARGE, "no request to the admin door needs a body\n"));
     }

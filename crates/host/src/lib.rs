@@ -10,6 +10,7 @@ pub mod checks;
 pub mod clock;
 pub mod consul;
 pub mod files;
+pub mod gateway;
 mod gather;
 pub mod log;
 pub mod net;

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base::{Histogram, Instant, Limit, Limits, NodeId};
@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
+use crate::gateway::Front;
 use crate::gather::Gather;
 use crate::log::{LogThread, Tell};
 use crate::net;
@@ -124,6 +125,8 @@ pub struct Node {
     pub shards: Vec<Arc<Shard<Client>>>,
     /// The registry, in the meta group.
     pub registry: Arc<Registry>,
+    /// The front door, once it has been opened.
+    pub front: OnceLock<Arc<Front>>,
     /// The log.
     pub log: Arc<LogThread>,
     /// Snapshots.
@@ -263,6 +266,7 @@ impl Node {
             address,
             shards: opened.shards,
             registry,
+            front: OnceLock::new(),
             log,
             snapshots,
             figures,

@@ -10,7 +10,9 @@ use std::time::Duration;
 use base::Limits;
 use doors::consul::Declared;
 use doors::secret::Secret;
+use gateway::model::{Document, Kind, Listener, Node, Wrong, read_tables};
 use host::consul::ConsulConfig;
+use host::gateway::GatewayConfig;
 use host::node::NodeConfig;
 use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
 use toml::Spanned;
@@ -72,6 +74,14 @@ pub struct Settings {
     pub consul_token: Option<Secret>,
     /// `[[service]]`.
     pub services: Vec<Declared>,
+    /// `gateway.bind`.
+    pub gateway_bind: SocketAddr,
+    /// `gateway.access_log`.
+    pub gateway_access_log: String,
+    /// `gateway.zone`.
+    pub gateway_zone: String,
+    /// `[listener.…]`, `[route.…]` and `[upstream.…]`.
+    pub documents: Vec<Document>,
     /// `log.segment_bytes`.
     pub segment_bytes: u64,
     /// `log.max_bytes`; 0 for no bound.
@@ -113,6 +123,10 @@ impl Default for Settings {
             consul_advertise: String::new(),
             consul_token: None,
             services: Vec::new(),
+            gateway_bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            gateway_access_log: String::new(),
+            gateway_zone: String::new(),
+            documents: Vec::new(),
             segment_bytes: 64 << 20,
             log_bytes_max: 0,
             snapshot_log_bytes: 256 << 20,
@@ -157,7 +171,16 @@ impl Settings {
             format!("{name}:{line}: {}", error.message())
         })?;
         let at = |span: std::ops::Range<usize>| format!("{name}:{}", line_of(text, span.start));
-        self.read_table("", table.get_ref(), &at)
+        self.read_table("", table.get_ref(), &at)?;
+        let line = |offset: usize| line_of(text, offset) as u32;
+        let whole = Node::from_toml_table(table.get_ref(), 0..text.len(), &line);
+        let told = |wrongs: Vec<Wrong>| {
+            let all: Vec<String> = wrongs.iter().map(|wrong| format!("{name}: {wrong}")).collect();
+            all.join("\n  ")
+        };
+        let documents = whole.only(&Kind::ALL.map(Kind::word));
+        self.documents = read_tables(&documents).map_err(told)?;
+        Ok(())
     }
 
     fn read_table(
@@ -170,6 +193,8 @@ impl Settings {
             let path = format!("{prefix}{}", key.get_ref());
             let is_table = KEYS.iter().any(|known| known.name.starts_with(&format!("{path}.")));
             match value.get_ref() {
+                // The gateway's documents have a reader of their own.
+                _ if prefix.is_empty() && Kind::of(&path).is_some() => {}
                 DeValue::Table(inner) if path == "keyspace" => self.read_keyspaces(inner, at)?,
                 DeValue::Array(items) if path == "service" => {
                     self.services = services::read(items, at)?;
@@ -243,6 +268,7 @@ impl Settings {
             ("--data", "data_dir", args.data.as_ref().map(text)),
             ("--redis-bind", "redis.bind", args.redis_bind.clone().map(Raw::Text)),
             ("--admin-bind", "admin.bind", args.admin_bind.clone().map(Raw::Text)),
+            ("--gateway-bind", "gateway.bind", args.gateway_bind.clone().map(Raw::Text)),
             ("--consul-bind", "consul.bind", args.consul_bind.clone().map(Raw::Text)),
             ("--password-file", "redis.password_file", args.password_file.as_ref().map(text)),
             ("--admin-password-file", "admin.password_file", args.admin_password_file.as_ref().map(text)),
@@ -263,6 +289,10 @@ impl Settings {
         if let Some(port) = args.admin_port {
             self.admin_bind.set_port(port);
             self.given.insert("admin.bind");
+        }
+        if let Some(port) = args.gateway_port {
+            self.gateway_bind.set_port(port);
+            self.given.insert("gateway.bind");
         }
         if let Some(port) = args.consul_port {
             self.consul_bind.set_port(port);
@@ -324,6 +354,14 @@ impl Settings {
                 self.consul_bind
             ));
         }
+        if is_open(self.gateway_bind) {
+            return Err(format!(
+                "the gateway at {} could be reached by others. Set gateway.bind to a loopback address and add a listener with a \
+                 certificate ([listener.NAME]), or, if the world may come in without TLS, insecure_bind = true (--insecure-bind)",
+                self.gateway_bind
+            ));
+        }
+        self.check_documents()?;
         let limits = &self.limits;
         let ordered = [
             (
@@ -346,6 +384,26 @@ impl Settings {
             }
         }
         Keyspaces::new(self.keyspaces.clone()).map(|_| ())
+    }
+
+    /// The file's routes must make sense by themselves: what is said at run time may be gone at the next start.
+    fn check_documents(&self) -> Result<(), String> {
+        let own = Listener { bind: self.gateway_bind, ..Listener::default() };
+        let all = host::gateway::documents::with_own(self.documents.clone(), &own);
+        gateway::Config::new(all).map(|_| ()).map_err(|wrongs| {
+            let all: Vec<String> = wrongs.iter().map(ToString::to_string).collect();
+            all.join("\n  ")
+        })
+    }
+
+    /// What the gateway wants to know.
+    pub fn gateway_config(&self) -> GatewayConfig {
+        GatewayConfig {
+            access_log: self.gateway_access_log.clone(),
+            insecure_bind: self.insecure_bind,
+            zone: self.gateway_zone.clone(),
+            drain: self.stop_timeout,
+        }
     }
 
     /// Threads for connections.

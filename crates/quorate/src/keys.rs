@@ -123,6 +123,24 @@ pub const KEYS: &[Key<Settings>] = &[
         "Host names, parted by commas, by which a browser may call the admin door; localhost and addresses always work. Others are refused, as somebody's DNS may point them here."
     ),
     key!(
+        "gateway.bind",
+        address,
+        gateway_bind,
+        "Address of the gateway's own listener, called main; [listener.main] replaces it. Port 0 takes any free one."
+    ),
+    key!(
+        "gateway.access_log",
+        name_or_none,
+        gateway_access_log,
+        "File that requests are logged to, or \"-\" for standard output; how a line looks is the listener's. Empty: none."
+    ),
+    key!(
+        "gateway.zone",
+        name_or_none,
+        gateway_zone,
+        "The zone that this node stands in: endpoints of the same zone come first. Empty: none."
+    ),
+    key!(
         "consul.bind",
         address,
         consul_bind,

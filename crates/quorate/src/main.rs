@@ -1,10 +1,12 @@
 //! The `quorate` program: the command line, nothing else. Every command has a module.
 
+mod ask;
 mod check;
 mod cli;
 mod config;
 mod keys;
 mod loading;
+mod route;
 mod status;
 mod tour;
 mod up;
@@ -62,6 +64,46 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
+    /// Routes of the gateway: which requests go where. Without a verb, the list.
+    #[command(after_help = ROUTE_EXAMPLES)]
+    Route {
+        #[command(flatten)]
+        at: route::At,
+        #[command(subcommand)]
+        verb: Option<route::Verb<route::RouteOptions>>,
+    },
+    /// Upstreams of the gateway: servers that are equals. Without a verb, the list with their health.
+    #[command(after_help = ROUTE_EXAMPLES)]
+    Upstream {
+        #[command(flatten)]
+        at: route::At,
+        #[command(subcommand)]
+        verb: Option<route::Verb<route::UpstreamOptions>>,
+    },
+    /// Listeners of the gateway: where connections come in. Without a verb, the list.
+    #[command(after_help = ROUTE_EXAMPLES)]
+    Listener {
+        #[command(flatten)]
+        at: route::At,
+        #[command(subcommand)]
+        verb: Option<route::Verb<route::ListenerOptions>>,
+    },
+    /// Tell the gateway all that a file says about routes, upstreams and listeners: all of it or nothing.
+    #[command(
+        after_help = "Examples:\n  quorate apply routes.toml\n  quorate apply routes.toml --check\n  quorate apply routes.toml --replace"
+    )]
+    Apply {
+        #[command(flatten)]
+        at: route::At,
+        /// TOML, or JSON if its name ends so; - for standard input.
+        file: PathBuf,
+        /// Whatever the file does not name goes.
+        #[arg(long)]
+        replace: bool,
+        /// Only say whether it makes sense and what would change.
+        #[arg(long)]
+        check: bool,
+    },
     /// Demonstrations of what is promised, with the real program: without a name, the list.
     #[command(
         after_help = "Examples:\n  quorate tour\n  quorate tour durable\n\nEach runs on free ports in a directory of its own that it removes, in less than 30 seconds."
@@ -101,6 +143,16 @@ enum LogCommand {
     },
 }
 
+const ROUTE_EXAMPLES: &str = "\
+Examples:
+  quorate upstream add shop 127.0.0.1:9001 127.0.0.1:9002
+  quorate route add shop --to shop --path '/shop/*' --rate 100/s
+  quorate route set shop --to shop=95 --to shop-next=5 --sticky cookie:session
+  quorate upstream add carts --service carts          the instances of a service of the registry
+  quorate route remove shop
+
+Every change is judged together with all that is there, and applies at one position of the log.";
+
 const UP_EXAMPLES: &str = "\
 Examples:
   quorate up                                   everything by default
@@ -132,6 +184,12 @@ pub struct UpArgs {
     /// Address of the admin door (admin.bind).
     #[arg(long, value_name = "ADDR:PORT")]
     admin_bind: Option<String>,
+    /// Port of the gateway's own listener; 0 takes any free one.
+    #[arg(long, value_name = "N", conflicts_with = "gateway_bind")]
+    gateway_port: Option<u16>,
+    /// Address of the gateway's own listener (gateway.bind).
+    #[arg(long, value_name = "ADDR:PORT")]
+    gateway_bind: Option<String>,
     /// Port of the Consul door; 0 takes any free one.
     #[arg(long, value_name = "N", conflicts_with = "consul_bind")]
     consul_port: Option<u16>,
@@ -168,7 +226,7 @@ pub struct UpArgs {
     /// Any key of quorate.toml, as often as needed.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print a line `ready redis=ADDR admin=ADDR consul=ADDR` on stdout once clients are served, for scripts.
+    /// Print a line `ready redis=ADDR admin=ADDR gateway=ADDR consul=ADDR` on stdout once clients are served, for scripts.
     #[arg(long)]
     print_ready: bool,
     /// Ends with the program that started it, for demonstrations and tests.
@@ -243,6 +301,10 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args),
         Command::Cli(args) => return cli::run(args.options()),
         Command::Status { admin, json, password_file } => status::run(admin, json, password_file.as_deref()),
+        Command::Route { at, verb } => route::run(&at, verb.as_ref()),
+        Command::Upstream { at, verb } => route::run(&at, verb.as_ref()),
+        Command::Listener { at, verb } => route::run(&at, verb.as_ref()),
+        Command::Apply { at, file, replace, check } => route::apply(&at, &file, replace, check),
         Command::Tour { name } => tour::run(name.as_deref()),
         Command::Config(ConfigCommand::Check { file }) => check::run(file),
         Command::Config(ConfigCommand::Example) => {

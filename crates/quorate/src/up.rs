@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use host::gateway::Front;
 use host::node::Node;
 use shard::live::Refusal;
 use tokio::net::{TcpListener, TcpSocket};
@@ -56,6 +57,8 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let redis = bind(settings, "Redis", "redis.bind", "--redis-port", settings.redis_bind)?;
     let admin = bind(settings, "admin", "admin.bind", "--admin-port", settings.admin_bind)?;
     let consul = bind(settings, "Consul", "consul.bind", "--consul-port", settings.consul_bind)?;
+    let door = bind(settings, "gateway", "gateway.bind", "--gateway-port", settings.gateway_bind)?;
+    let (gateway_address, gateway_moved) = (door.address, door.moved_from);
     let (consul_address, consul_moved) = (consul.address, consul.moved_from);
     let (redis_address, redis_moved) = (redis.address, redis.moved_from);
     let (admin_address, admin_moved) = (admin.address, admin.moved_from);
@@ -92,21 +95,32 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     tokio::spawn(adopt(node.clone(), handed));
     let answering = tokio::spawn(host::admin::serve(admin, admin_handed, node.clone(), stopping));
     wait_for_leaders(&node).await;
+    let front = Front::new(node.registry.clone(), gateway_address, settings.gateway_config())?;
+    front.declare(&settings.consul_config().node_name, &settings.documents).await?;
+    let _ = node.front.set(front.clone());
+    let front = tokio::spawn(front.run(door.listener, stop.subscribe()));
     let consul = host::consul::serve(consul.listener, node.clone(), settings.consul_config(), stop.subscribe());
     let consul = tokio::spawn(consul);
     say_found(&node, began.elapsed());
-    let doors = [(redis_address, redis_moved), (admin_address, admin_moved), (consul_address, consul_moved)];
+    let doors = [
+        (redis_address, redis_moved),
+        (admin_address, admin_moved),
+        (gateway_address, gateway_moved),
+        (consul_address, consul_moved),
+    ];
     table(settings, doors);
     if print_ready {
-        println!("ready redis={redis_address} admin={admin_address} consul={consul_address}");
+        println!("ready redis={redis_address} admin={admin_address} gateway={gateway_address} consul={consul_address}");
     }
     let _ = io::stdout().flush();
 
     let name = signals.next().await;
     eprintln!("quorate: {name}: finishing what is under way (again ends it at once)");
     let stopped = async {
-        node.stop().await?;
+        // Requests of the gateway end first: what they write must still reach the log.
         stop.send_replace(true);
+        let _ = front.await;
+        node.stop().await?;
         let _ = tokio::time::timeout(ADMIN_PATIENCE, answering).await;
         let _ = tokio::time::timeout(ADMIN_PATIENCE, consul).await;
         Ok::<(), String>(())
@@ -293,7 +307,7 @@ fn say_found(node: &Node, took: Duration) {
     }
 }
 
-fn table(settings: &Settings, [redis, admin, consul]: [(SocketAddr, Option<u16>); 3]) {
+fn table(settings: &Settings, [redis, admin, gateway, consul]: [(SocketAddr, Option<u16>); 4]) {
     let note = |moved: Option<u16>| moved.map_or(String::new(), |port| format!("  (port {port} is taken)"));
     let reach = |address: SocketAddr| {
         let mut address = address;
@@ -309,6 +323,7 @@ fn table(settings: &Settings, [redis, admin, consul]: [(SocketAddr, Option<u16>)
     println!("  door    address                reach it with");
     println!("  redis   {:<21}  redis-cli -p {port}{}", redis.0.to_string(), note(redis.1));
     println!("  admin   {:<21}  http://{}{}", admin.0.to_string(), reach(admin.0), note(admin.1));
+    println!("  gateway {:<21}  http://{}{}", gateway.0.to_string(), reach(gateway.0), note(gateway.1));
     println!("  consul  {:<21}  curl {}/v1/catalog/services{}", consul.0.to_string(), reach(consul.0), note(consul.1));
     println!();
     println!("  data    {}", settings.data_dir.display());

@@ -162,6 +162,16 @@ impl Node {
         }
     }
 
+    /// A table with only those of its entries that have these names.
+    #[must_use]
+    pub fn only(&self, names: &[&str]) -> Node {
+        let mut node = self.clone();
+        if let Value::Table(entries) = &mut node.value {
+            entries.retain(|(name, _)| names.contains(&name.as_str()));
+        }
+        node
+    }
+
     /// The line, 0 if it has none.
     pub fn line(&self) -> u32 {
         self.line

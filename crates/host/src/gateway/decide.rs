@@ -1,0 +1,320 @@
+//! The thin joint between what decides ([`gateway::live`]) and what moves bytes ([`proxy`]): heads and values go over, nothing is
+//! decided here.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::gateway::live::{Answer, Decision, Ended, Flight, Next, Queued};
+use ::gateway::log::{Entry, write_line};
+use ::gateway::model::{self, AccessLog, ForwardedStyle, Listener};
+use ::gateway::request::{Head, Peer};
+use ::gateway::resilience::Failure;
+use ::gateway::{Compiled, headers::TraceId};
+use base::{Instant, Rng};
+use proxy::{Action, Again, Attempt, Decide, End, Ending, FailureKind, OnAnswer, OnFailure, Reply, RequestHead};
+
+use super::{Front, rules_of};
+use crate::clock;
+
+thread_local! {
+    /// Draws for balancing and pauses: nothing that must not be guessed.
+    static RNG: RefCell<Rng> = RefCell::new(Rng::new(clock::seed()));
+}
+
+fn with_rng<R>(run: impl FnOnce(&mut Rng) -> R) -> R {
+    RNG.with_borrow_mut(run)
+}
+
+/// A head as the pure room sees it.
+struct Asked<'a>(&'a RequestHead);
+
+impl Head for Asked<'_> {
+    fn method(&self) -> &str {
+        self.0.method()
+    }
+    fn authority(&self) -> &str {
+        self.0.authority()
+    }
+    fn path(&self) -> &str {
+        self.0.path()
+    }
+    fn query(&self) -> Option<&str> {
+        self.0.query()
+    }
+    fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.fields().iter()
+    }
+}
+
+/// What all requests of a route share, in the engine's words; one for each style of forwarding headers.
+pub struct RouteRules {
+    pub compiled: Arc<Compiled>,
+    x: Arc<proxy::Rules>,
+    rfc7239: Arc<proxy::Rules>,
+    both: Arc<proxy::Rules>,
+}
+
+impl RouteRules {
+    /// The rules of a route.
+    pub fn of(compiled: &Arc<Compiled>) -> RouteRules {
+        let make = |forwarded| Arc::new(rules(&compiled.document, forwarded));
+        RouteRules {
+            compiled: compiled.clone(),
+            x: make(proxy::Forwarded::X),
+            rfc7239: make(proxy::Forwarded::Rfc7239),
+            both: make(proxy::Forwarded::Both),
+        }
+    }
+
+    fn styled(&self, style: ForwardedStyle) -> Arc<proxy::Rules> {
+        match style {
+            ForwardedStyle::X => self.x.clone(),
+            ForwardedStyle::Rfc7239 => self.rfc7239.clone(),
+            ForwardedStyle::Both => self.both.clone(),
+        }
+    }
+}
+
+fn rules(route: &model::Route, forwarded: proxy::Forwarded) -> proxy::Rules {
+    proxy::Rules {
+        timeouts: proxy::Timeouts {
+            answer: route.timeouts.first_byte.0,
+            idle: route.timeouts.idle.0,
+            stream_idle: route.timeouts.stream_idle.0,
+            request: route.timeouts.total.0,
+        },
+        body_bytes_max: route.limits.body_bytes_max.0,
+        replay_bytes_max: if route.retry.attempts == 0 { 0 } else { route.retry.body_bytes_max.0 as usize },
+        request_headers: edits(&route.request_headers),
+        answer_headers: edits(&route.response_headers),
+        forwarded,
+        websocket: true,
+        pass_deadline: true,
+    }
+}
+
+fn edits(edits: &model::HeaderEdits) -> proxy::HeaderEdits {
+    let pairs = |from: &std::collections::BTreeMap<String, String>| {
+        from.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
+    };
+    proxy::HeaderEdits {
+        remove: edits.remove.iter().map(|name| name.as_str().into()).collect(),
+        set: pairs(&edits.set),
+        add: pairs(&edits.add),
+    }
+}
+
+/// What is remembered of a request under way.
+pub struct Ticket {
+    flight: Box<Flight<proxy::Endpoint>>,
+}
+
+/// Decides for one listener.
+pub struct Decider {
+    pub front: Arc<Front>,
+    pub name: Arc<str>,
+    pub listener: Arc<Listener>,
+}
+
+impl Clone for Decider {
+    fn clone(&self) -> Decider {
+        Decider { front: self.front.clone(), name: self.name.clone(), listener: self.listener.clone() }
+    }
+}
+
+fn reply(answer: Answer) -> Reply {
+    let headers = answer.headers.into_iter().map(|(name, value)| (name.into_boxed_str(), value.into_boxed_str()));
+    Reply { status: answer.status, headers: headers.collect(), body: answer.body.as_bytes().into(), close: false }
+}
+
+impl Decider {
+    fn act(&self, decision: Decision<proxy::Endpoint>, now: Instant) -> Action<Ticket> {
+        match decision {
+            Decision::Answer(answer) => Action::Respond(reply(answer)),
+            Decision::Queue(queued) => Action::Wait(Box::pin(wait(self.clone(), queued))),
+            Decision::Forward(plan, flight) => {
+                let rules = rules_of(&self.front, &flight.route.compiled).styled(self.listener.forwarded);
+                let host = if plan.endpoint_host { Some(plan.to.config().addr.to_string()) } else { plan.host };
+                let headers = plan.headers.into_iter().map(|(name, value)| (name.into(), value.into()));
+                let forward = proxy::Plan {
+                    rules,
+                    to: plan.to,
+                    target: plan.target,
+                    host,
+                    headers: headers.collect(),
+                    deadline: Some(plan.deadline.since(now)),
+                };
+                Action::Forward(forward, Ticket { flight })
+            }
+        }
+    }
+
+    fn next(&self, next: Next<proxy::Endpoint>) -> Result<Option<String>, Again> {
+        match next {
+            Next::Pass(cookie) => Ok(cookie),
+            Next::Retry { to, pause, .. } => Err(Again { to, pause }),
+        }
+    }
+
+    fn log(&self, end: &End, ticket: Option<&Ticket>, head: &impl Head, version: &str, peer: &proxy::Peer) {
+        let access = &self.front.access;
+        if !access.is_on() || self.listener.access_log == AccessLog::Off {
+            return;
+        }
+        let flight = ticket.map(|ticket| &ticket.flight);
+        if flight.is_some_and(|flight| !flight.route.compiled.document.access_log) {
+            return;
+        }
+        let trace: Option<TraceId> = flight.map(|flight| flight.trace());
+        let entry = Entry {
+            at: clock::wall().saturating_sub(end.took.as_millis() as u64),
+            listener: &self.name,
+            route: flight.map_or("", |flight| &flight.route.compiled.name),
+            upstream: flight.map_or("", |flight| flight.upstream()),
+            endpoint: flight.map_or("", |flight| flight.endpoint()),
+            client: flight.map_or(peer.addr.ip(), |flight| flight.client()),
+            tls: peer.tls.is_some(),
+            version,
+            status: end.status,
+            attempts: end.attempts,
+            bytes_in: end.bytes_in,
+            bytes_out: end.bytes_out,
+            took: end.took,
+            until_answer: end.until_answer,
+            trace,
+            why: match end.ending {
+                Ending::Complete => "",
+                Ending::Client => "the client went away",
+                Ending::Upstream => "the upstream broke off",
+            },
+        };
+        let mut line = String::with_capacity(512);
+        write_line(self.listener.access_log, &entry, head, &mut line);
+        access.put(line);
+    }
+}
+
+/// Waits for a place on a route, as long as one may.
+fn wait(decider: Decider, mut queued: Queued<proxy::Endpoint>) -> impl Future<Output = Action<Ticket>> + Send + use<> {
+    async move {
+        let span = queued.until.since(clock::now());
+        if tokio::time::timeout(span, Pin::new(&mut queued)).await.is_err() {
+            return Action::Respond(reply(queued.refused()));
+        }
+        let now = clock::now();
+        let decision = with_rng(|rng| queued.go(&decider.front.gateway, now, rng));
+        decider.act(decision, now)
+    }
+}
+
+fn peer_of(peer: &proxy::Peer) -> Peer {
+    Peer { address: peer.addr.ip().to_canonical(), tls: peer.tls.is_some() }
+}
+
+fn failure_of(kind: FailureKind) -> Failure {
+    match kind {
+        FailureKind::Connect | FailureKind::Full => Failure::Connect,
+        FailureKind::Reset | FailureKind::Malformed => Failure::Reset,
+        FailureKind::AnswerTimeout | FailureKind::Deadline => Failure::Timeout,
+    }
+}
+
+fn seconds(value: &[u8]) -> Option<Duration> {
+    std::str::from_utf8(value).ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+impl Decide for Decider {
+    type Ticket = Ticket;
+
+    fn on_request(&self, request: &RequestHead, peer: &proxy::Peer) -> Action<Ticket> {
+        self.front.sync();
+        if self.front.is_new() && matches!(request.method(), "GET" | "HEAD") && request.path() == "/" {
+            return Action::Respond(welcome(peer));
+        }
+        let now = clock::now();
+        let gateway = &self.front.gateway;
+        let decision =
+            with_rng(|rng| gateway.decide(&self.name, &Asked(request), &peer_of(peer), Duration::ZERO, now, rng));
+        self.act(decision, now)
+    }
+
+    fn on_answer(&self, ticket: &mut Ticket, answer: &proxy::AnswerHead, attempt: &Attempt) -> OnAnswer {
+        let grpc = answer.fields().get("grpc-status");
+        let grpc = grpc.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        let ended = Ended {
+            failure: Failure::Status(answer.status()),
+            sent: attempt.sent,
+            replayable: attempt.replayable,
+            retry_after: answer.fields().get("retry-after").and_then(seconds),
+        };
+        let gateway = &self.front.gateway;
+        let now = clock::now();
+        let next = with_rng(|rng| ticket.flight.answered(gateway, answer.status(), grpc, ended, now, rng));
+        match self.next(next) {
+            Ok(cookie) => {
+                OnAnswer::Pass(cookie.map(|cookie| ("set-cookie".into(), cookie.into())).into_iter().collect())
+            }
+            Err(again) => OnAnswer::Retry(again),
+        }
+    }
+
+    fn on_failure(&self, ticket: &mut Ticket, failure: FailureKind, attempt: &Attempt) -> OnFailure {
+        let ended = Ended {
+            failure: failure_of(failure),
+            sent: attempt.sent,
+            replayable: attempt.replayable,
+            retry_after: None,
+        };
+        let gateway = &self.front.gateway;
+        let now = clock::now();
+        let next = with_rng(|rng| ticket.flight.failed(gateway, ended, now, rng));
+        match self.next(next) {
+            Ok(_) => OnFailure::GiveUp(None),
+            Err(again) => OnFailure::Retry(again),
+        }
+    }
+
+    fn on_end(&self, ticket: Option<Ticket>, request: &RequestHead, peer: &proxy::Peer, end: &End) {
+        let version = match request.version() {
+            proxy::Version::Http10 => "HTTP/1.0",
+            proxy::Version::Http11 => "HTTP/1.1",
+            proxy::Version::Http2 => "HTTP/2",
+        };
+        self.log(end, ticket.as_ref(), &Asked(request), version, peer);
+        if let Some(mut ticket) = ticket {
+            ticket.flight.over(end.status, clock::now());
+        }
+    }
+
+    fn on_connection(&self, peer: &proxy::Peer) -> Action<Ticket> {
+        self.front.sync();
+        let now = clock::now();
+        let server_name = peer.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        let gateway = &self.front.gateway;
+        let decision = with_rng(|rng| gateway.decide_connection(&self.name, server_name, &peer_of(peer), now, rng));
+        self.act(decision, now)
+    }
+
+    fn on_stream_end(&self, mut ticket: Ticket, peer: &proxy::Peer, end: &End) {
+        let head = ::gateway::request::PlainHead { method: "CONNECT", authority: "", target: "/", fields: &[] };
+        self.log(end, Some(&ticket), &head, "TCP", peer);
+        // A stream that ended as it should counts as an answer of 200.
+        let status = if end.ending == Ending::Upstream && end.bytes_out == 0 { 502 } else { 200 };
+        ticket.flight.over(status, clock::now());
+    }
+}
+
+/// What the front door says while it has no routes.
+fn welcome(peer: &proxy::Peer) -> Reply {
+    let page = include_str!("welcome.html").replace("{{address}}", &peer.local.to_string());
+    let headers = [
+        ("content-type", "text/html; charset=utf-8"),
+        ("cache-control", "no-store"),
+        ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'"),
+        ("x-content-type-options", "nosniff"),
+    ];
+    let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    Reply { status: 200, headers, body: page.into_bytes().into(), close: false }
+}

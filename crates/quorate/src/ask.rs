@@ -1,0 +1,95 @@
+//! A few requests to the admin door of a running node: HTTP/1.1, one connection each.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use doors::admin::auth;
+
+use crate::config;
+
+/// How long the node may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Most bytes of an answer.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// The admin door of a node.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its password, if it wants one.
+    pub password: Option<String>,
+}
+
+impl Admin {
+    /// The door at this address, with the password out of the file or the environment.
+    pub fn new(address: SocketAddr, password_file: Option<&Path>) -> Result<Admin, String> {
+        let password = match password_file {
+            Some(path) => Some(config::password_in(path).map_err(|why| format!("{why} (--password-file)"))?),
+            None => std::env::var(config::ADMIN_PASSWORD_VARIABLE).ok(),
+        };
+        Ok(Admin { address, password })
+    }
+
+    /// Asks, and says what to do where nobody is there or the password is wrong.
+    pub fn ask(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<(u16, String), String> {
+        let address = self.address;
+        let answer = request(address, method, path, self.password.as_deref(), kind, body).map_err(|why| {
+            format!("the node's admin door at {address} cannot be asked: {why}. Start a node with `quorate up`, or say where it is with --admin")
+        })?;
+        if answer.0 == 401 {
+            let which = if self.password.is_some() { "another password than this one" } else { "its password" };
+            return Err(format!(
+                "the node's admin door at {address} wants {which}: --password-file, or {}",
+                config::ADMIN_PASSWORD_VARIABLE
+            ));
+        }
+        Ok(answer)
+    }
+}
+
+/// One request: status code and body.
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    password: Option<&str>,
+    kind: &str,
+    body: &[u8],
+) -> Result<(u16, String), String> {
+    let login = password.map_or(String::new(), |password| format!("Authorization: {}\r\n", auth::header(password)));
+    let content = match body {
+        [] if matches!(method, "GET" | "HEAD" | "DELETE") => String::new(),
+        body => format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len()),
+    };
+    let ask = || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{login}{content}Connection: close\r\n\r\n")?;
+        stream.write_all(body)?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = String::from_utf8(ask().map_err(|error| error.to_string())?).map_err(|_| "it answers no text")?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("it does not speak HTTP")?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("it does not speak HTTP")?;
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    Ok((code, if is_chunked { unchunk(body).ok_or("its answer is cut short")? } else { body.to_owned() }))
+}
+
+fn unchunk(mut body: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n")?;
+        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        whole.push_str(rest.get(..size)?);
+        body = rest.get(size + 2..)?;
+    }
+}
