@@ -72,6 +72,26 @@ const EXAMPLE_SERVICES: &str = "
 # check = { http = \"http://127.0.0.1:8081/healthz\", interval = \"5s\", timeout = \"2s\" }
 ";
 
+const EXAMPLE_GATEWAY: &str = "
+# Routes of the gateway: which requests go where. What stands here is written at the start, over what was said at run time
+# under the same names, and goes when it no longer stands here. docs/routes.md has every key. For example, two servers, a
+# route with a limit for each client, and a new version that gets 5 % of the users, each of whom stays where they were:
+#
+# [upstream.shop]
+# endpoints = [\"127.0.0.1:9001\", \"127.0.0.1:9002\"]
+# [upstream.shop-next]
+# service = \"shop-next\"
+# [route.shop]
+# hosts = [\"shop.example.com\"]
+# path = \"/*\"
+# to = [{ upstream = \"shop\", weight = 95 }, { upstream = \"shop-next\", weight = 5 }]
+# sticky = \"cookie:session\"
+# rate_limit = \"100/s\"
+# [listener.web]
+# bind = \"0.0.0.0:443\"
+# certificates = [{ chain = \"shop.pem\", key = \"shop.key\" }]
+";
+
 /// The committed `quorate.toml`: every key with its reason, commented out at its default.
 pub fn example() -> String {
     let mut text = EXAMPLE_HEAD.to_owned();
@@ -94,6 +114,7 @@ pub fn example() -> String {
         text.push_str(&format!("#   {} = {}\n", key.name, (key.show)(&space)));
     }
     text.push_str(EXAMPLE_SERVICES);
+    text.push_str(EXAMPLE_GATEWAY);
     text
 }
 

@@ -98,7 +98,8 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let front = Front::new(node.registry.clone(), gateway_address, settings.gateway_config())?;
     front.declare(&settings.consul_config().node_name, &settings.documents).await?;
     let _ = node.front.set(front.clone());
-    let front = tokio::spawn(front.run(door.listener, stop.subscribe()));
+    let (front_stop, front_stopping) = watch::channel(false);
+    let front = tokio::spawn(front.run(door.listener, front_stopping));
     let consul = host::consul::serve(consul.listener, node.clone(), settings.consul_config(), stop.subscribe());
     let consul = tokio::spawn(consul);
     say_found(&node, began.elapsed());
@@ -118,9 +119,10 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     eprintln!("quorate: {name}: finishing what is under way (again ends it at once)");
     let stopped = async {
         // Requests of the gateway end first: what they write must still reach the log.
-        stop.send_replace(true);
+        front_stop.send_replace(true);
         let _ = front.await;
         node.stop().await?;
+        stop.send_replace(true);
         let _ = tokio::time::timeout(ADMIN_PATIENCE, answering).await;
         let _ = tokio::time::timeout(ADMIN_PATIENCE, consul).await;
         Ok::<(), String>(())
