@@ -243,7 +243,7 @@ impl Node {
         let tape = Arc::new(Tape::default());
         let status = Arc::new(Mutex::default());
         let mut driver = opened.driver;
-        driver.propose_keyspaces(&config.keyspaces);
+        driver.propose_settings(&config.keyspaces);
         let task = DriverTask {
             driver,
             door: door.clone(),

@@ -378,6 +378,15 @@ impl Settings {
                 limits.pending_bytes_max,
             ),
         ];
+        // What one append of the log may hold, and a batch of it be read back.
+        for (name, value, most) in [
+            ("limits.command_bytes_max", limits.command_bytes_max, 256 << 20),
+            ("limits.entry_bytes_max", limits.entry_bytes_max, 64 << 20),
+        ] {
+            if value > most {
+                return Err(format!("{name} is {value}, at most {most} can be set"));
+            }
+        }
         for (small, least, large, most) in ordered {
             if least > most {
                 return Err(format!("{small} is {least} and {large} only {most}: raise {large} or lower {small}"));
@@ -539,6 +548,14 @@ mod tests {
             ("data_dir = \"unfinished", "q.toml:1: "),
             ("a = 1\na = 2", "q.toml:2: duplicate key"),
             ("[limits]\nbulk_bytes_max = \"1GiB\"", "raise limits.command_bytes_max or lower limits.bulk_bytes_max"),
+            (
+                "[limits]\ncommand_bytes_max = \"257MiB\"",
+                "limits.command_bytes_max is 269484032, at most 268435456 can be set",
+            ),
+            (
+                "[limits]\nentry_bytes_max = \"65MiB\"",
+                "limits.entry_bytes_max is 68157440, at most 67108864 can be set",
+            ),
             (
                 "[keyspace]\ndurability = \"memory\"",
                 "keyspace.\"durability\" is not a table; a keyspace is written [keyspace.\"prefix\"]",

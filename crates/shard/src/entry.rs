@@ -9,17 +9,19 @@
 //!           5 keyspaces   settings
 //!           6 literal     reply            (never in a log: only among a leader's own requests)
 //!           7 change      a change of the registry (see `discovery::change`); in the meta group's log only
+//!           8 bounds      numbers
 //!   words   count:varint (len:varint bytes)*
 //! ```
 //!
 //! An empty entry is Raft's own: a new leader's first, which ends every wait of the leaders before it.
 
-use base::Millis;
+use base::{Limits, Millis};
 use discovery::Change;
 use smallvec::SmallVec;
 use store::codec::{Corrupt, Input, Stored, put_bytes, put_u64, put_varint};
 use store::keyspace::Keyspaces;
 
+use crate::bounds;
 use crate::command::Args;
 use crate::reply::Protocol;
 
@@ -31,6 +33,7 @@ const UNBLOCK: u8 = 4;
 const KEYSPACES: u8 = 5;
 const LITERAL: u8 = 6;
 const CHANGE: u8 = 7;
+const BOUNDS: u8 = 8;
 const RESP3: u8 = 0x80;
 
 /// Words of one command; sixteen fit without an allocation.
@@ -113,6 +116,8 @@ pub enum Unit<'a> {
     Literal(&'a [u8]),
     /// A change of the registry.
     Change(Change),
+    /// Other [bounds](crate::bounds) from here on.
+    Bounds(Box<Limits>),
 }
 
 /// A MULTI's parts, read one by one.
@@ -287,6 +292,12 @@ pub fn put_keyspaces(out: &mut Vec<u8>, keyspaces: &Keyspaces) {
     keyspaces.encode(out);
 }
 
+/// Appends bounds.
+pub fn put_bounds(out: &mut Vec<u8>, limits: &Limits) {
+    out.push(BOUNDS);
+    bounds::encode(limits, out);
+}
+
 /// Appends an answer that is already known.
 pub fn put_literal(out: &mut Vec<u8>, reply: &[u8]) {
     out.push(LITERAL);
@@ -328,6 +339,7 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
         KEYSPACES => Ok(Unit::Keyspaces(Keyspaces::decode(input)?)),
         LITERAL => Ok(Unit::Literal(input.bytes()?)),
         CHANGE => Ok(Unit::Change(Change::decode(input.bytes()?)?)),
+        BOUNDS => Ok(Unit::Bounds(Box::new(bounds::decode(input)?))),
         _ => Err(Corrupt("unknown kind of unit")),
     }
 }
@@ -365,6 +377,7 @@ mod tests {
         multi.finish(&mut bytes, Protocol::Resp2, std::slice::from_ref(&watch));
         put_expire(&mut bytes, &[(0, b"a".to_vec()), (2, b"b".to_vec())]);
         put_unblock(&mut bytes, 77, Unblock::Error);
+        put_bounds(&mut bytes, &Limits { scripts_max: 3, ..Limits::DEFAULT });
 
         let mut input = Input::new(&bytes);
         assert_eq!(read_header(&mut input), Ok((17, 42)));
@@ -381,6 +394,7 @@ mod tests {
         assert_eq!(read_expire(&mut keys), Ok(Some((2, b"b".as_slice()))));
         assert_eq!(read_expire(&mut keys), Ok(None));
         assert!(matches!(read_unit(&mut input), Ok(Unit::Unblock { waiter: 77, how: Unblock::Error })));
+        assert!(matches!(read_unit(&mut input), Ok(Unit::Bounds(limits)) if limits.scripts_max == 3));
         assert!(input.is_empty());
     }
 

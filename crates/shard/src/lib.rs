@@ -2,6 +2,7 @@
 //!
 //! Knows nothing about sockets, clocks, threads or files. Deterministic: the same entries leave the same tables.
 
+pub mod bounds;
 pub mod clock;
 pub mod command;
 pub mod driver;
@@ -14,5 +15,7 @@ pub mod pending;
 pub mod recover;
 pub mod reply;
 pub mod script;
+pub mod slots;
 pub mod state;
 pub mod waiters;
+pub mod whole;

@@ -15,6 +15,7 @@ use store::snapshot::{SnapshotReader, pick, snapshot_name, sweep};
 use crate::driver::{Append, Driver, DriverConfig, Room, WALK_BYTES};
 use crate::live::Shard;
 use crate::recover::Recovery;
+use crate::slots::Slots;
 use crate::state::State;
 
 /// The file that says how many data shards the directory was made with.
@@ -61,6 +62,8 @@ impl OpenOptions {
 #[cfg(feature = "planted")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Planted {
+    /// Not a bug: the simulator's clients belong to a shard whatever their keys' slots.
+    pub slots_ignored: bool,
     /// In consensus.
     pub consensus: consensus::Planted,
     /// In the shards.
@@ -273,7 +276,14 @@ fn load_snapshot<D: Disk>(
     found: &mut Found,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Recovery, LogError> {
-    let mut state = State::new(group, options.limits.clone(), Arc::new(Keyspaces::default()), seed);
+    let mut state = State::new(group, &options.limits, Arc::new(Keyspaces::default()), seed);
+    #[cfg(feature = "planted")]
+    let split = !options.planted.slots_ignored;
+    #[cfg(not(feature = "planted"))]
+    let split = true;
+    if let Some(index) = (group.0 as usize).checked_sub(1).filter(|_| split) {
+        state.set_slots(Slots { index, count: options.data_shards });
+    }
     #[cfg(feature = "planted")]
     {
         state.planted = options.planted.state;

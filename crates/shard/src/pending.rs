@@ -124,6 +124,11 @@ impl<C> Batch<C> {
         entry::put_keyspaces(self.logged(None, false), keyspaces);
     }
 
+    /// Adds other bounds.
+    pub fn bounds(&mut self, limits: &base::Limits) {
+        entry::put_bounds(self.logged(None, false), limits);
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()

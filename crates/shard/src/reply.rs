@@ -3,7 +3,15 @@
 //!
 //! A RESP3 type that RESP2 lacks is written as what Redis 7.2 sends in its place.
 
-use base::format_i64;
+use base::{Limits, format_i64};
+
+use crate::error::CommandError;
+
+/// The answer would be longer than a client may have outstanding.
+pub const TOO_LONG: CommandError = CommandError::new(
+    "ERR the answer is longer than the limit output_bytes_max (in a script: script_memory_bytes_max); \
+     ask for less at a time. A write has been done all the same",
+);
 
 /// The protocol version that a client speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,19 +23,74 @@ pub enum Protocol {
     Resp3,
 }
 
-/// A growing answer.
-#[derive(Debug, Default)]
+/// A growing answer, up to a limit: a few words may ask for the same large value a million times.
+#[derive(Debug)]
 pub struct Reply {
     /// The bytes so far.
     pub bytes: Vec<u8>,
     /// Which types may be used.
     pub protocol: Protocol,
+    /// Where it must not grow further. Whatever is written beyond is left out, and [`Reply::settle`] says so.
+    pub bytes_max: usize,
+    full: bool,
+}
+
+impl Default for Reply {
+    fn default() -> Reply {
+        Reply::new(Protocol::Resp2)
+    }
 }
 
 impl Reply {
-    /// An empty answer.
+    /// An empty answer of the usual limit.
     pub fn new(protocol: Protocol) -> Reply {
-        Reply { bytes: Vec::new(), protocol }
+        Reply::bounded(protocol, Limits::DEFAULT.output_bytes_max)
+    }
+
+    /// An empty answer that stays within so many bytes.
+    pub fn bounded(protocol: Protocol, bytes_max: usize) -> Reply {
+        Reply { bytes: Vec::new(), protocol, bytes_max, full: false }
+    }
+
+    /// Whether something was left out.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// A command that began its answer at `begun` has ended: an error takes the answer's place, also where that is too long.
+    pub fn settle(&mut self, begun: usize, outcome: Result<(), CommandError>) {
+        let full = std::mem::take(&mut self.full);
+        let error = match outcome {
+            Err(error) => error,
+            Ok(()) if full => TOO_LONG,
+            Ok(()) => return,
+        };
+        self.bytes.truncate(begun);
+        if full {
+            // What the answer grew to is not kept.
+            self.bytes.shrink_to(begun + 1024);
+        }
+        self.error(&error.0);
+    }
+
+    /// An answer to be written aside, and appended later.
+    pub fn aside(&self) -> Reply {
+        Reply::bounded(self.protocol, self.bytes_max)
+    }
+
+    /// What was written aside.
+    pub fn append(&mut self, other: &Reply) {
+        self.full |= other.full;
+        self.put(&other.bytes);
+    }
+
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        if self.bytes.len() + bytes.len() > self.bytes_max {
+            self.full = true;
+        } else {
+            self.bytes.extend_from_slice(bytes);
+        }
     }
 
     /// Whether RESP3 types may be used.
@@ -62,6 +125,10 @@ impl Reply {
     /// A byte string.
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
+        if self.bytes.len() + bytes.len() > self.bytes_max {
+            self.full = true;
+            return;
+        }
         self.header(b'$', bytes.len() as i64);
         self.bytes.extend_from_slice(bytes);
         self.bytes.extend_from_slice(b"\r\n");
@@ -75,12 +142,12 @@ impl Reply {
 
     /// No value (RESP2: a null bulk string).
     pub fn null(&mut self) {
-        self.bytes.extend_from_slice(if self.is_resp3() { b"_\r\n" } else { b"$-1\r\n" });
+        self.put(if self.is_resp3() { b"_\r\n" } else { b"$-1\r\n" });
     }
 
     /// No array (RESP2: a null array).
     pub fn null_array(&mut self) {
-        self.bytes.extend_from_slice(if self.is_resp3() { b"_\r\n" } else { b"*-1\r\n" });
+        self.put(if self.is_resp3() { b"_\r\n" } else { b"*-1\r\n" });
     }
 
     /// An array of `len` answers that follow.
@@ -152,6 +219,10 @@ impl Reply {
 
     #[inline]
     fn line(&mut self, mark: u8, text: &[u8]) {
+        if self.bytes.len() + text.len() > self.bytes_max {
+            self.full = true;
+            return;
+        }
         self.bytes.push(mark);
         self.bytes.extend_from_slice(text);
         self.bytes.extend_from_slice(b"\r\n");

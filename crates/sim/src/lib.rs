@@ -3,11 +3,13 @@
 //! ```text
 //!   run ── world ── node (log, snapshots, driver: jobs in one thread, in an order that the seed draws) ── disk
 //!             ├──── clients + model (what each believes of its keys, shares no code with the product)
+//!             ├──── cache (keys in memory only: the last value, or gone)
 //!             └──── oracle (every entry as written, and each shard replayed from its first)
 //! ```
 //!
 //! Same seed, same bytes: nothing depends on anything but the seed and the options.
 
+pub mod cache;
 pub mod clients;
 pub mod disk;
 pub mod model;

@@ -67,7 +67,7 @@ pub struct Oracle {
 }
 
 fn fresh(group: GroupId, limits: &Limits, planted: Planted) -> State {
-    let mut state = State::new(group, limits.clone(), Arc::new(Keyspaces::default()), 0);
+    let mut state = State::new(group, limits, Arc::new(Keyspaces::default()), 0);
     state.planted = planted;
     state
 }

@@ -13,6 +13,7 @@ use store::disk::Disk;
 use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
 use store::log::LogOptions;
 
+use crate::cache::{Cache, PREFIX};
 use crate::clients::{Clients, Door, panics};
 use crate::disk::{Keep, Operation, VirtualDisk};
 use crate::node::{Actor, Node, Step, Watch};
@@ -53,6 +54,8 @@ pub struct Report {
     pub lives: u64,
     /// Requests sent, answered, refused, of unknown outcome.
     pub clients: crate::clients::Figures,
+    /// Commands on keys in memory only, and keys that had gone for room.
+    pub cache: (u64, u64),
     /// Log entries written, those of lives whose end was cut counted once.
     pub entries: u64,
     /// Snapshots made durable.
@@ -79,6 +82,7 @@ impl Report {
         self.clients.answered += other.clients.answered;
         self.clients.refused += other.clients.refused;
         self.clients.unknown += other.clients.unknown;
+        self.cache = (self.cache.0 + other.cache.0, self.cache.1 + other.cache.1);
         self.entries += other.entries;
         self.snapshots += other.snapshots;
         self.operations += other.operations;
@@ -95,12 +99,14 @@ impl fmt::Display for Report {
         let Report { clients, .. } = self;
         write!(
             f,
-            "{} lives, {} requests ({} answered, {} refused, {} unknown), {} entries, {} snapshots, {} disk operations, {} stopped logs, {} full disks, {} crashed starts, {} starts on spoiled bytes",
+            "{} lives, {} requests ({} answered, {} refused, {} unknown), {} on caches ({} evicted), {} entries, {} snapshots, {} disk operations, {} stopped logs, {} full disks, {} crashed starts, {} starts on spoiled bytes",
             self.lives,
             clients.requests,
             clients.answered,
             clients.refused,
             clients.unknown,
+            self.cache.0,
+            self.cache.1,
             self.entries,
             self.snapshots,
             self.operations,
@@ -157,13 +163,16 @@ enum End {
 
 /// Settings that nobody's keys fall under; with `memory` there are both classes.
 fn draw_keyspaces(rng: &mut Rng) -> Keyspaces {
-    let memory = Keyspace {
-        prefix: b"zzz:".to_vec(),
-        durability: if rng.chance(1, 2) { Durability::Memory } else { Durability::Fsync },
-        max_bytes: rng.below(1 << 20),
-        eviction: Eviction::Refuse,
-        default_expiry: 0,
+    let durability = if rng.chance(1, 2) { Durability::Memory } else { Durability::Fsync };
+    let number = rng.below(1 << 20);
+    let (max_bytes, eviction) = match (durability, number % 4) {
+        (Durability::Fsync, _) => (number, Eviction::Refuse),
+        (Durability::Memory, 0) => (0, Eviction::Refuse),
+        // A few of the cache's keys fit.
+        (Durability::Memory, 1) => (2000 + number % 4000, Eviction::Refuse),
+        (Durability::Memory, _) => (2000 + number % 4000, Eviction::Lru),
     };
+    let memory = Keyspace { prefix: PREFIX.into(), durability, max_bytes, eviction, default_expiry: 0 };
     Keyspaces::new(vec![memory]).expect("one setting cannot clash")
 }
 
@@ -178,6 +187,7 @@ pub struct World {
     disk: VirtualDisk,
     oracle: Oracle,
     clients: Clients,
+    cache: Cache,
     report: Report,
     life: usize,
     tick: usize,
@@ -257,6 +267,7 @@ impl World {
         open.snapshot_chunk_bytes = 1 << (4 + rng.below(9));
         open.limits.entry_bytes_max = 200 << rng.below(6);
         open.planted = options.bugs.node;
+        open.planted.slots_ignored = true;
         let oracle = Oracle::new(shards + 1, &open.limits, options.bugs.node.state);
         let clients = Clients::new(3 + rng.index(6), shards);
         World {
@@ -269,6 +280,7 @@ impl World {
             disk: VirtualDisk::new(),
             oracle,
             clients,
+            cache: Cache::new(seed),
             report: Report::default(),
             life: 0,
             tick: 0,
@@ -278,6 +290,7 @@ impl World {
 
     fn finish(mut self, done: Result<(), String>) -> Result<Report, Box<Failure>> {
         self.report.clients = self.clients.figures;
+        self.report.cache = self.cache.figures;
         self.report.entries = self.oracle.entries() as u64;
         self.report.operations = self.disk.operations();
         self.report.digest ^= self.clients.digest;
@@ -352,7 +365,7 @@ impl World {
         }
         let keyspaces = self.rng.chance(1, 3).then(|| draw_keyspaces(&mut self.rng));
         if let Some(keyspaces) = &keyspaces {
-            node.driver.propose_keyspaces(keyspaces);
+            node.driver.propose_settings(keyspaces);
             node.wake();
         }
         let mut ticks = self.options.ticks;
@@ -419,7 +432,8 @@ impl World {
             for (group, sent) in sent {
                 self.oracle.send(group, sent);
             }
-            if wake {
+            let wakes = self.cache.play(&node.shards, self.now)?;
+            if wake || wakes {
                 node.wake();
             }
         }
@@ -568,6 +582,7 @@ impl World {
             self.oracle.compare(shard.group, &mut shard.state_mut())?;
         }
         self.clients.verify(&Door { shards: &node.shards, now: self.now })?;
+        self.cache.restart(&node.shards)?;
         Ok(node)
     }
 

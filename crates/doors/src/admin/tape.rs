@@ -159,6 +159,7 @@ impl Held {
                 Unit::Unblock { .. } => self.count("wait ended"),
                 Unit::Keyspaces(_) => self.count("keyspaces"),
                 Unit::Change(change) => self.count(&format!("registry {}", change.word())),
+                Unit::Bounds(_) => self.count("limits"),
                 Unit::Literal(_) => {}
             }
         }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
-use base::{Instant, Limit, Limits, Millis, SLOT_COUNT, key_slot};
+use base::{Instant, Limit, Limits, Millis};
 use parking_lot::{Mutex, RwLock};
 use shard::entry::Unblock;
 use shard::live::Shard;
 use shard::reply::{Protocol, Reply};
+use shard::slots::shard_of;
 use shard::state::Sink;
 
 use super::introspect;
@@ -169,10 +170,7 @@ impl Door {
     /// The shard of a slot.
     #[inline]
     pub fn shard_of(&self, key: &[u8]) -> usize {
-        match self.shards.len() {
-            1 => 0,
-            count => usize::from(key_slot(key)) * count / usize::from(SLOT_COUNT),
-        }
+        shard_of(key, self.shards.len())
     }
 
     /// Shard time of the first shard: what TIME-like commands of the door use where no key is named.

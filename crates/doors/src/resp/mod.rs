@@ -12,3 +12,4 @@ pub mod peer;
 pub mod pubsub;
 pub mod session;
 pub mod text;
+mod whole;

@@ -60,6 +60,9 @@ impl Session {
         {
             return self.refuse(subscriber_only(name), out);
         }
+        if let Some(until) = self.paused(matches!(name, "publish" | "spublish")) {
+            return Step::Later(until);
+        }
         match name {
             "multi" => return self.multi(out),
             "exec" => return self.exec(out),

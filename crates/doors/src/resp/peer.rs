@@ -13,6 +13,8 @@ struct Mail {
     /// Answers among the bytes.
     answers: u64,
     waker: Option<Waker>,
+    /// While set, answers come here: they are no client's but parts of one.
+    aside: Option<Vec<u8>>,
 }
 
 /// What is known of a client beside its session. Written by the session, read by CLIENT LIST.
@@ -103,6 +105,10 @@ impl Peer {
     pub fn answer(&self, bytes: &[u8]) -> Option<Waker> {
         let mut mail = self.mail.lock();
         mail.answers += 1;
+        if let Some(aside) = &mut mail.aside {
+            aside.extend_from_slice(bytes);
+            return mail.waker.take();
+        }
         let bytes = if self.muted.load(Ordering::Relaxed) { &[] } else { bytes };
         self.put(&mut mail, bytes)
     }
@@ -123,6 +129,16 @@ impl Peer {
             self.doomed.store(true, Ordering::Relaxed);
         }
         mail.waker.take()
+    }
+
+    /// Has answers kept aside from now on, as parts of one that the session puts together. Messages come as before.
+    pub fn set_aside(&self) {
+        self.mail.lock().aside = Some(Vec::new());
+    }
+
+    /// Takes what was kept aside; answers come as usual again.
+    pub fn take_aside(&self) -> Vec<u8> {
+        self.mail.lock().aside.take().unwrap_or_default()
     }
 
     /// Moves what has come to the end of `out`. Returns how many answers it held.

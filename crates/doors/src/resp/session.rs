@@ -9,6 +9,7 @@
 //! An answer may be written straight to `out` only while nothing of this client is under way; else it takes its place in
 //! the queue. A command that must see the effects of those before it stops the reading until they have been answered.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -113,20 +114,25 @@ pub struct Session {
     pub(super) authenticated: bool,
     pub(super) transaction: Option<Transaction>,
     pub(super) watches: Vec<Watch>,
+    /// The watched keys again, to be found quickly, and their bytes.
+    watched: HashSet<(u8, Vec<u8>), store::hash::State>,
+    watched_bytes: usize,
     watch_shard: Option<usize>,
     decode: DecodeState,
     words: decode::Words,
     limits: DecodeLimits,
-    rng: Rng,
+    pub(super) rng: Rng,
     /// Requests sent into the queue, and answers received for them.
-    sent: u64,
+    pub(super) sent: u64,
     received: u64,
     /// The shard that requests are under way to.
-    towards: usize,
+    pub(super) towards: usize,
     /// A request under way may wait for long: nothing of this client may overtake it.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// As many requests as may be are under way, which has been counted.
     deep: bool,
+    /// A command that goes to one shard after the other.
+    pub(super) round: Option<super::whole::Round>,
     /// Database to return to where the EXEC under way does nothing, because a watched key has changed.
     undo_db: Option<u8>,
     /// The connection ends after what has been written.
@@ -140,7 +146,7 @@ pub struct Session {
     pub(super) killing: Option<(super::introspect::KillFilter, Vec<Client>, usize)>,
     /// The command at hand has written messages rather than an answer.
     pub(super) pushed: bool,
-    wake: bool,
+    pub(super) wake: bool,
     pub(super) now: Instant,
     commands: u64,
 }
@@ -162,6 +168,8 @@ impl Session {
             authenticated,
             transaction: None,
             watches: Vec::new(),
+            watched: HashSet::default(),
+            watched_bytes: 0,
             watch_shard: None,
             decode: DecodeState::new(),
             words: decode::Words::new(),
@@ -172,6 +180,7 @@ impl Session {
             towards: 0,
             blocked: false,
             deep: false,
+            round: None,
             undo_db: None,
             closing: false,
             skip: 0,
@@ -378,8 +387,11 @@ impl Session {
         if self.transaction.is_some() {
             return self.enqueue(spec, args, out);
         }
+        if self.is_for_all_shards(spec, args) {
+            return self.whole(spec, args, out);
+        }
         let shard = match self.route(spec, args) {
-            Ok(shard) => shard,
+            Ok(shard) => shard.unwrap_or(0),
             Err(error) => return self.refuse(error, out),
         };
         if self.is_pending() && self.towards != shard {
@@ -499,15 +511,13 @@ impl Session {
         self.answer(out, write)
     }
 
-    /// The shard of a command's keys.
-    fn route(&self, spec: &Spec, args: &[&[u8]]) -> Result<usize, CommandError> {
+    /// The shard of a command's keys; `None` where it has none and any will do.
+    fn route(&self, spec: &Spec, args: &[&[u8]]) -> Result<Option<usize>, CommandError> {
         if self.door.shards.len() == 1 {
-            return Ok(0);
+            return Ok(Some(0));
         }
-        if spec.flags.has(Flags::WHOLE) {
-            return Err(CommandError::new(
-                "ERR this command works on all shards and is not available while data_shards is above 1",
-            ));
+        if self.is_for_all_shards(spec, args) {
+            return Err(NOT_IN_MULTI);
         }
         let mut found = None;
         for place in spec.key_places(args) {
@@ -516,10 +526,10 @@ impl Session {
                 return Err(CROSS_SLOT);
             }
         }
-        Ok(found.unwrap_or(0))
+        Ok(found)
     }
 
-    fn paused(&self, write: bool) -> Option<Instant> {
+    pub(super) fn paused(&self, write: bool) -> Option<Instant> {
         let pause = (*self.door.pause.lock())?;
         (pause.until > self.now && (write || !pause.writes_only)).then_some(pause.until)
     }
@@ -551,7 +561,7 @@ impl Session {
                 let has_keys = spec.is_write() || !spec.key_places(args).is_empty();
                 if has_keys && *transaction.class.get_or_insert(class) != class {
                     MIXED
-                } else if *transaction.shard.get_or_insert(shard) != shard {
+                } else if shard.is_some_and(|shard| *transaction.shard.get_or_insert(shard) != shard) {
                     CROSS_SLOT
                 } else {
                     transaction.writes |= spec.is_write();
@@ -565,8 +575,9 @@ impl Session {
         self.refuse(error, out)
     }
 
-    fn check_for_transaction(&self, spec: &Spec, args: &[&[u8]]) -> Result<(Durability, usize), CommandError> {
-        let shard = self.route(spec, args)?;
+    fn check_for_transaction(&self, spec: &Spec, args: &[&[u8]]) -> Result<(Durability, Option<usize>), CommandError> {
+        let place = self.route(spec, args)?;
+        let shard = place.or(self.transaction.as_ref().and_then(|transaction| transaction.shard)).unwrap_or(0);
         let class = self.door.shards[shard].state().class_of(spec, args)?;
         if spec.is_write()
             && class == Durability::Fsync
@@ -574,7 +585,7 @@ impl Session {
         {
             return Err(error);
         }
-        Ok((class, shard))
+        Ok((class, place))
     }
 
     /// Queues an answer that the door gives itself, inside MULTI.
@@ -636,7 +647,7 @@ impl Session {
         }
         let transaction = self.transaction.take().expect("it was there a line ago");
         let watches = std::mem::take(&mut self.watches);
-        self.watch_shard = None;
+        self.forget_watched();
         if transaction.dirty {
             self.db = transaction.db;
             return self.answer(out, |reply| {
@@ -688,12 +699,16 @@ impl Session {
                 return self.refuse(CROSS_SLOT, out);
             }
             let shard = &self.door.shards[at];
-            if self.watches.iter().any(|watch| watch.db == self.db && watch.key == *key) {
+            if !self.watched.insert((self.db, key.to_vec())) {
                 continue;
             }
-            if self.watches.len() >= self.door.limits.args_max {
-                self.door.limits.hit(Limit::args_max);
-                return self.refuse(CommandError::new("ERR too many watched keys (limit args_max)"), out);
+            self.watched_bytes += key.len();
+            let limits = &self.door.limits;
+            if self.watches.len() >= limits.args_max || self.watched_bytes > limits.command_bytes_max {
+                let many = self.watches.len() >= limits.args_max;
+                limits.hit(if many { Limit::args_max } else { Limit::command_bytes_max });
+                return self
+                    .refuse(CommandError::new("ERR too many watched keys (limits args_max, command_bytes_max)"), out);
             }
             let version = shard.state().version(self.db, key, shard.now(self.now));
             self.watches.push(Watch { db: self.db, key: key.to_vec(), version });
@@ -703,6 +718,12 @@ impl Session {
 
     pub(super) fn unwatch(&mut self) {
         self.watches.clear();
+        self.forget_watched();
+    }
+
+    fn forget_watched(&mut self) {
+        self.watched = HashSet::default();
+        self.watched_bytes = 0;
         self.watch_shard = None;
     }
 
@@ -733,6 +754,10 @@ impl Session {
         }
     }
 }
+
+const NOT_IN_MULTI: CommandError = CommandError::new(
+    "ERR this command works on all shards and cannot be part of a transaction while data_shards is above 1",
+);
 
 /// Keys of one command or transaction live in different shards.
 pub const CROSS_SLOT: CommandError = CommandError::new("CROSSSLOT Keys in request don't hash to the same slot");

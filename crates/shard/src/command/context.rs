@@ -5,6 +5,7 @@ use store::table::Tables;
 
 use crate::reply::Reply;
 use crate::script::Scripts;
+use crate::slots::Slots;
 
 /// What a read sees.
 pub struct Reading<'a> {
@@ -18,6 +19,10 @@ pub struct Reading<'a> {
     pub other: &'a Tables,
     /// Not replicated: only for what a client asked to be random.
     pub rng: &'a mut Rng,
+    /// Which keys may be here at all.
+    pub slots: Slots,
+    /// Whether what is answered may steer writes (in a script) and so must not depend on how a table came to be laid out.
+    pub repeatable: bool,
     /// Whether the command may ask to wait (XREAD BLOCK): not inside MULTI or a script.
     pub may_block: bool,
     /// Set by [`Reading::block`].
@@ -77,10 +82,12 @@ pub struct Writing<'a> {
     pub limits: &'a Limits,
     /// Messages to publish when the whole unit has been applied (PUBLISH in MULTI or in a script): channel, message.
     pub published: &'a mut Vec<(Vec<u8>, Vec<u8>)>,
+    /// Which keys may be here at all.
+    pub slots: Slots,
 }
 
 impl Writing<'_> {
-    /// The same moment for a read, inside MULTI and scripts.
+    /// The same moment for a read, whose answer may lead to writes.
     pub fn reading(&mut self) -> Reading<'_> {
         Reading {
             db: self.db,
@@ -88,6 +95,8 @@ impl Writing<'_> {
             tables: self.tables,
             other: self.other,
             rng: self.rng,
+            slots: self.slots,
+            repeatable: true,
             may_block: false,
             block: None,
         }

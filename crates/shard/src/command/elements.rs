@@ -1,15 +1,13 @@
 //! What the commands on collections share: counts and ranges among the words, HSCAN and its kin, random picks.
 
-use base::{Limits, Rng, glob_selects};
+use base::{Rng, glob_selects};
 
 use super::{Args, integer, is};
 use crate::error::{CommandError, NOT_INTEGER, SYNTAX};
-use crate::reply::Reply;
+use crate::reply::{Reply, TOO_LONG};
 
 /// Most elements that one SRANDMEMBER or HRANDFIELD with a negative count answers; Redis's own bound is its memory.
 pub(super) const PICKS_MAX: u64 = 10_000_000;
-/// Largest answer of that kind, bytes.
-const PICKS_BYTES_MAX: usize = Limits::DEFAULT.output_bytes_max;
 
 /// A count that must not be negative; the text that Redis has for one that is.
 pub(super) fn count(word: &[u8]) -> Result<usize, CommandError> {
@@ -89,12 +87,12 @@ pub(super) fn cursor(word: &[u8]) -> Result<u64, CommandError> {
 /// Answers one step of a scan: `step` visits elements, writes them and returns the next cursor and how many it wrote.
 pub(super) fn scan_step(reply: &mut Reply, step: impl FnOnce(&mut Reply) -> (u64, usize)) {
     // Written aside because the cursor, known last, comes before the elements.
-    let mut found = Reply::new(reply.protocol);
+    let mut found = reply.aside();
     let (next, written) = step(&mut found);
     reply.array(2);
     reply.bulk(next.to_string().as_bytes());
     reply.array(written);
-    reply.bytes.extend_from_slice(&found.bytes);
+    reply.append(&found);
 }
 
 /// Refuses a number of picks whose answer could not be held.
@@ -104,10 +102,7 @@ pub(super) fn check_picks(picks: u64) -> Result<(), CommandError> {
 
 /// Refuses to go on with an answer that has grown too large.
 pub(super) fn check_picked(reply: &Reply) -> Result<(), CommandError> {
-    if reply.bytes.len() > PICKS_BYTES_MAX {
-        return Err(CommandError::new("ERR the answer would exceed the largest that a client may be sent"));
-    }
-    Ok(())
+    if reply.is_full() { Err(TOO_LONG) } else { Ok(()) }
 }
 
 /// `picks` different places below `len`, ascending, each choice as likely as any other (Knuth's algorithm S; Floyd's

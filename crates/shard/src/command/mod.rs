@@ -23,7 +23,7 @@ mod lcs;
 mod list;
 mod long_double;
 mod number;
-mod scan;
+pub(crate) mod scan;
 mod script;
 mod set;
 mod sort;

@@ -1,7 +1,7 @@
 //! Whole databases: list, walk, count, clear and exchange them. These see both durability classes.
 
 use base::glob_selects;
-use store::table::{DATABASES, Entry};
+use store::table::{DATABASES, Entry, Tables};
 
 use super::generic::NO_DATABASE;
 use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, integer, is};
@@ -32,23 +32,35 @@ pub(super) const SPECS: &[Spec] = &[
 ];
 
 fn randomkey(reading: &mut Reading<'_>, _: Args<'_>, reply: &mut Reply) -> Outcome {
-    let Reading { db, now, tables, other, rng, .. } = reading;
-    let (here, there) = (tables.len(*db), other.len(*db));
-    let first = here + there > 0 && rng.index(here + there) < here;
-    let [one, two] = if first { [*tables, *other] } else { [*other, *tables] };
-    // Where one class holds only expired keys the other one may still have a live one.
-    let found = one.random(*db, *now, rng);
-    let found = if found.is_some() { found } else { two.random(*db, *now, rng) };
-    match found {
-        Some(entry) => reply.bulk(entry.key()),
+    match pick(reading) {
+        Some(key) => reply.bulk(&key),
         None => reply.null(),
     }
     Ok(())
 }
 
+/// A key by chance.
+pub(crate) fn pick(reading: &mut Reading<'_>) -> Option<Vec<u8>> {
+    let Reading { db, now, tables, other, rng, repeatable, .. } = reading;
+    let (here, there) = (tables.len(*db), other.len(*db));
+    let first = here + there > 0 && rng.index(here + there) < here;
+    let [one, two] = if first { [*tables, *other] } else { [*other, *tables] };
+    let mut random = |tables: &Tables| {
+        let found = if *repeatable { tables.random_repeatable(*db, *now, rng) } else { tables.random(*db, *now, rng) };
+        found.map(|entry| entry.key().to_vec())
+    };
+    // Where one class holds only expired keys the other one may still have a live one.
+    random(one).or_else(|| random(two))
+}
+
 fn dbsize(reading: &mut Reading<'_>, _: Args<'_>, reply: &mut Reply) -> Outcome {
-    reply.int((reading.tables.len(reading.db) + reading.other.len(reading.db)) as i64);
+    reply.int(size(reading) as i64);
     Ok(())
+}
+
+/// How many keys there are.
+pub(crate) fn size(reading: &Reading<'_>) -> usize {
+    reading.tables.len(reading.db) + reading.other.len(reading.db)
 }
 
 /// ASYNC and SYNC come to the same: a flush is one entry of the log.
@@ -94,8 +106,14 @@ fn swapdb(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outco
 }
 
 fn keys(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
-    let pattern = args[1];
     let begun = reply.begin_array();
+    let count = list(reading, args[1], reply);
+    reply.end_array(begun, count);
+    Ok(())
+}
+
+/// Writes the keys that a pattern selects. Returns how many.
+pub(crate) fn list(reading: &Reading<'_>, pattern: &[u8], reply: &mut Reply) -> usize {
     let mut count = 0;
     for tables in [reading.tables, reading.other] {
         tables.scan(reading.db, 0, usize::MAX, reading.now, |entry| {
@@ -105,11 +123,11 @@ fn keys(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome
             }
         });
     }
-    reply.end_array(begun, count);
-    Ok(())
+    count
 }
 
-struct Wanted<'a> {
+/// What SCAN was asked for beside its cursor.
+pub(crate) struct Wanted<'a> {
     pattern: Option<&'a [u8]>,
     type_name: Option<&'a [u8]>,
     count: usize,
@@ -122,40 +140,72 @@ impl Wanted<'_> {
     }
 }
 
-/// The cursor's low bit says which of the two classes it stands in, the rest where.
 fn scan(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    let (start, wanted) = asked(args)?;
+    let mut page = Page::new(reply);
+    let next = page.fill(reading, start, &wanted);
+    page.write(next, reply);
+    Ok(())
+}
+
+/// The words of SCAN.
+pub(crate) fn asked<'a>(args: Args<'a>) -> Result<(u64, Wanted<'a>), CommandError> {
     let start = cursor(args[1]).ok_or(CommandError::new("ERR invalid cursor"))?;
-    let wanted = wanted(&args[2..])?;
-    // The keys are written aside because the cursor, known last, comes before them.
-    let mut found = Reply::new(reply.protocol);
-    let (mut seen, mut hits) = (0, 0);
-    let mut next = start;
-    loop {
-        let in_other = next & 1 == 1;
-        let tables = if in_other { reading.other } else { reading.tables };
-        let at = tables.scan(reading.db, next >> 1, wanted.count.saturating_sub(seen).max(1), reading.now, |entry| {
-            seen += 1;
-            if wanted.includes(entry) {
-                found.bulk(entry.key());
-                hits += 1;
+    Ok((start, wanted(&args[2..])?))
+}
+
+/// An answer of SCAN: the keys are written aside because the cursor, known last, comes before them.
+pub(crate) struct Page {
+    found: Reply,
+    seen: usize,
+    hits: usize,
+}
+
+impl Page {
+    pub(crate) fn new(reply: &Reply) -> Page {
+        Page { found: reply.aside(), seen: 0, hits: 0 }
+    }
+
+    /// Whether as many keys as wanted have been looked at.
+    pub(crate) fn is_enough(&self, wanted: &Wanted<'_>) -> bool {
+        self.seen >= wanted.count
+    }
+
+    /// Goes on from a cursor until there is enough. Returns where to go on, 0 at the end. The cursor's low bit says which of
+    /// the two classes it stands in, the rest where.
+    pub(crate) fn fill(&mut self, reading: &Reading<'_>, start: u64, wanted: &Wanted<'_>) -> u64 {
+        let mut next = start;
+        loop {
+            let in_other = next & 1 == 1;
+            let tables = if in_other { reading.other } else { reading.tables };
+            let Page { found, seen, hits } = self;
+            let count = wanted.count.saturating_sub(*seen).max(1);
+            let at = tables.scan(reading.db, next >> 1, count, reading.now, |entry| {
+                *seen += 1;
+                if wanted.includes(entry) {
+                    found.bulk(entry.key());
+                    *hits += 1;
+                }
+            });
+            next = match (at, in_other) {
+                (0, true) => 0,
+                (0, false) if reading.other.len(reading.db) == 0 => 0,
+                (0, false) => 1,
+                (at, _) => at << 1 | u64::from(in_other),
+            };
+            // Only a small first class leaves room for the second one in the same answer.
+            if next != 1 || self.is_enough(wanted) {
+                return next;
             }
-        });
-        next = match (at, in_other) {
-            (0, true) => 0,
-            (0, false) if reading.other.len(reading.db) == 0 => 0,
-            (0, false) => 1,
-            (at, _) => at << 1 | u64::from(in_other),
-        };
-        // Only a small first class leaves room for the second one in the same answer.
-        if next != 1 || seen >= wanted.count {
-            break;
         }
     }
-    reply.array(2);
-    reply.bulk(next.to_string().as_bytes());
-    reply.array(hits);
-    reply.bytes.extend_from_slice(&found.bytes);
-    Ok(())
+
+    pub(crate) fn write(&self, next: u64, reply: &mut Reply) {
+        reply.array(2);
+        reply.bulk(next.to_string().as_bytes());
+        reply.array(self.hits);
+        reply.append(&self.found);
+    }
 }
 
 /// A cursor as C's `strtoul` reads it, which is what Redis's clients have got used to: an empty one is 0.

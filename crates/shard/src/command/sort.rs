@@ -37,6 +37,15 @@ pub(super) const SPECS: &[Spec] = &[
     spec("sort_ro", Flags::NONE, Keys::Range(1, 1, 1), Run::Read(sort_ro), "7.0.0", "Returns the sorted elements of a list, a set, or a sorted set."),
 ];
 
+/// Most elements that one SORT answers: every GET answers one more for each element.
+const RESULTS_MAX: usize = 10_000_000;
+/// Most bytes that one SORT stores.
+const STORED_BYTES_MAX: usize = 256 << 20;
+const TOO_MUCH: CommandError =
+    CommandError::new("ERR SORT would give more elements or bytes than its limits; use LIMIT");
+const FOREIGN: CommandError = CommandError::new(
+    "ERR BY and GET of SORT are denied while data_shards is above 1, unless a {tag} before the * keeps them in the key's shard",
+);
 const NOT_SCORES: CommandError = CommandError::new("ERR One or more scores can't be converted into double");
 
 /// The key, and the one behind the last STORE.
@@ -120,6 +129,14 @@ fn sort(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome
         answer(&result, reply);
         return Ok(());
     };
+    if result
+        .iter()
+        .flatten()
+        .try_fold(0usize, |sum, element| sum.checked_add(element.len()))
+        .is_none_or(|sum| sum > STORED_BYTES_MAX)
+    {
+        return Err(TOO_MUCH);
+    }
     let mut list = List::default();
     for element in &result {
         list.push(End::Tail, element.as_deref().unwrap_or_default());
@@ -150,6 +167,10 @@ fn sorted<'a>(
     key: &[u8],
     options: &Options<'_>,
 ) -> Result<Vec<Option<Bytes<'a>>>, CommandError> {
+    let mut patterns = options.by.iter().chain(&options.get).filter(|pattern| pattern.contains(&b'*'));
+    if patterns.any(|pattern| !reading.slots.owns_all(pattern)) {
+        return Err(FOREIGN);
+    }
     let view = View { db: reading.db, now: reading.now, tables: reading.tables, other: reading.other, key };
     let value = reading.tables.value(reading.db, key, reading.now);
     let (mut elements, is_set): (Vec<Bytes<'a>>, bool) = match value {
@@ -176,6 +197,9 @@ fn sorted<'a>(
     let elements = elements.into_iter().skip(window.start);
     if options.get.is_empty() {
         return Ok(elements.map(Some).collect());
+    }
+    if elements.len().saturating_mul(options.get.len()) > RESULTS_MAX {
+        return Err(TOO_MUCH);
     }
     let mut result = Vec::new();
     for element in elements {

@@ -19,6 +19,7 @@ use super::{Block, Reading, Run, Served, Writing, check, find};
 use crate::error::CommandError;
 use crate::reply::{Protocol, Reply};
 use crate::script::Scripts;
+use crate::slots::Slots;
 
 /// Both classes of tables and everything else that a command sees.
 pub(super) struct World {
@@ -103,7 +104,8 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
     match spec.run {
         Run::Read(read) => {
             let World { db, now, tables, other, rng, may_block, block, .. } = world;
-            let mut reading = Reading { db: *db, now: *now, tables, other, rng, may_block: *may_block, block: None };
+            let (db, now, may_block, slots) = (*db, *now, *may_block, Slots::ALL);
+            let mut reading = Reading { db, now, tables, other, rng, slots, repeatable: false, may_block, block: None };
             let outcome = read(&mut reading, args, reply);
             *block = reading.block;
             outcome
@@ -122,6 +124,7 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
                 scripts,
                 limits,
                 published,
+                slots: Slots::ALL,
             };
             let outcome = write(&mut writing, args, reply);
             *block = writing.block;

@@ -23,6 +23,7 @@ use consensus::{
 use smallvec::SmallVec;
 use store::keyspace::Keyspaces;
 
+use crate::bounds;
 use crate::entry::Unblock;
 use crate::live::{Gate, Refusal, Shard};
 use crate::pending::Batch;
@@ -261,7 +262,7 @@ pub struct Driver<C> {
     first: usize,
     room: Room,
     stopped: bool,
-    /// What every group's keyspaces are to be.
+    /// What every group's keyspaces are to be, once that has been said.
     keyspaces: Option<Keyspaces>,
     /// The client that made the whole of the last batch.
     last_client: Option<C>,
@@ -356,19 +357,27 @@ impl<C: Clone + PartialEq> Driver<C> {
         !self.stopped && (self.appending || self.lanes.iter().any(lane_busy))
     }
 
-    /// Proposes keyspace settings to every group whose own differ.
-    pub fn propose_keyspaces(&mut self, keyspaces: &Keyspaces) {
+    /// Proposes keyspace settings and limits to every group whose own differ.
+    pub fn propose_settings(&mut self, keyspaces: &Keyspaces) {
         self.keyspaces = Some(keyspaces.clone());
-        self.propose_settings();
+        self.settle_settings();
     }
 
     /// At the start, and again where a full disk may have refused them.
-    fn propose_settings(&self) {
+    fn settle_settings(&self) {
+        let (Some(keyspaces), limits) = (&self.keyspaces, &self.config.limits) else {
+            return;
+        };
         for lane in &self.lanes {
-            if let Some(keyspaces) =
-                self.keyspaces.as_ref().filter(|wanted| **lane.shard.state().keyspaces() != **wanted)
-            {
+            let state = lane.shard.state();
+            let (other_keyspaces, other_bounds) =
+                (**state.keyspaces() != *keyspaces, !bounds::same(state.bounds(), limits));
+            drop(state);
+            if other_keyspaces {
                 lane.shard.put(|batch| batch.keyspaces(keyspaces));
+            }
+            if other_bounds {
+                lane.shard.put(|batch| batch.bounds(limits));
             }
         }
     }
@@ -660,7 +669,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             }
         }
         if room == Room::Plenty {
-            self.propose_settings();
+            self.settle_settings();
         }
     }
 

@@ -63,7 +63,7 @@ impl World {
             believe_wall: true,
         };
         let mut driver = Driver::new(config);
-        let state = State::new(GroupId(1), Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
+        let state = State::new(GroupId(1), &Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
         let recovered = Recovery::new(GroupId(1), state, Position::default()).finish().expect("nothing was stored yet");
         let membership = Membership::new([NodeId(1)], []);
         let shard = driver
@@ -244,7 +244,7 @@ fn a_change_of_the_registry_is_answered_by_its_outcome_and_survives_a_snapshot()
 
     let mut state = world.shard.state_mut();
     let (_, first) = state.begin_snapshot();
-    let mut back = State::new(GroupId(1), Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
+    let mut back = State::new(GroupId(1), &Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
     back.restore_first(&first).expect("books");
     loop {
         let mut chunk = Vec::new();

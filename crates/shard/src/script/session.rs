@@ -72,6 +72,12 @@ const UNKNOWN: CommandError = CommandError::new("ERR Unknown Redis command calle
 const ARITY: CommandError = CommandError::new("ERR Wrong number of args calling Redis command from script");
 const NOT_ALLOWED: CommandError = CommandError::new("ERR This Redis command is not allowed from script");
 const READ_ONLY: CommandError = CommandError::new("ERR Write commands are not allowed from read-only scripts.");
+const NOT_LOCAL: CommandError = CommandError::new(
+    "ERR Script attempted to access a non local key in a cluster node: all its keys must be in one shard",
+);
+const NOT_WHOLE: CommandError = CommandError::new(
+    "ERR This command works on all shards and is not allowed from script while data_shards is above 1",
+);
 const MIXED: CommandError = CommandError::new(
     "ERR Script attempted to access a key of another durability than its own: \
      one script cannot use keyspaces in memory together with keyspaces on disk",
@@ -150,11 +156,12 @@ impl<'a, 'w> Session<'a, 'w> {
             self.told = 0;
         }
         let begun = self.answers.len();
-        let mut reply = Reply { bytes: std::mem::take(&mut self.answers), protocol };
-        if let Err(error) = self.dispatch(words, &mut reply) {
-            reply.bytes.truncate(begun);
-            reply.error(&error.0);
-        }
+        // All answers that are remembered count, and the limit on them is the script's own on memory.
+        let bytes_max = begun.saturating_add(self.writing.limits.script_memory_bytes_max);
+        let mut reply = Reply::bounded(protocol, bytes_max);
+        reply.bytes = std::mem::take(&mut self.answers);
+        let outcome = self.dispatch(words, &mut reply);
+        reply.settle(begun, outcome);
         self.answers = reply.bytes;
         if self.remembers {
             #[cfg(debug_assertions)]
@@ -190,6 +197,13 @@ impl<'a, 'w> Session<'a, 'w> {
                 return Err(MIXED);
             }
         }
+        let slots = self.writing.slots;
+        if slots.is_split() && spec.flags.has(Flags::WHOLE) {
+            return Err(NOT_WHOLE);
+        }
+        if slots.is_split() && spec.key_places(words).iter().any(|place| !slots.owns(words[*place])) {
+            return Err(NOT_LOCAL);
+        }
         let now: Millis = self.writing.now;
         let outer = &mut *self.writing;
         match spec.run {
@@ -210,6 +224,7 @@ impl<'a, 'w> Session<'a, 'w> {
                     scripts: outer.scripts,
                     limits: outer.limits,
                     published: outer.published,
+                    slots,
                 };
                 run(&mut writing, words, reply)
             }

@@ -26,12 +26,14 @@ use store::codec::{Corrupt, Input};
 use store::keyspace::{Durability, Keyspaces};
 use store::table::Tables;
 
+use crate::bounds;
 use crate::command::{self, Args, Flags, Spec};
 use crate::entry::{self, Multi, Part, Unit, Watch};
 use crate::error::CommandError;
 use crate::pending::{Batch, Place};
 use crate::reply::Reply;
 use crate::script::Scripts;
+use crate::slots::Slots;
 use crate::waiters::Waiters;
 use run::Ran;
 
@@ -58,7 +60,11 @@ pub struct State {
     walks_catalog: bool,
     applied: u64,
     stamp: Millis,
+    /// Replicated where they can matter, the defaults elsewhere.
     limits: Limits,
+    slots: Slots,
+    /// Bytes of one answer to this node's clients.
+    answer_bytes_max: usize,
     scratch: Reply,
     published: Vec<(Vec<u8>, Vec<u8>)>,
     panics: u64,
@@ -83,8 +89,8 @@ pub struct Planted {
 }
 
 impl State {
-    /// An empty shard.
-    pub fn new(group: GroupId, limits: Limits, keyspaces: Arc<Keyspaces>, seed: u64) -> State {
+    /// An empty shard that owns every key. Of the limits it takes `output_bytes_max` alone: what an entry meets is in the log.
+    pub fn new(group: GroupId, limits: &Limits, keyspaces: Arc<Keyspaces>, seed: u64) -> State {
         let half = |seed| Half {
             tables: Tables::new(keyspaces.clone()),
             scripts: Scripts::default(),
@@ -99,7 +105,9 @@ impl State {
             walks_catalog: false,
             applied: 0,
             stamp: 0,
-            limits,
+            limits: Limits { hits: limits.hits.clone(), ..bounds::first() },
+            slots: Slots::ALL,
+            answer_bytes_max: limits.output_bytes_max,
             scratch: Reply::default(),
             published: Vec::new(),
             panics: 0,
@@ -161,6 +169,16 @@ impl State {
         }
     }
 
+    /// Makes it one shard of several.
+    pub fn set_slots(&mut self, slots: Slots) {
+        self.slots = slots;
+    }
+
+    /// The [replicated bounds](crate::bounds) in force.
+    pub fn bounds(&self) -> &Limits {
+        &self.limits
+    }
+
     /// The settings in force.
     pub fn keyspaces(&self) -> &Arc<Keyspaces> {
         self.logged.tables.keyspaces()
@@ -171,7 +189,7 @@ impl State {
     pub fn class_of(&self, spec: &Spec, args: Args<'_>) -> Result<Durability, CommandError> {
         let keyspaces = self.keyspaces();
         if spec.flags.has(Flags::WHOLE) || spec.name == "script" {
-            return Ok(if keyspaces.classes().1 { Durability::Fsync } else { Durability::Memory });
+            return Ok(self.class_of_whole());
         }
         if keyspaces.count() == 1 {
             return Ok(keyspaces.get(0).durability);
@@ -184,7 +202,12 @@ impl State {
             }
         }
         // A script without keys is logged wherever anything is: it may touch whatever it likes.
-        Ok(class.unwrap_or(if keyspaces.classes().1 { Durability::Fsync } else { Durability::Memory }))
+        Ok(class.unwrap_or_else(|| self.class_of_whole()))
+    }
+
+    /// The durability class of what names no keys: logged wherever anything is.
+    pub fn class_of_whole(&self) -> Durability {
+        if self.keyspaces().classes().1 { Durability::Fsync } else { Durability::Memory }
     }
 
     /// The durability class of one key.
@@ -279,6 +302,7 @@ impl State {
     ) {
         let mut reply = std::mem::take(&mut self.scratch);
         reply.bytes.clear();
+        reply.bytes_max = self.answer_bytes_max;
         if place == Place::Local {
             std::mem::swap(&mut self.logged.rng, &mut self.local_rng);
         }
@@ -313,6 +337,10 @@ impl State {
                 let keyspaces = Arc::new(keyspaces);
                 self.logged.tables.set_keyspaces(keyspaces.clone());
                 self.memory.tables.set_keyspaces(keyspaces);
+                false
+            }
+            Unit::Bounds(limits) => {
+                self.limits = Limits { hits: self.limits.hits.clone(), ..*limits };
                 false
             }
             Unit::Literal(bytes) => {

@@ -45,6 +45,7 @@ impl State {
     #[inline]
     pub fn read(&self, call: &Call<'_>, rng: &mut Rng, reply: &mut Reply) -> Option<Block> {
         let begun = reply.bytes.len();
+        reply.bytes_max = begun.saturating_add(self.answer_bytes_max);
         let class = match self.class_of(call.spec, call.args) {
             Ok(class) => class,
             Err(error) => {
@@ -56,17 +57,25 @@ impl State {
             reply.error("ERR a write cannot run as a read");
             return None;
         };
+        let mut reading = Reading { may_block: call.may_block, ..self.reading(class, call.db, call.now, rng) };
+        let outcome = run(&mut reading, call.args, reply);
+        reply.settle(begun, outcome);
+        reading.block
+    }
+
+    /// What a read of one class sees.
+    pub(crate) fn reading<'a>(&'a self, class: Durability, db: u8, now: Millis, rng: &'a mut Rng) -> Reading<'a> {
         let (tables, other) = match class {
             Durability::Fsync => (&self.logged.tables, &self.memory.tables),
             Durability::Memory => (&self.memory.tables, &self.logged.tables),
         };
-        let Call { db, may_block, .. } = *call;
-        let mut reading = Reading { db, now: call.now.max(self.stamp), tables, other, rng, may_block, block: None };
-        if let Err(error) = run(&mut reading, call.args, reply) {
-            reply.bytes.truncate(begun);
-            reply.error(&error.0);
-        }
-        reading.block
+        let (now, slots) = (now.max(self.stamp), self.slots);
+        Reading { db, now, tables, other, rng, slots, repeatable: false, may_block: false, block: None }
+    }
+
+    /// What a command on whole databases sees.
+    pub(crate) fn reading_whole<'a>(&'a self, db: u8, now: Millis, rng: &'a mut Rng) -> Reading<'a> {
+        self.reading(self.class_of_whole(), db, now, rng)
     }
 
     /// Runs one write on a memory keyspace now, for a client that waits for nothing else. False where it began to wait.
@@ -78,6 +87,7 @@ impl State {
         sink: &mut S,
     ) -> bool {
         let call = Call { now: call.now.max(self.stamp), ..*call };
+        reply.bytes_max = reply.bytes.len().saturating_add(self.answer_bytes_max);
         match self.guarded(Durability::Memory, &call, reply) {
             Ran::Waits(block) => {
                 self.park(Durability::Memory, &call, reply.protocol, block, Some(client), sink);
@@ -126,7 +136,8 @@ impl State {
         let (outcome, block) = match spec.run {
             Run::Read(run) => {
                 let (tables, other, rng) = (&half.tables, &other.tables, &mut half.rng);
-                let mut reading = Reading { db, now, tables, other, rng, may_block, block: None };
+                let (slots, repeatable) = (self.slots, false);
+                let mut reading = Reading { db, now, tables, other, rng, slots, repeatable, may_block, block: None };
                 (run(&mut reading, args, reply), reading.block)
             }
             Run::Write(run) => {
@@ -143,6 +154,7 @@ impl State {
                     scripts: &mut half.scripts,
                     limits: &self.limits,
                     published: &mut self.published,
+                    slots: self.slots,
                 };
                 let outcome = run(&mut writing, args, reply);
                 let block = writing.block;
@@ -154,13 +166,11 @@ impl State {
             }
         };
         match (outcome, block) {
-            (Err(error), _) => {
-                reply.bytes.truncate(begun);
-                reply.error(&error.0);
+            (Ok(()), Some(block)) => Ran::Waits(block),
+            (outcome, _) => {
+                reply.settle(begun, outcome);
                 Ran::Answered
             }
-            (Ok(()), Some(block)) => Ran::Waits(block),
-            (Ok(()), None) => Ran::Answered,
         }
     }
 

@@ -1,15 +1,17 @@
 //! The logged half out to a snapshot, piece by piece, and back in.
 
+use base::Limits;
 use store::codec::{Corrupt, Input, Stored, put_u64, put_varint};
 use store::table::Tables;
 
 use super::State;
+use crate::bounds;
 use crate::script::Scripts;
 use crate::waiters::Waiters;
 use discovery::Catalog;
 
-/// The stored form of a shard. In 2 a key's value may go on in the next chunk; otherwise it is as 1 was.
-const VERSION: u8 = 2;
+/// The stored form of a shard. In 2 a key's value may go on in the next chunk; otherwise it is as 1 was. In 3 there are bounds.
+const VERSION: u8 = 3;
 
 /// Begins a chunk of the registry's records; any other begins with the number of a database, which is smaller, or in the
 /// middle of a key.
@@ -21,6 +23,7 @@ impl State {
         let mut chunk = vec![VERSION];
         put_u64(&mut chunk, self.applied);
         put_varint(&mut chunk, self.stamp);
+        bounds::encode(&self.limits, &mut chunk);
         self.logged.waiters.encode(&mut chunk);
         self.logged.scripts.encode(&mut chunk);
         self.logged.tables.encode_books(&mut chunk);
@@ -37,7 +40,7 @@ impl State {
         (self.applied, chunk)
     }
 
-    /// Goes on with a snapshot. `None` where FLUSHALL or the like has ended it early: begin again.
+    /// Goes on with a snapshot. `None` where SWAPDB has ended it early: begin again.
     pub fn walk(&mut self, bytes: usize, out: &mut Vec<u8>) -> Option<bool> {
         if !self.walks_catalog {
             if !self.logged.tables.is_walking() {
@@ -65,11 +68,15 @@ impl State {
     /// Reads a snapshot's first chunk.
     pub fn restore_first(&mut self, chunk: &[u8]) -> Result<(), Corrupt> {
         let mut input = Input::new(chunk);
-        if !(1..=VERSION).contains(&input.u8()?) {
+        let version = input.u8()?;
+        if !(1..=VERSION).contains(&version) {
             return Err(Corrupt("a snapshot of a version that this build does not know"));
         }
         self.applied = input.u64()?;
         self.stamp = input.varint()?;
+        // Before there were bounds in it they could not be replayed either.
+        let limits = if version < 3 { bounds::first() } else { bounds::decode(&mut input)? };
+        self.limits = Limits { hits: self.limits.hits.clone(), ..limits };
         self.logged.waiters = Waiters::decode(&mut input)?;
         self.logged.scripts = Scripts::decode(&mut input)?;
         self.logged.tables.decode_books(&mut input)?;

@@ -48,7 +48,7 @@ struct Pair {
 
 impl Pair {
     fn new(keyspaces: Keyspaces) -> Pair {
-        let state = |seed| State::new(GroupId(1), Limits::DEFAULT, Arc::new(keyspaces.clone()), seed);
+        let state = |seed| State::new(GroupId(1), &Limits::DEFAULT, Arc::new(keyspaces.clone()), seed);
         Pair { leader: state(1), replica: state(2), index: 0, noted: Noted::default() }
     }
 
@@ -180,7 +180,7 @@ fn snapshot(state: &mut State, step: usize, mut between: impl FnMut(&mut State))
 }
 
 fn restored(chunks: &[Vec<u8>]) -> Result<State, store::codec::Corrupt> {
-    let mut state = State::new(GroupId(1), Limits::DEFAULT, Arc::default(), 9);
+    let mut state = State::new(GroupId(1), &Limits::DEFAULT, Arc::default(), 9);
     state.restore_first(&chunks[0])?;
     for chunk in &chunks[1..] {
         state.restore(chunk)?;
@@ -228,20 +228,114 @@ fn a_snapshot_of_large_values_leaves_a_replica_that_answers_as_its_leader() {
 }
 
 #[test]
-fn snapshots_of_this_version_and_the_one_before_are_read_and_none_that_ends_in_the_middle_of_a_key() {
+fn snapshots_of_this_version_and_of_those_before_are_read_and_none_that_ends_in_the_middle_of_a_key() {
     let mut pair = Pair::new(Keyspaces::default());
     let members: Vec<String> = (0..9000).map(|n| format!("member:{n}")).collect();
     pair.ask(&[(Place::Logged, &format!("SADD s {}", members.join(" ")))]);
     let mut chunks = snapshot(&mut pair.leader, 4000, |_| ());
-    assert_eq!(chunks[0][0], 2);
+    assert_eq!(chunks[0][0], 3);
     assert!(restored(&chunks).expect("as written").is_whole());
     let cut = restored(&chunks[..chunks.len() / 2]).expect("what there is can be read");
     assert!(!cut.is_whole());
-    // Version 1 never parted a key.
-    let mut one = vec![chunks[0].clone(), chunks[1..].concat()];
-    one[0][0] = 1;
-    pair.replica = restored(&one).expect("the version before");
-    pair.read("SMEMBERS s");
-    chunks[0][0] = 3;
+    // Before version 3 there were no bounds in it, and version 1 never parted a key.
+    let mut bounds = Vec::new();
+    crate::bounds::encode(pair.leader.bounds(), &mut bounds);
+    let at = chunks[0].windows(bounds.len()).position(|bytes| bytes == bounds).expect("they are in it");
+    let mut before = chunks.clone();
+    before[0].drain(at..at + bounds.len());
+    for (version, parted) in [(2, true), (1, false)] {
+        before[0][0] = version;
+        let chunks = if parted { before.clone() } else { vec![before[0].clone(), before[1..].concat()] };
+        pair.replica = restored(&chunks).expect("a version before");
+        pair.read("SMEMBERS s");
+    }
+    chunks[0][0] = 4;
     assert!(restored(&chunks).is_err());
+}
+
+#[test]
+fn what_a_script_sees_does_not_depend_on_how_tables_came_to_be_laid_out() {
+    let mut pair = Pair::new(Keyspaces::default());
+    // Tables that grew and shrank: a replica that reads a snapshot lays them out anew.
+    for n in 0..3000 {
+        pair.ask(&[(Place::Logged, &format!("SET k{n} v")), (Place::Logged, &format!("SADD s m{n}"))]);
+    }
+    for n in 40..3000 {
+        pair.ask(&[(Place::Logged, &format!("DEL k{n}")), (Place::Logged, &format!("SREM s m{n}"))]);
+    }
+    pair.replica = restored(&snapshot(&mut pair.leader, 1000, |_| ())).expect("as written");
+    let calls = [
+        "redis.call('keys','*')",
+        "redis.call('randomkey')",
+        "redis.call('scan','0')",
+        "redis.call('scan',redis.call('scan','0','count',7)[1],'count',3)",
+        "redis.call('smembers','s')",
+        "redis.call('srandmember','s',5)",
+        "redis.call('sscan','s','0')",
+        "redis.call('sort','s','by','nosort')",
+        "redis.call('dbsize')",
+    ];
+    for (n, call) in calls.iter().enumerate().cycle().take(calls.len() * 5) {
+        let script = format!("redis.call('set','answer{n}',cjson.encode({call}))");
+        let words: Vec<&[u8]> = vec![b"EVAL", script.as_bytes(), b"0"];
+        pair.entry(|batch| batch.command(Place::Logged, false, 1, 0, Protocol::Resp2, &words));
+        let answer = pair.read(&format!("GET answer{n}"));
+        assert!(!answer.starts_with("$-1"), "{call} fails");
+    }
+}
+
+#[test]
+fn bounds_that_an_entry_meets_come_from_the_log_and_not_from_settings() {
+    let mut pair = Pair::new(Keyspaces::default());
+    let limits = Limits { scripts_max: 1, bulk_bytes_max: 8, waiters_max: 0, ..Limits::DEFAULT };
+    assert_eq!(pair.ask(&[(Place::Logged, "SETRANGE k 10 x")]), ":11\r\n");
+    pair.entry(|batch| batch.bounds(&limits));
+    assert!(pair.ask(&[(Place::Logged, "SETRANGE k 10 x")]).starts_with("-ERR string exceeds maximum"));
+    assert_eq!(pair.ask(&[(Place::Logged, "BLPOP l 0")]), "*-1\r\n", "nobody may wait");
+    let mut other = restored(&snapshot(&mut pair.leader, 1000, |_| ())).expect("as written");
+    assert!(crate::bounds::same(other.bounds(), &limits), "a snapshot holds them too");
+    let mut batch = Batch::<u64>::default();
+    batch.command(Place::Logged, false, 1, 0, Protocol::Resp2, &words("APPEND k 123456789"));
+    let entry = batch.take_entry(STAMP, 1);
+    other.apply::<u64, _>(pair.index + 1, &entry, None, &mut Silent).expect("readable");
+    assert_eq!(other.tables(Durability::Fsync).total_usage(), pair.leader.tables(Durability::Fsync).total_usage());
+}
+
+#[test]
+fn an_answer_that_repeats_one_large_value_is_refused_before_it_grows() {
+    let limits = Limits { output_bytes_max: 10_000, ..Limits::DEFAULT };
+    let mut pair = Pair::new(Keyspaces::default());
+    pair.leader = State::new(GroupId(1), &limits, Arc::new(Keyspaces::default()), 1);
+    let large = "x".repeat(999);
+    pair.ask(&[(Place::Logged, &format!("SET k {large}")), (Place::Logged, &format!("RPUSH l 1 2 3 {large}"))]);
+    let many = |count: usize, word: &str, each: &str| format!("{word}{}", format!(" {each}").repeat(count));
+    let read = |state: &State, line: &str| {
+        let args = words(line);
+        let mut reply = Reply::new(Protocol::Resp2);
+        reply.simple("what was answered before");
+        state.read(
+            &Call::new(command::find(args[0]).expect("a command"), 0, &args, STAMP),
+            &mut Rng::new(1),
+            &mut reply,
+        );
+        assert!(reply.bytes.len() < 11_000 && reply.bytes.starts_with(b"+what was answered before\r\n"));
+        String::from_utf8_lossy(&reply.bytes[27..]).into_owned()
+    };
+    assert!(read(&pair.leader, &many(9, "MGET", "k")).starts_with("*9\r\n$999\r\n"));
+    for line in [many(11, "MGET", "k"), many(3000, "MGET", "nothing"), many(11, "SORT_RO l BY nosort", "GET #")] {
+        assert!(read(&pair.leader, &line).starts_with("-ERR the answer is longer than the limit output_bytes_max"));
+    }
+    // In a transaction the limit is the transaction's; what comes after is told so as well.
+    let mut multi = MultiBuilder::default();
+    for line in [many(5, "MGET", "k"), many(6, "MGET", "k"), "PING".into(), "SET other 1".into()] {
+        multi.command(0, &words(&line));
+    }
+    let answer = pair.entry(|batch| batch.multi(Place::Logged, false, 1, Protocol::Resp2, &multi, &[]));
+    assert!(answer.contains("-ERR the answer is longer") && answer.ends_with("+OK\r\n"), "{answer}");
+    let script = "return #redis.call('mget',unpack(KEYS))";
+    let keys = many(11, "", "k");
+    let line = [b"EVAL".as_slice(), script.as_bytes(), b"11"];
+    let words: Vec<&[u8]> = line.into_iter().chain(keys.trim().split(' ').map(str::as_bytes)).collect();
+    let answer = pair.entry(|batch| batch.command(Place::Logged, false, 1, 0, Protocol::Resp2, &words));
+    assert_eq!(answer, ":11\r\n", "what a script may see does not depend on a node's own settings");
 }

@@ -95,7 +95,7 @@ impl State {
         let Some(spec) = command::find(args[0]) else {
             return;
         };
-        let mut reply = Reply::new(wait.protocol);
+        let mut reply = Reply::bounded(wait.protocol, self.answer_bytes_max);
         let call = Call { may_block: true, served: Served::Again, ..Call::new(spec, wait.db, &args, now) };
         let ran = self.guarded(class, &call, &mut reply);
         let wrong_kind = reply.bytes.strip_prefix(b"-").is_some_and(|text| text.starts_with(WRONG_TYPE.0.as_bytes()));

@@ -29,7 +29,15 @@ fn many_lives(seeds: std::ops::Range<u64>) -> Report {
 #[test]
 fn nothing_acknowledged_is_lost_over_many_lives() {
     let total = many_lives(0..seeds());
-    let tried = [total.snapshots, total.stops, total.full, total.crashed_starts, total.spoiled, total.clients.unknown];
+    let tried = [
+        total.snapshots,
+        total.stops,
+        total.full,
+        total.crashed_starts,
+        total.spoiled,
+        total.clients.unknown,
+        total.cache.1,
+    ];
     assert!(seeds() < 20 || tried.iter().all(|count| *count > 0), "something was never tried: {total}");
 }
 

@@ -247,9 +247,9 @@ impl Tables {
         self.dbs[usize::from(db)].expiries.len()
     }
 
-    /// One step of an iteration: visits at least one segment's worth or about `count` live keys from `cursor` (0 starts)
-    /// and returns where to go on, 0 at the end. A key that is there during the whole iteration is visited at least once,
-    /// whatever grows or shrinks meanwhile.
+    /// One step of an iteration: visits about `count` keys from `cursor` (0 starts), the live ones among them, and returns
+    /// where to go on, 0 at the end; a cursor has 52 bits. A key that is there during the whole iteration is visited at
+    /// least once, whatever grows or shrinks meanwhile. The order depends on the keys alone.
     pub fn scan(&self, db: u8, cursor: u64, count: usize, now: Millis, mut visit: impl FnMut(&Entry)) -> u64 {
         self.dbs[usize::from(db)].keys.scan(cursor, count, |entry| {
             if !entry.is_expired(now) {
@@ -262,6 +262,12 @@ impl Tables {
     pub fn random(&self, db: u8, now: Millis, rng: &mut Rng) -> Option<&Entry> {
         let keys = &self.dbs[usize::from(db)].keys;
         (0..100).find_map(|_| keys.random(rng).filter(|entry| !entry.is_expired(now)))
+    }
+
+    /// Like [`Tables::random`], but the same on every replica: `random` depends on how a table came to be laid out.
+    pub fn random_repeatable(&self, db: u8, now: Millis, rng: &mut Rng) -> Option<&Entry> {
+        let keys = &self.dbs[usize::from(db)].keys;
+        (0..100).find_map(|_| keys.random_repeatable(rng).filter(|entry| !entry.is_expired(now)))
     }
 
     /// The settings in force.
@@ -496,9 +502,9 @@ impl Tables {
         true
     }
 
-    /// Removes every key of one database, or of all. A walk under way ends (it must be begun again).
+    /// Removes every key of one database, or of all. Where a walk under way still needs them, their memory is free only when
+    /// it has passed.
     pub fn clear(&mut self, db: Option<u8>) {
-        self.books.walk = None;
         let version = self.books.next_version();
         for (index, place) in self.dbs.iter_mut().enumerate() {
             if db.is_some_and(|only| usize::from(only) != index) || place.keys.len() == 0 {
@@ -516,7 +522,8 @@ impl Tables {
                 place.keys.iter().for_each(|entry| self.books.note_loss(index as u8, entry));
             }
             let old = std::mem::replace(place, Db::new(self.books.keyspaces.count()));
-            self.books.leftovers.database(old.keys, old.expiries);
+            let keys = self.books.set_aside(index, old.keys).unwrap_or_default();
+            self.books.leftovers.database(keys, old.expiries);
         }
     }
 
@@ -534,7 +541,7 @@ impl Tables {
 
     /// Exchanges two databases. A walk under way ends.
     pub fn swap(&mut self, one: u8, other: u8) {
-        self.books.walk = None;
+        self.books.end_walk();
         self.dbs.swap(usize::from(one), usize::from(other));
         // A key and its absence never share a version, or expiry would go unseen.
         let (version, absent) = (self.books.next_version(), self.books.next_version());

@@ -89,6 +89,9 @@ fn a_walk_copies_the_moment_it_began_whatever_changes_meanwhile() {
             if done {
                 break;
             }
+            if rng.chance(1, 20) {
+                tables.clear(if rng.chance(1, 4) { None } else { Some((rng.below(3) * 7) as u8) });
+            }
             for _ in 0..50 {
                 let key = format!("k{}", rng.below(6000));
                 let db = (rng.below(3) * 7) as u8;
@@ -287,4 +290,52 @@ fn what_is_removed_is_gone_at_once_and_freed_by_and_by() {
         tables.set_string(0, b"s", b"text", Expiry::Clear, 0);
     }
     assert!(!tables.has_leftovers());
+}
+
+#[test]
+fn scans_and_repeatable_picks_do_not_depend_on_how_a_table_was_laid_out() {
+    let mut rng = Rng::new(3);
+    for left in [0, 1, 5, 15, 40, 3000] {
+        let mut grown = tables();
+        for n in 0..20_000 {
+            grown.set_string(0, format!("k{n}").as_bytes(), b"v", Expiry::Clear, 0);
+        }
+        for n in left..20_000 {
+            grown.remove(0, format!("k{n}").as_bytes(), 0);
+        }
+        let mut books = Vec::new();
+        grown.encode_books(&mut books);
+        grown.begin_walk();
+        let mut chunk = Vec::new();
+        while !grown.walk(1000, &mut chunk) {}
+        let mut restored = tables();
+        restored.decode_books(&mut crate::codec::Input::new(&books)).expect("books as written");
+        restored.restore(&chunk).expect("entries as written");
+        let steps = |tables: &Tables, count| {
+            let (mut steps, mut cursor) = (Vec::new(), 0);
+            loop {
+                let mut keys = Vec::new();
+                cursor = tables.scan(0, cursor, count, 0, |entry| keys.push(entry.key().to_vec()));
+                assert!(keys.len() <= count && cursor < 1 << 52);
+                steps.push((cursor, keys));
+                if cursor == 0 {
+                    return steps;
+                }
+            }
+        };
+        for count in [1, 7, 100, usize::MAX] {
+            let seen = steps(&grown, count);
+            assert_eq!(seen, steps(&restored, count), "{left} keys by {count}");
+            assert_eq!(seen.iter().map(|(_, keys)| keys.len()).sum::<usize>(), left);
+        }
+        let mut picked = BTreeSet::new();
+        for _ in 0..200 {
+            let seed = rng.next_u64();
+            let pick =
+                |tables: &Tables| tables.random_repeatable(0, 0, &mut Rng::new(seed)).map(|entry| entry.key().to_vec());
+            assert_eq!(pick(&grown), pick(&restored));
+            picked.extend(pick(&grown));
+        }
+        assert!(picked.len() >= left.min(100) * 8 / 10, "{} of {left} keys are ever picked", picked.len());
+    }
 }

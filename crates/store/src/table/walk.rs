@@ -3,17 +3,18 @@
 //! The walk visits entries in ascending position. Whoever changes an entry that the walk has not reached first writes
 //! the entry's old form into the walk's backlog and marks it; a key born meanwhile is marked from the start. So the forms
 //! that come out are exactly the keys and values of the moment the walk began, each once, in no particular order, and
-//! the extra memory is the backlog that the caller drains, never a second copy of the data.
+//! the extra memory is the backlog that the caller drains, never a second copy of the data. A database that is cleared is
+//! handed to the walk as it is.
 //!
 //! A large value is frozen instead of written: its parts are shared with the walk, which writes some at every step, and a
 //! change copies the one part that it touches. No step writes much more than it was asked for, whatever the values' size;
 //! to freeze a value costs a moment per thousand members (measured: docs/benchmarks.md).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use base::Millis;
 
-use super::directory;
+use super::directory::{self, Directory};
 use super::{Books, DATABASES, Entry, Tables, WrongType};
 use crate::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
 use crate::value::{Frozen, Growing, Value};
@@ -34,6 +35,8 @@ pub(super) struct Walk {
     backlog: VecDeque<Vec<u8>>,
     /// Large values as they were when the walk began. The first may be written in part.
     frozen: VecDeque<Frozen>,
+    /// What was cleared before the walk came by: database, how far it has been visited, keys.
+    aside: VecDeque<(usize, u64, Directory)>,
 }
 
 /// A key whose value has been read in part.
@@ -89,6 +92,25 @@ impl Books {
     }
 }
 
+impl Books {
+    /// Called with a whole database that goes: keeps it where the walk still needs it, and gives it back where not.
+    pub(super) fn set_aside(&mut self, db: usize, keys: Directory) -> Option<Directory> {
+        let Some(walk) = self.walk.as_mut().filter(|walk| db >= walk.db) else {
+            return Some(keys);
+        };
+        let position = if db == walk.db { walk.position } else { 0 };
+        walk.aside.push_back((db, position, keys));
+        None
+    }
+
+    /// Ends a walk before its end, if one is under way.
+    pub(super) fn end_walk(&mut self) {
+        for (_, _, keys) in self.walk.take().into_iter().flat_map(|walk| walk.aside) {
+            self.leftovers.database(keys, BTreeSet::new());
+        }
+    }
+}
+
 impl Tables {
     /// Begins a walk over everything as it is now. One that is under way ends.
     pub fn begin_walk(&mut self) {
@@ -96,19 +118,20 @@ impl Tables {
             self.dbs.iter_mut().flat_map(|db| db.keys.iter_mut()).for_each(|entry| entry.set_walked(0));
             self.books.unfinished = 0;
         }
+        self.books.end_walk();
         self.books.unfinished += 1;
         self.books.generation = self.books.generation % u8::MAX + 1;
         self.books.walk = Some(Walk::default());
     }
 
-    /// Whether a walk is under way. FLUSHALL, FLUSHDB and SWAPDB end one.
+    /// Whether a walk is under way. SWAPDB ends one.
     pub fn is_walking(&self) -> bool {
         self.books.walk.is_some()
     }
 
     /// Ends a walk early.
     pub fn abort_walk(&mut self) {
-        self.books.walk = None;
+        self.books.end_walk();
     }
 
     /// Goes on until about `bytes` more have been appended to `out`. True when everything has been; the walk is then over.
@@ -128,6 +151,23 @@ impl Tables {
             }
             if let Some(mut block) = walk.backlog.pop_front() {
                 out.append(&mut block);
+                continue;
+            }
+            if let Some((db, position, keys)) = walk.aside.front_mut() {
+                let next = keys.walk(*position, until - out.len(), |entry| {
+                    if entry.walked() != generation {
+                        entry.set_walked(generation);
+                        keep(*db, entry, out, &mut walk.frozen);
+                    }
+                    out.len() >= until
+                });
+                match next {
+                    Some(next) => *position = next,
+                    None => {
+                        let keys = walk.aside.pop_front().map(|(_, _, keys)| keys);
+                        self.books.leftovers.database(keys.unwrap_or_default(), BTreeSet::new());
+                    }
+                }
                 continue;
             }
             if walk.db == DATABASES {

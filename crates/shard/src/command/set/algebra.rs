@@ -48,14 +48,14 @@ fn collect<'a>(members: impl Iterator<Item = Member<'a>>) -> Set {
 
 /// Answers a set whose size is known only after its members.
 fn answer<'a>(members: impl Iterator<Item = Member<'a>>, reply: &mut Reply) {
-    let mut found = Reply::new(reply.protocol);
+    let mut found = reply.aside();
     let mut count = 0;
     for member in members {
         found.bulk(&member);
         count += 1;
     }
     reply.set(count);
-    reply.bytes.extend_from_slice(&found.bytes);
+    reply.append(&found);
 }
 
 /// Puts a result in the place of whatever the key held; an empty one removes the key.

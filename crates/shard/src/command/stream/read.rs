@@ -106,7 +106,7 @@ fn reply_streams(reply: &mut Reply, count: usize, body: &Reply) {
     } else {
         reply.array(count)
     }
-    reply.bytes.extend_from_slice(&body.bytes);
+    reply.append(&body);
 }
 
 fn begin_stream(body: &mut Reply, key: &[u8]) {
@@ -134,7 +134,7 @@ pub(super) fn xread(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply
             id => parse_id(id, 0)?,
         });
     }
-    let mut body = Reply::new(reply.protocol);
+    let mut body = reply.aside();
     let mut served = 0;
     for (key, after) in query.keys.iter().zip(&ids) {
         let Some(stream) = reading.tables.get::<Stream>(reading.db, key, reading.now)? else {
@@ -204,7 +204,7 @@ pub(super) fn xreadgroup(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut 
             id => parse_id(id, 0)?.next().map_or(Wanted::New, Wanted::History),
         });
     }
-    let mut body = Reply::new(reply.protocol);
+    let mut body = reply.aside();
     let mut served = 0;
     let now = writing.now;
     for (key, wanted) in query.keys.iter().zip(wanted) {

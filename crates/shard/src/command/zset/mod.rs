@@ -268,7 +268,7 @@ fn zscan(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcom
     reply.array(2);
     reply.bulk(next.to_string().as_bytes());
     reply.array(words);
-    reply.bytes.extend_from_slice(&found.bytes);
+    reply.append(&found);
     Ok(())
 }
 
