@@ -19,7 +19,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let state = State::new(GroupId(0), Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
+        let state = State::new(GroupId(0), &Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
         let shard = Arc::new(Shard::new(GroupId(0), state, &Limits::DEFAULT, Arc::default()));
         let facts = NodeFacts {
             name: "node1".into(),
