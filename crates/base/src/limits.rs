@@ -117,6 +117,10 @@ limits! {
         consul_connections_max,
         /// Body of a request to the Consul door.
         consul_body_bytes_max,
+        /// Connections of the DNS door.
+        dns_connections_max,
+        /// `dns.udp_bytes_max`, or less that a client takes: an answer was cut, and said so.
+        dns_udp_bytes_max,
     }
 }
 

@@ -76,6 +76,27 @@ impl Catalog {
             .filter(move |one| one.status() != Status::Critical && tag.is_none_or(|tag| one.has_tag(tag)))
     }
 
+    /// Like [`Catalog::healthy`], beginning at the instance in this place and coming round to it again: a fair part of a
+    /// service with very many.
+    pub fn healthy_from<'a, 'b>(
+        &'a self,
+        service: &str,
+        tag: Option<&'b str>,
+        from: usize,
+    ) -> impl Iterator<Item = Instance<'a>> + use<'a, 'b> {
+        let keys = self.by_name.get(lower(service).as_ref());
+        let round =
+            keys.into_iter().flat_map(move |keys| keys.iter().chain(keys).skip(from % keys.len()).take(keys.len()));
+        round
+            .filter_map(|key| self.instance(key))
+            .filter(move |one| one.status() != Status::Critical && tag.is_none_or(|tag| one.has_tag(tag)))
+    }
+
+    /// How many instances a service has, healthy or not.
+    pub fn instance_count(&self, service: &str) -> usize {
+        self.by_name.get(lower(service).as_ref()).map_or(0, |keys| keys.len())
+    }
+
     /// Whether there is an instance of this service at all.
     pub fn has_service(&self, service: &str) -> bool {
         self.by_name.contains_key(lower(service).as_ref())

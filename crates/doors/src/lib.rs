@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod consul;
+pub mod dns;
 pub mod registry;
 pub mod resp;
 pub mod secret;

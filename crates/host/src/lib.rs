@@ -9,6 +9,7 @@ pub mod admin;
 pub mod checks;
 pub mod clock;
 pub mod consul;
+pub mod dns;
 pub mod files;
 pub mod gateway;
 mod gather;

@@ -82,6 +82,16 @@ pub struct Settings {
     pub gateway_zone: String,
     /// `[listener.…]`, `[route.…]` and `[upstream.…]`.
     pub documents: Vec<Document>,
+    /// `dns.bind`.
+    pub dns_bind: SocketAddr,
+    /// `dns.domain`.
+    pub dns_domain: String,
+    /// `dns.ttl`.
+    pub dns_ttl: Duration,
+    /// `dns.negative_ttl`.
+    pub dns_negative_ttl: Duration,
+    /// `dns.udp_bytes_max`.
+    pub dns_udp_bytes_max: usize,
     /// `log.segment_bytes`.
     pub segment_bytes: u64,
     /// `log.max_bytes`; 0 for no bound.
@@ -127,6 +137,11 @@ impl Default for Settings {
             gateway_access_log: String::new(),
             gateway_zone: String::new(),
             documents: Vec::new(),
+            dns_bind: SocketAddr::from(([127, 0, 0, 1], 8600)),
+            dns_domain: "consul".into(),
+            dns_ttl: Duration::ZERO,
+            dns_negative_ttl: Duration::ZERO,
+            dns_udp_bytes_max: 8 << 10,
             segment_bytes: 64 << 20,
             log_bytes_max: 0,
             snapshot_log_bytes: 256 << 20,
@@ -270,6 +285,7 @@ impl Settings {
             ("--admin-bind", "admin.bind", args.admin_bind.clone().map(Raw::Text)),
             ("--gateway-bind", "gateway.bind", args.gateway_bind.clone().map(Raw::Text)),
             ("--consul-bind", "consul.bind", args.consul_bind.clone().map(Raw::Text)),
+            ("--dns-bind", "dns.bind", args.dns_bind.clone().map(Raw::Text)),
             ("--password-file", "redis.password_file", args.password_file.as_ref().map(text)),
             ("--admin-password-file", "admin.password_file", args.admin_password_file.as_ref().map(text)),
             ("--insecure-bind", "insecure_bind", args.insecure_bind.then_some(Raw::Bool(true))),
@@ -297,6 +313,10 @@ impl Settings {
         if let Some(port) = args.consul_port {
             self.consul_bind.set_port(port);
             self.given.insert("consul.bind");
+        }
+        if let Some(port) = args.dns_port {
+            self.dns_bind.set_port(port);
+            self.given.insert("dns.bind");
         }
         if let Some(word) = &args.durability {
             let mut space = Keyspaces::default().get(0).clone();
@@ -362,6 +382,13 @@ impl Settings {
             ));
         }
         self.check_documents()?;
+        if is_open(self.dns_bind) {
+            return Err(format!(
+                "the DNS door at {} could be reached by others, and DNS knows no passwords. Set dns.bind to a loopback \
+                 address, or, if nobody else can reach that network, insecure_bind = true (--insecure-bind)",
+                self.dns_bind
+            ));
+        }
         let limits = &self.limits;
         let ordered = [
             (
@@ -436,6 +463,19 @@ impl Settings {
             token: self.consul_token.clone(),
             services: self.services.clone(),
         }
+    }
+
+    /// The DNS door at this address.
+    pub fn dns_door(&self, address: SocketAddr) -> Result<doors::dns::Door, String> {
+        let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
+        doors::dns::Door::new(doors::dns::Zone {
+            domain: self.dns_domain.clone(),
+            datacenter: self.consul_datacenter.clone(),
+            ttl: seconds(self.dns_ttl),
+            negative_ttl: seconds(self.dns_negative_ttl),
+            udp_bytes_max: self.dns_udp_bytes_max,
+            address: Some(address.ip()).filter(|ip| !ip.is_unspecified()),
+        })
     }
 
     /// What the host wants to know.
@@ -567,6 +607,10 @@ mod tests {
             ("[keyspace.\"c:\"]\ndurability = \"ram\"", "durability = \"ram\": wants \"fsync\" or \"memory\""),
             ("[keyspace.\"c:\"]\neviction = \"lru\"", "eviction = \"lru\" needs durability = \"memory\""),
             ("[redis]\nbind = \"0.0.0.0:6379\"", "redis.password_file"),
+            ("[dns]\nbind = \"0.0.0.0:53\"", "DNS knows no passwords"),
+            ("[dns]\ndomain = \"a b\"", "q.toml:2: dns.domain = \"a b\": wants letters"),
+            ("[dns]\nttl = \"500ms\"", "dns.ttl = \"500ms\": wants whole seconds"),
+            ("[dns]\nudp_bytes_max = 100", "dns.udp_bytes_max = 100: wants 512 to 65535 bytes"),
             ("[admin]\nbind = \"0.0.0.0:7070\"", "admin.password_file"),
             ("[consul]\nbind = \"0.0.0.0:8500\"", "there is no token"),
             ("[consul]\ndatacenter = \"a b\"", "consul.datacenter = \"a b\": wants letters"),

@@ -166,6 +166,26 @@ pub const KEYS: &[Key<Settings>] = &[
         "Address under which others reach services that are registered here without one. Empty: the door's own."
     ),
     key!(
+        "dns.bind",
+        address,
+        dns_bind,
+        "Address of the DNS door, UDP and TCP. Port 0 takes any free one. Beyond loopback it needs insecure_bind."
+    ),
+    key!("dns.domain", zone, dns_domain, "The zone under which services and nodes are found: NAME.service.consul."),
+    key!(
+        "dns.ttl",
+        seconds,
+        dns_ttl,
+        "How long resolvers may keep an answer. Longer spares questions, and sends clients to instances that are gone."
+    ),
+    key!("dns.negative_ttl", seconds, dns_negative_ttl, "How long resolvers may keep that there is no such service."),
+    key!(
+        "dns.udp_bytes_max",
+        datagram,
+        dns_udp_bytes_max,
+        "Largest answer by UDP to a client on this machine that takes as much; to others 1232. What is longer goes by TCP."
+    ),
+    key!(
         "log.segment_bytes",
         bytes,
         segment_bytes,
@@ -410,6 +430,33 @@ kind!(
     |raw| read_span(raw)
         .ok_or_else(|| "wants a span in quotes, as \"500ms\", \"10s\", \"5m\", \"2h\" or \"7d\"".into()),
     |span| show_span(*span)
+);
+kind!(
+    seconds,
+    Duration,
+    |raw| span::read(raw)
+        .ok()
+        .filter(|span| span.subsec_nanos() == 0)
+        .ok_or_else(|| "wants whole seconds in quotes, as \"0s\", \"30s\" or \"5m\"".into()),
+    span::show
+);
+kind!(
+    zone,
+    String,
+    |raw| match raw {
+        Raw::Text(text) => doors::dns::check_name(text).map(|()| text.clone()),
+        _ => Err("wants a name in quotes, as \"consul\"".into()),
+    },
+    |name| quoted(name)
+);
+kind!(
+    datagram,
+    usize,
+    |raw| size::read(raw)
+        .ok()
+        .filter(|bytes| (doors::dns::UDP_BYTES_MIN..=doors::dns::TCP_BYTES_MAX).contains(bytes))
+        .ok_or_else(|| format!("wants {} to {} bytes", doors::dns::UDP_BYTES_MIN, doors::dns::TCP_BYTES_MAX)),
+    size::show
 );
 kind!(milliseconds, u64, |raw| span::read(raw).map(|span| span.as_millis() as u64), |ms| show_span(
     Duration::from_millis(*ms)

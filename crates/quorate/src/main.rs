@@ -43,7 +43,7 @@ Exit codes: 0 done, 1 it failed and the message says why, 2 the command line is 
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a node: the Redis door, the admin door, the Consul door, data on disk.
+    /// Start a node: the Redis door, the admin door, the Consul door, the DNS door, data on disk.
     #[command(after_help = UP_EXAMPLES)]
     Up(UpArgs),
     /// A Redis command line: one command, or a prompt.
@@ -196,6 +196,12 @@ pub struct UpArgs {
     /// Address of the Consul door (consul.bind).
     #[arg(long, value_name = "ADDR:PORT")]
     consul_bind: Option<String>,
+    /// Port of the DNS door, UDP and TCP; 0 takes any free one.
+    #[arg(long, value_name = "N", conflicts_with = "dns_bind")]
+    dns_port: Option<u16>,
+    /// Address of the DNS door (dns.bind).
+    #[arg(long, value_name = "ADDR:PORT")]
+    dns_bind: Option<String>,
     /// File whose first line is the Redis door's password (redis.password_file).
     #[arg(long, value_name = "FILE", conflicts_with = "password")]
     password_file: Option<PathBuf>,
@@ -226,7 +232,7 @@ pub struct UpArgs {
     /// Any key of quorate.toml, as often as needed.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print a line `ready redis=ADDR admin=ADDR gateway=ADDR consul=ADDR` on stdout once clients are served, for scripts.
+    /// Print a line `ready redis=ADDR admin=ADDR gateway=ADDR consul=ADDR dns=ADDR` on stdout once clients are served, for scripts.
     #[arg(long)]
     print_ready: bool,
     /// Ends with the program that started it, for demonstrations and tests.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use host::gateway::Front;
 use host::node::Node;
 use shard::live::Refusal;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -46,8 +46,8 @@ fn die_with_parent() -> Result<(), String> {
 }
 
 /// A door's listener, and whether it had to move from its default port.
-struct Bound {
-    listener: TcpListener,
+struct Bound<L = TcpListener> {
+    listener: L,
     address: SocketAddr,
     moved_from: Option<u16>,
 }
@@ -60,6 +60,9 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let door = bind(settings, "gateway", "gateway.bind", "--gateway-port", settings.gateway_bind)?;
     let (gateway_address, gateway_moved) = (door.address, door.moved_from);
     let (consul_address, consul_moved) = (consul.address, consul.moved_from);
+    let dns = bind_by(settings, "DNS", "dns.bind", "--dns-port", settings.dns_bind, listen_dns)?;
+    let (dns_address, dns_moved) = (dns.address, dns.moved_from);
+    let dns_door = settings.dns_door(dns_address)?;
     let (redis_address, redis_moved) = (redis.address, redis.moved_from);
     let (admin_address, admin_moved) = (admin.address, admin.moved_from);
 
@@ -102,16 +105,21 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let front = tokio::spawn(front.run(door.listener, front_stopping));
     let consul = host::consul::serve(consul.listener, node.clone(), settings.consul_config(), stop.subscribe());
     let consul = tokio::spawn(consul);
+    let workers = settings.worker_threads();
+    tokio::spawn(host::dns::serve(dns.listener, dns_door, node.clone(), workers, stop.subscribe()));
     say_found(&node, began.elapsed());
     let doors = [
         (redis_address, redis_moved),
         (admin_address, admin_moved),
         (gateway_address, gateway_moved),
         (consul_address, consul_moved),
+        (dns_address, dns_moved),
     ];
     table(settings, doors);
     if print_ready {
-        println!("ready redis={redis_address} admin={admin_address} gateway={gateway_address} consul={consul_address}");
+        println!(
+            "ready redis={redis_address} admin={admin_address} gateway={gateway_address} consul={consul_address} dns={dns_address}"
+        );
     }
     let _ = io::stdout().flush();
 
@@ -190,16 +198,29 @@ impl Signals {
 
 /// Binds a door. A default port that is taken gives way to the next free one; one that was asked for does not.
 fn bind(settings: &Settings, door: &str, key: &'static str, flag: &str, wanted: SocketAddr) -> Result<Bound, String> {
+    bind_by(settings, door, key, flag, wanted, |address| {
+        let listener = listen(address)?;
+        Ok((listener.local_addr()?, listener))
+    })
+}
+
+/// The same by `listen`, which also says where it listens.
+fn bind_by<L>(
+    settings: &Settings,
+    door: &str,
+    key: &'static str,
+    flag: &str,
+    wanted: SocketAddr,
+    listen: impl Fn(SocketAddr) -> io::Result<(SocketAddr, L)>,
+) -> Result<Bound<L>, String> {
     let is_given = settings.given.contains(key);
     let mut address = wanted;
     let mut failure = None;
     for _ in 0..=if is_given { 0 } else { PORTS_TRIED } {
         match listen(address) {
-            Ok(listener) => {
+            Ok((bound, listener)) => {
                 let moved_from = (address != wanted).then_some(wanted.port());
-                let address =
-                    listener.local_addr().map_err(|error| format!("the {door} door has no address: {error}"))?;
-                return Ok(Bound { listener, address, moved_from });
+                return Ok(Bound { listener, address: bound, moved_from });
             }
             Err(error) => {
                 let is_taken = error.kind() == io::ErrorKind::AddrInUse;
@@ -237,6 +258,28 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
+
+/// Both sockets of the DNS door on one port.
+fn listen_dns(address: SocketAddr) -> io::Result<(SocketAddr, host::dns::Sockets)> {
+    let mut tries = if address.port() == 0 { FREE_PORTS_TRIED } else { 1 };
+    loop {
+        tries -= 1;
+        let tcp = listen(address)?;
+        let bound = tcp.local_addr()?;
+        match std::net::UdpSocket::bind(bound) {
+            Ok(udp) => {
+                udp.set_nonblocking(true)?;
+                return Ok((bound, host::dns::Sockets { udp: UdpSocket::from_std(udp)?, tcp }));
+            }
+            // A port that is free for the one may be taken for the other.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Free ports that are tried until one is free for UDP too.
+const FREE_PORTS_TRIED: usize = 20;
 
 /// Every connection takes a descriptor, and the usual soft limit is 1,024.
 fn raise_file_limit(settings: &Settings) {
@@ -309,7 +352,10 @@ fn say_found(node: &Node, took: Duration) {
     }
 }
 
-fn table(settings: &Settings, [redis, admin, gateway, consul]: [(SocketAddr, Option<u16>); 4]) {
+/// Where a door is, and the default port that it could not have.
+type Told = (SocketAddr, Option<u16>);
+
+fn table(settings: &Settings, [redis, admin, gateway, consul, dns]: [Told; 5]) {
     let note = |moved: Option<u16>| moved.map_or(String::new(), |port| format!("  (port {port} is taken)"));
     let reach = |address: SocketAddr| {
         let mut address = address;
@@ -327,6 +373,9 @@ fn table(settings: &Settings, [redis, admin, gateway, consul]: [(SocketAddr, Opt
     println!("  admin   {:<21}  http://{}{}", admin.0.to_string(), reach(admin.0), note(admin.1));
     println!("  gateway {:<21}  http://{}{}", gateway.0.to_string(), reach(gateway.0), note(gateway.1));
     println!("  consul  {:<21}  curl {}/v1/catalog/services{}", consul.0.to_string(), reach(consul.0), note(consul.1));
+    let (dns_host, dns_port) = (reach(dns.0).ip(), dns.0.port());
+    let dns_way = format!("dig @{dns_host} -p {dns_port} NAME.service.{}", settings.dns_domain);
+    println!("  dns     {:<21}  {dns_way}{}", dns.0.to_string(), note(dns.1));
     println!();
     println!("  data    {}", settings.data_dir.display());
     println!();

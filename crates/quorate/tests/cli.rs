@@ -74,6 +74,7 @@ struct Node {
     redis: SocketAddr,
     admin: SocketAddr,
     consul: SocketAddr,
+    dns: SocketAddr,
     /// What it printed before it was ready.
     said: String,
     /// What it says on stderr.
@@ -83,7 +84,7 @@ struct Node {
 impl Node {
     /// Starts a node with a free admin port.
     fn start(flags: &[&str]) -> Node {
-        let mut child = quorate(&["up", "--print-ready", "--admin-port", "0", "--consul-port", "0"])
+        let mut child = quorate(&["up", "--print-ready", "--admin-port", "0", "--consul-port", "0", "--dns-port", "0"])
             .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -104,8 +105,15 @@ impl Node {
             }
         });
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut node =
-            Node { child, redis: unknown, admin: unknown, consul: unknown, said: String::new(), errors: Some(errors) };
+        let mut node = Node {
+            child,
+            redis: unknown,
+            admin: unknown,
+            consul: unknown,
+            dns: unknown,
+            said: String::new(),
+            errors: Some(errors),
+        };
         loop {
             let line = lines.recv_timeout(PATIENCE).expect("it says when it is ready");
             if let Some(addresses) = line.strip_prefix("ready redis=") {
@@ -115,6 +123,7 @@ impl Node {
                     match door {
                         "admin" => node.admin = address.parse().expect("an address"),
                         "consul" => node.consul = address.parse().expect("an address"),
+                        "dns" => node.dns = address.parse().expect("an address"),
                         _ => {}
                     }
                 }

@@ -162,6 +162,14 @@ fn hit(limit: Limit, scratch: &Scratch) {
         }
         // More connections than a process of tests may have open.
         Limit::consul_connections_max => {}
+        Limit::dns_connections_max => {
+            let node = start(&[]);
+            let _held: Vec<TcpStream> = (0..256).map(|_| connect(node.dns)).collect();
+            assert_eq!(connect(node.dns).read(&mut [0; 1]).expect("it closes"), 0);
+            wait_for(&node, limit);
+        }
+        // `doors::dns` cuts answers; here nothing is registered that would be as long.
+        Limit::dns_udp_bytes_max => {}
         // `loading.rs` fills the door of a node that is not there yet.
         Limit::loading_connections_max => {}
         Limit::bulk_bytes_max

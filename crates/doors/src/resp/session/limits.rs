@@ -92,7 +92,9 @@ fn hit(limit: Limit, limits: Limits) -> Option<Scene> {
         | Limit::admin_head_max
         | Limit::admin_body_bytes_max
         | Limit::consul_connections_max
-        | Limit::consul_body_bytes_max => return None,
+        | Limit::consul_body_bytes_max
+        | Limit::dns_connections_max
+        | Limit::dns_udp_bytes_max => return None,
     };
     Some(scene)
 }
