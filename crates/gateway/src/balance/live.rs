@@ -4,7 +4,7 @@ use super::peak_ewma::PeakEwma;
 use crate::resilience::{Outcome, Tally};
 use base::{Duration, Instant};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 
 /// One endpoint's counters. All are atomics that stand alone: no reader needs two of them to agree.
 #[derive(Debug, Default)]
@@ -14,6 +14,8 @@ pub struct Live {
     failures: AtomicU64,
     /// Nanoseconds of [`Instant`]; zero is "ever since".
     passing_since: AtomicU64,
+    /// How often it was taken out: whoever picked it under an earlier number may not use it any more.
+    tenure: AtomicU64,
     pub(super) latency: PeakEwma,
     /// What outlier ejection counts.
     pub tally: Tally,
@@ -52,6 +54,16 @@ impl Live {
 
     pub(super) fn set_passing_since(&self, now: Instant) {
         self.passing_since.store(now.0, Relaxed);
+    }
+
+    /// What to remember of a pick, and to compare with before it is used: another number says that the endpoint was taken out between (I7).
+    pub fn tenure(&self) -> u64 {
+        self.tenure.load(Acquire)
+    }
+
+    /// It is taken out: gone, elsewhere now, or critical in the registry. Who has picked it before and has not sent yet picks again.
+    pub(crate) fn end_tenure(&self) {
+        self.tenure.fetch_add(1, AcqRel);
     }
 
     /// Counts a request that is sent to it now. Whatever becomes of the [`Attempt`], the request is counted out when it is dropped.

@@ -8,7 +8,7 @@ use base::{Duration, Instant, Rng};
 
 use super::flight::{self, Permit, Wish};
 use super::{Answer, Decision, Gateway, LiveRoute};
-use crate::balance::{HashKey, HashOn, client_hash};
+use crate::balance::{HashKey, HashOn, Place, client_hash};
 use crate::headers::{client_address, cookie, cookies_without, next_trace};
 use crate::model::{ClientKey, LimitKey, Listener};
 use crate::request::{Asked, Head, Peer, PlainHead};
@@ -51,7 +51,7 @@ impl<E> Gateway<E> {
             // RFC 9110 §9.3.7: a question to the server, not to a resource.
             return Decision::Answer(Answer::plain(204, "", "".into()));
         }
-        let state = self.current();
+        let state = self.state.load();
         let mut captures = Captures::default();
         let table = state.config.table(listener);
         let found = table.and_then(|table| table.find(&asked, head, &mut captures));
@@ -105,7 +105,7 @@ impl<E> Gateway<E> {
     ) -> Decision<E> {
         let refuse = |why| Decision::Answer(Answer::error(503, why));
         let name = server_name.unwrap_or("").to_ascii_lowercase();
-        let state = self.current();
+        let state = self.state.load();
         let table = state.config.table(listener);
         let found = table.and_then(|table| table.find_connection(name.trim_end_matches('.')));
         let (Some(compiled), Some(settings)) = (found, state.config.listeners().get(listener)) else {
@@ -125,6 +125,7 @@ impl<E> Gateway<E> {
             return Decision::Answer(answer);
         }
         let wish = self.wish(route, &head, peer, settings, peer.address, None, &HostRewrite::Keep, now, rng);
+        let wish = Wish { stream: true, ..wish };
         self.send(Arc::clone(route), shares, &head, wish, permit, now, rng)
     }
 
@@ -185,6 +186,8 @@ impl<E> Gateway<E> {
             headers,
             hash: None,
             cookie: None,
+            place: Place::default(),
+            stream: false,
             idempotence: Idempotence::of_method(head.method()),
             has_idempotency_key: head.values("idempotency-key").next().is_some(),
             started: now,
@@ -207,20 +210,25 @@ impl<E> Gateway<E> {
         let sticky = route.compiled.document.sticky.as_ref().filter(|_| shares.len() > 1);
         let of = sticky.map(|key| user(key, head, wish.client, &HashKey::SHARED));
         let upstream = Arc::clone(&route.targets[split::choose(shares, of, rng)]);
-        let (hash_on, sticky_cookie) = upstream.asks();
+        let ways = upstream.ways();
         let secret = &self.settings.secret;
-        wish.hash = hash_on.and_then(|on| match on {
+        wish.hash = ways.hash.as_ref().and_then(|on| match on {
             HashOn::ClientIp => Some(client_hash(secret, wish.client)),
-            HashOn::Header(name) => head.values(&name).next().map(|value| secret.hash(value)),
-            HashOn::Cookie(name) => cookie(head, &name).map(|value| secret.hash(value)),
+            HashOn::Header(name) => head.values(name).next().map(|value| secret.hash(value)),
+            HashOn::Cookie(name) => cookie(head, name).map(|value| secret.hash(value)),
         });
-        if let Some(name) = sticky_cookie {
-            wish.cookie = cookie(head, &name).map(Into::into);
+        if ways.geographic {
+            wish.place = self.place_of(wish.client);
+        }
+        if !ways.sticky_cookie.is_empty() {
+            let name = &ways.sticky_cookie;
+            wish.cookie = cookie(head, name).map(Into::into);
             // The cookie is ours: the endpoint does not see it.
-            if let Some(rest) = cookies_without(head, &name).and_then(|rest| String::from_utf8(rest).ok()) {
+            if let Some(rest) = cookies_without(head, name).and_then(|rest| String::from_utf8(rest).ok()) {
                 wish.headers.push(("cookie", rest));
             }
         }
+        drop(ways);
         match route.places.bulkhead.enter(now) {
             Ok(Entry::Go) => {
                 permit.places = Some(Arc::clone(&route.places));

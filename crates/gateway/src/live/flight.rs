@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
+use arc_swap::Guard;
 use base::{Duration, Instant, Rng};
 use smallvec::SmallVec;
 
 use super::route::Places;
+use super::upstream::Ways;
 use super::{Answer, Decision, Event, Gateway, LiveRoute, LiveUpstream, Picked};
-use crate::balance::{Ask, Attempt, EndpointId, NoEndpoint};
+use crate::balance::{Ask, Attempt, EndpointId, NoEndpoint, Place};
 use crate::headers::{TraceContext, TraceId};
 use crate::resilience::{
-    Breaker, Bulkhead, Deadline, Failure, Idempotence, Outcome, Pass, RetryBudget, RetryVerdict, Shedder, Ticket, Tried,
+    Bulkhead, Deadline, Failure, Idempotence, Outcome, Pass, RetryVerdict, Shedder, Ticket, Tried,
 };
 
 /// What a request needs, in values of its own: it outlives the head's buffer.
@@ -30,10 +32,20 @@ pub(super) struct Wish {
     pub headers: Vec<(&'static str, String)>,
     pub hash: Option<u64>,
     pub cookie: Option<Box<[u8]>>,
+    /// Where the client is, if the upstream wants to know.
+    pub place: Place,
+    /// It is a connection, not a request.
+    pub stream: bool,
     pub idempotence: Idempotence,
     pub has_idempotency_key: bool,
     pub started: Instant,
     pub deadline: Deadline,
+}
+
+impl Wish {
+    fn ask<'a>(&'a self, now: Instant, tried: &'a [EndpointId]) -> Ask<'a> {
+        Ask { now, hash: self.hash, cookie: self.cookie.as_deref(), place: self.place, tried }
+    }
 }
 
 /// What the engine does with a request: values only.
@@ -86,16 +98,18 @@ pub struct Flight<E> {
     pub route: Arc<LiveRoute<E>>,
     upstream: Arc<LiveUpstream<E>>,
     wish: Wish,
-    breaker: Arc<Breaker>,
-    budget: Arc<RetryBudget>,
+    ways: Arc<Ways>,
+    /// Taken when the attempt was reported.
     pass: Option<Pass>,
     attempt: Option<(EndpointId, Attempt)>,
+    /// Of the attempt's endpoint when it was picked.
+    tenure: u64,
     endpoint: Box<str>,
     stuck: bool,
+    last_resort: bool,
     tried: SmallVec<[EndpointId; 4]>,
     attempts: u32,
     answered: Option<(u16, Instant)>,
-    now: Instant,
     _place: UpstreamPlace,
     _permit: Permit,
 }
@@ -103,7 +117,7 @@ pub struct Flight<E> {
 impl<E> Drop for Flight<E> {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
-            let _ = self.breaker.report(pass, self.now, Outcome::Cancelled);
+            self.ways.breaker.cancel(pass);
         }
     }
 }
@@ -191,26 +205,25 @@ pub(super) fn start<E>(
         route.counters.refused.fetch_add(1, Relaxed);
         Decision::Answer(Answer::error(503, why).retry_after(after).on(&route.compiled.name))
     };
-    let protection = upstream.protection();
-    if protection.bulkhead.enter(now).is_err() {
+    let ways = Guard::into_inner(upstream.ways());
+    if ways.bulkhead.enter(now).is_err() {
         return refuse("too many requests to this upstream are under way", Duration::from_secs(1));
     }
-    let place = UpstreamPlace(protection.bulkhead);
-    let (admitted, transition) = protection.breaker.admit(now);
+    let place = UpstreamPlace(Arc::clone(&ways.bulkhead));
+    let (admitted, transition) = ways.breaker.admit(now);
     gateway.happened(transition.map(|transition| Event::Breaker { upstream: Arc::clone(&upstream.name), transition }));
     let pass = match admitted {
         Ok(pass) => pass,
         Err(open) => return refuse("the upstream fails: its breaker is open", open.retry_after),
     };
-    let ask = Ask { now, hash: wish.hash, cookie: wish.cookie.as_deref(), place: Default::default(), tried: &[] };
-    let picked = match upstream.pick(&ask, rng) {
+    let picked = match upstream.pick(&wish.ask(now, &[]), rng) {
         Ok(picked) => picked,
         Err(why) => {
-            let _ = protection.breaker.report(pass, now, Outcome::Cancelled);
+            ways.breaker.cancel(pass);
             return refuse(no_endpoint(why), Duration::from_secs(1));
         }
     };
-    protection.budget.deposit(now);
+    ways.budget.deposit(now);
     upstream.requests.fetch_add(1, Relaxed);
     let plan = Plan {
         to: Arc::clone(&picked.handle),
@@ -225,16 +238,16 @@ pub(super) fn start<E>(
         route,
         upstream,
         wish,
-        breaker: protection.breaker,
-        budget: protection.budget,
+        ways,
         pass: Some(pass),
         attempt: None,
+        tenure: 0,
         endpoint: Box::default(),
         stuck: false,
+        last_resort: false,
         tried: SmallVec::new(),
         attempts: 0,
         answered: None,
-        now,
         _place: place,
         _permit: permit,
     };
@@ -267,7 +280,7 @@ pub struct Ended {
 pub enum Next<E> {
     /// The answer, or the failure's own status, goes to the client. Where the upstream is sticky and the client new: with this Set-Cookie.
     Pass(Option<String>),
-    /// Another attempt there, after a pause.
+    /// Another attempt there, after a pause; when that is over [`Flight::resume`] is to be asked.
     Retry {
         /// Where.
         to: Arc<E>,
@@ -278,10 +291,28 @@ pub enum Next<E> {
     },
 }
 
+/// Where an attempt goes that was decided a while ago.
+pub enum Resumed<E> {
+    /// Where it was to go.
+    There,
+    /// Elsewhere: that endpoint was taken out since.
+    Elsewhere {
+        /// Where.
+        to: Arc<E>,
+        /// The endpoint's name.
+        endpoint: Box<str>,
+    },
+    /// Nowhere: nobody is left. The client gets 503.
+    Nowhere,
+}
+
 impl<E> Flight<E> {
+    /// `now` is when it is sent.
     fn begin(&mut self, picked: Picked<E>, now: Instant) {
         self.attempts += 1;
+        self.tenure = picked.tenure;
         self.stuck = picked.stuck;
+        self.last_resort = picked.last_resort;
         self.endpoint = picked.name;
         self.tried.push(picked.endpoint);
         self.attempt = Some((picked.endpoint, picked.live.begin(now)));
@@ -289,17 +320,19 @@ impl<E> Flight<E> {
 
     /// Tells everybody who counts how the attempt ended.
     fn report(&mut self, gateway: &Gateway<E>, outcome: Outcome, now: Instant, rng: &mut Rng) {
-        self.now = now;
         if let Some((id, attempt)) = &self.attempt {
             attempt.finish(now, outcome);
             self.upstream.record(now.since(attempt.started()));
+            if self.last_resort && outcome == Outcome::Answered {
+                gateway.happened(self.upstream.pardon(*id, &gateway.settings, now, rng));
+            }
             if outcome.is_failure() {
                 self.upstream.failures.fetch_add(1, Relaxed);
                 gateway.happened(self.upstream.suspect(*id, attempt.live(), &gateway.settings, now, rng));
             }
         }
         if let Some(pass) = self.pass.take() {
-            let transition = self.breaker.report(pass, now, outcome);
+            let transition = self.ways.breaker.report(pass, now, outcome);
             let name = &self.upstream.name;
             gateway.happened(transition.map(|transition| Event::Breaker { upstream: Arc::clone(name), transition }));
         }
@@ -328,9 +361,16 @@ impl<E> Flight<E> {
         Next::Pass(cookie)
     }
 
-    /// An attempt ended without an answer.
+    /// An attempt ended without an answer. One without a connection ([`Failure::Connect`]) before the upstream's `connect_timeout` had passed was
+    /// refused: nobody is there.
     pub fn failed(&mut self, gateway: &Gateway<E>, ended: Ended, now: Instant, rng: &mut Rng) -> Next<E> {
-        self.report(gateway, Outcome::GatewayFailure, now, rng);
+        let started = self.attempt.as_ref().map_or(now, |(_, attempt)| attempt.started());
+        let outcome = match ended.failure {
+            // A refusal comes back within a round trip. Who let the connect timeout pass may be overloaded: that is another matter.
+            Failure::Connect if now.since(started) < self.ways.connect_timeout => Outcome::Unreachable,
+            _ => Outcome::GatewayFailure,
+        };
+        self.report(gateway, outcome, now, rng);
         self.again(gateway, ended, now, rng).unwrap_or(Next::Pass(None))
     }
 
@@ -347,38 +387,63 @@ impl<E> Flight<E> {
             deadline: self.wish.deadline,
         };
         // First somebody to go to: a retry that cannot happen must not be paid for.
-        let ask = Ask {
-            now,
-            hash: self.wish.hash,
-            cookie: self.wish.cookie.as_deref(),
-            place: Default::default(),
-            tried: &self.tried,
-        };
-        let picked = self.upstream.pick(&ask, rng).or_else(|why| match why {
-            // The only endpoint there is may be tried again.
-            NoEndpoint::AllTried => self.upstream.pick(&Ask { tried: &[], ..ask }, rng),
-            why => Err(why),
-        });
+        let picked = self.pick(now, rng);
         let picked = picked.ok()?;
-        let RetryVerdict::After(pause) = self.route.retry.decide(&tried, &self.budget, now, rng) else { return None };
-        let (admitted, transition) = self.breaker.admit(now);
+        let RetryVerdict::After(pause) = self.route.retry.decide(&tried, &self.ways.budget, now, rng) else {
+            return None;
+        };
+        let (admitted, transition) = self.ways.breaker.admit(now);
         let name = &self.upstream.name;
         gateway.happened(transition.map(|transition| Event::Breaker { upstream: Arc::clone(name), transition }));
         self.pass = Some(admitted.ok()?);
         self.upstream.retries.fetch_add(1, Relaxed);
         let (to, endpoint) = (Arc::clone(&picked.handle), picked.name.clone());
-        self.begin(picked, now);
+        // The pause is not the endpoint's time.
+        self.begin(picked, now + pause);
         Some(Next::Retry { to, endpoint, pause })
+    }
+
+    fn pick(&self, now: Instant, rng: &mut Rng) -> Result<Picked<E>, NoEndpoint> {
+        self.upstream.pick(&self.wish.ask(now, &self.tried), rng).or_else(|why| match why {
+            // The only endpoint there is may be tried again.
+            NoEndpoint::AllTried => self.upstream.pick(&self.wish.ask(now, &[]), rng),
+            why => Err(why),
+        })
+    }
+
+    /// The pause before an attempt is over: where does it go? An endpoint that was taken out meanwhile gets nothing (I7). To be asked right before
+    /// anything is sent; asked at other times, and of a first attempt, it does no harm.
+    pub fn resume(&mut self, now: Instant, rng: &mut Rng) -> Resumed<E> {
+        if self.attempt.as_ref().is_none_or(|(_, attempt)| attempt.live().tenure() == self.tenure) {
+            return Resumed::There;
+        }
+        // Nothing was sent: it was no attempt, and says nothing about anybody.
+        self.attempt = None;
+        self.attempts = self.attempts.saturating_sub(1);
+        self.tried.pop();
+        let Ok(picked) = self.pick(now, rng) else {
+            if let Some(pass) = self.pass.take() {
+                self.ways.breaker.cancel(pass);
+            }
+            return Resumed::Nowhere;
+        };
+        let (to, endpoint) = (Arc::clone(&picked.handle), picked.name.clone());
+        self.begin(picked, now);
+        Resumed::Elsewhere { to, endpoint }
     }
 
     /// It is over: `status` is what the client got, 0 for nothing; of a stream 200 where the upstream served it.
     pub fn over(&mut self, status: u16, now: Instant) {
-        self.now = now;
-        // A stream has no answer's head; how it ended is what the breaker learns, for else a trial by a stream would never close it.
-        if status > 0
+        // A stream has no answer's head: how it ended is all that is learned. What we answer to a request by ourselves says nothing of anybody.
+        if self.wish.stream
+            && status > 0
             && let Some(pass) = self.pass.take()
         {
-            let _ = self.breaker.report(pass, now, Outcome::of_status(status));
+            let outcome = Outcome::of_status(status);
+            if let Some((_, attempt)) = &self.attempt {
+                attempt.live().tally.note(outcome);
+            }
+            let _ = self.ways.breaker.report(pass, now, outcome);
         }
         let took = self.answered.map_or(now, |(_, at)| at).since(self.wish.started);
         self.route.counters.answered(status, took);

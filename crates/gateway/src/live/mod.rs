@@ -19,22 +19,26 @@ mod flight;
 mod route;
 mod snapshot;
 #[cfg(test)]
+mod storm_tests;
+#[cfg(test)]
 mod tests;
 mod upstream;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use base::{Duration, Instant, Rng};
 use parking_lot::{Mutex, RwLock};
 
 use crate::Config;
-use crate::balance::{Coordinates, Endpoint, EndpointId, HashKey, Health, Member};
+use crate::balance::{Coordinates, Endpoint, EndpointId, HashKey, Health, Member, Place};
 use crate::model::{HeaderEdits, Upstream};
 use crate::resilience::{OutlierChange, RateTable, Shed, ShedConfig, Shedder, Transition};
 
-pub use flight::{Ended, Flight, Next, Plan, Queued};
+pub use flight::{Ended, Flight, Next, Plan, Queued, Resumed};
 pub use route::LiveRoute;
 pub use snapshot::{EndpointLook, RouteLook, Snapshot, UpstreamLook};
 pub use upstream::{LiveUpstream, Picked, Probe};
@@ -153,10 +157,15 @@ struct State<E> {
     upstreams: BTreeMap<String, Arc<LiveUpstream<E>>>,
 }
 
+/// Tells where an address is; see [`Gateway::locate_by`].
+pub type PlaceOf = Arc<dyn Fn(IpAddr) -> Place + Send + Sync>;
+
 /// See the module's head.
 pub struct Gateway<E> {
     settings: Settings,
-    state: RwLock<Arc<State<E>>>,
+    state: ArcSwap<State<E>>,
+    /// Where clients are; taken for upstreams whose locality is geographic only.
+    places: RwLock<Option<PlaceOf>>,
     /// Changes come one after the other.
     change: Mutex<()>,
     shed: Arc<Shedder>,
@@ -188,7 +197,8 @@ impl<E> Gateway<E> {
         Gateway {
             shed: Arc::new(Shedder::new(settings.shed)),
             settings,
-            state: RwLock::new(Arc::new(state)),
+            state: ArcSwap::from_pointee(state),
+            places: RwLock::default(),
             change: Mutex::new(()),
             rates: OnceLock::new(),
             events: Mutex::default(),
@@ -236,14 +246,15 @@ impl<E> Gateway<E> {
         });
         let routes = routes.collect();
         let gone: Vec<_> = before.upstreams.iter().filter(|(name, _)| !upstreams.contains_key(*name)).collect();
-        *self.state.write() = Arc::new(State { config: Arc::new(config), routes, upstreams });
+        self.state.store(Arc::new(State { config: Arc::new(config), routes, upstreams }));
         // Requests that took a route of the old configuration may still retry: not at endpoints that nobody watches any more.
         for (_, live) in gone {
             live.set_members(Vec::new(), handle, &self.settings, now, rng);
         }
     }
 
-    /// The endpoints of an upstream are these from now on: when this returns, nobody is given another (I7). False: there is no such upstream.
+    /// The endpoints of an upstream are these from now on: when this returns, nobody is given another, nor one that is off, and a retry that was
+    /// told one of them before ([`Next::Retry`]) is told another by [`Flight::resume`] (I7). False: there is no such upstream.
     pub fn endpoints(
         &self,
         upstream: &str,
@@ -262,12 +273,12 @@ impl<E> Gateway<E> {
     }
 
     fn current(&self) -> Arc<State<E>> {
-        Arc::clone(&self.state.read())
+        self.state.load_full()
     }
 
     /// The configuration in use.
     pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.state.read().config)
+        Arc::clone(&self.state.load().config)
     }
 
     /// The routes in use, in order of their names; a [`LiveRoute`]'s `compiled.index` is its place.
@@ -278,6 +289,18 @@ impl<E> Gateway<E> {
     /// An upstream in use.
     pub fn upstream(&self, name: &str) -> Option<Arc<LiveUpstream<E>>> {
         self.current().upstreams.get(name).cloned()
+    }
+
+    /// Where clients are, from whoever has a file of locations (MaxMind's); `None`: nobody knows, and `locality = "geographic"` has no effect. Asked
+    /// once for each request to an upstream with that locality, on the thread that decides: it must be quick. Takes effect at once.
+    pub fn locate_by(&self, place_of: Option<PlaceOf>) {
+        *self.places.write() = place_of;
+    }
+
+    /// Where a client is.
+    fn place_of(&self, client: IpAddr) -> Place {
+        let place_of = self.places.read().clone();
+        place_of.map(|place_of| place_of(client)).unwrap_or_default()
     }
 
     /// Does what is due at `now` and lists the checks to make: each answer goes to [`Gateway::checked`], none that does not come in time.
@@ -298,7 +321,7 @@ impl<E> Gateway<E> {
     /// The answer to a check.
     pub fn checked(&self, upstream: &str, endpoint: EndpointId, good: bool, now: Instant, rng: &mut Rng) {
         if let Some(live) = self.current().upstreams.get(upstream) {
-            self.happened(live.checked(endpoint, good, &self.settings, now, rng));
+            live.checked(endpoint, good, &self.settings, now, rng).into_iter().for_each(|event| self.happened(event));
         }
     }
 

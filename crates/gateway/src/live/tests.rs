@@ -7,12 +7,12 @@ use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
 /// The engine's handle, here: the address.
-type Handle = std::net::SocketAddr;
+pub(super) type Handle = std::net::SocketAddr;
 
-struct World {
-    gateway: Gateway<Handle>,
-    now: Instant,
-    rng: Rng,
+pub(super) struct World {
+    pub gateway: Gateway<Handle>,
+    pub now: Instant,
+    pub rng: Rng,
 }
 
 const TOML: &str = r#"
@@ -64,28 +64,28 @@ listeners = "db"
 to = "next"
 "#;
 
-fn config(text: &str) -> Config {
+pub(super) fn config(text: &str) -> Config {
     let documents = read_toml(text).unwrap_or_else(|wrongs| panic!("{wrongs:?}"));
     Config::new(documents).unwrap_or_else(|wrongs| panic!("{wrongs:?}"))
 }
 
-fn head<'a>(target: &'a str, fields: &'a [(&'a str, &'a str)]) -> PlainHead<'a> {
+pub(super) fn head<'a>(target: &'a str, fields: &'a [(&'a str, &'a str)]) -> PlainHead<'a> {
     PlainHead { method: "GET", authority: "a.example", target, fields }
 }
 
-fn peer(address: &str) -> Peer {
+pub(super) fn peer(address: &str) -> Peer {
     Peer { address: address.parse().expect("an address"), tls: false }
 }
 
 impl World {
-    fn new(text: &str) -> World {
+    pub fn new(text: &str) -> World {
         let mut world =
             World { gateway: Gateway::new(Settings::default()), now: Instant(1_000_000_000_000), rng: Rng::new(1) };
         world.apply(text);
         world
     }
 
-    fn apply(&mut self, text: &str) {
+    pub fn apply(&mut self, text: &str) {
         let config = config(text);
         let lists: Vec<_> = config.upstreams().iter().map(|(name, it)| (name.clone(), listed_members(it))).collect();
         self.gateway.apply(config, &mut |endpoint, _| Arc::new(endpoint.addr), self.now, &mut self.rng);
@@ -94,16 +94,16 @@ impl World {
         }
     }
 
-    fn endpoints(&mut self, upstream: &str, members: Vec<Member>) {
+    pub fn endpoints(&mut self, upstream: &str, members: Vec<Member>) {
         let there = self.gateway.endpoints(upstream, members, &mut |it, _| Arc::new(it.addr), self.now, &mut self.rng);
         assert!(there, "{upstream} is an upstream");
     }
 
-    fn decide(&mut self, head: &PlainHead<'_>, from: &str) -> Decision<Handle> {
+    pub fn decide(&mut self, head: &PlainHead<'_>, from: &str) -> Decision<Handle> {
         self.gateway.decide("web", head, &peer(from), Duration::ZERO, self.now, &mut self.rng)
     }
 
-    fn forward(&mut self, target: &str, fields: &[(&str, &str)]) -> (Box<Plan<Handle>>, Box<Flight<Handle>>) {
+    pub fn forward(&mut self, target: &str, fields: &[(&str, &str)]) -> (Box<Plan<Handle>>, Box<Flight<Handle>>) {
         match self.decide(&head(target, fields), "9.9.9.9") {
             Decision::Forward(plan, flight) => (plan, flight),
             Decision::Answer(answer) => panic!("{target}: {answer:?}"),
@@ -111,14 +111,14 @@ impl World {
         }
     }
 
-    fn answer(&mut self, target: &str) -> Answer {
+    pub fn answer(&mut self, target: &str) -> Answer {
         match self.decide(&head(target, &[]), "9.9.9.9") {
             Decision::Answer(answer) => answer,
             _ => panic!("{target}: is not answered at once"),
         }
     }
 
-    fn finish(&mut self, mut flight: Box<Flight<Handle>>, status: u16) {
+    pub fn finish(&mut self, mut flight: Box<Flight<Handle>>, status: u16) {
         let next =
             flight.answered(&self.gateway, status, None, failed(Failure::Status(status)), self.now, &mut self.rng);
         assert!(matches!(next, Next::Pass(_)), "not tried again");
@@ -126,7 +126,7 @@ impl World {
     }
 }
 
-fn failed(failure: Failure) -> Ended {
+pub(super) fn failed(failure: Failure) -> Ended {
     Ended { failure, sent: true, replayable: true, retry_after: None }
 }
 

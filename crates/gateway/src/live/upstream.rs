@@ -1,14 +1,16 @@
 //! An upstream at work: its endpoints as they are now, its breaker, its retry budget.
 //!
-//! One object lives as long as its name is configured; settings and endpoints change inside it under one lock. A pick happens while
-//! that lock is held for reading, a change while it is held for writing: once [`LiveUpstream::set_members`] has returned, nobody is
-//! given an endpoint that is gone (I7).
+//! One object lives as long as its name is configured; endpoints change inside it under one lock. A pick happens while that lock is held for
+//! reading, a change while it is held for writing: once [`LiveUpstream::set_members`] has returned, nobody is given an endpoint that is gone, and
+//! who was given one before and has not sent yet (a retry in its pause) sees by its tenure that it must pick again (I7). What does not depend on
+//! endpoints ([`Ways`]) is read without a lock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use arc_swap::{ArcSwap, Guard};
 use base::{Duration, Histogram, Instant, Rng};
 use parking_lot::{Mutex, RwLock};
 
@@ -19,8 +21,8 @@ use crate::balance::{
 };
 use crate::model::{self, CheckKind, ClientKey, Upstream};
 use crate::resilience::{
-    Breaker, BreakerConfig, Bulkhead, BulkheadConfig, CheckConfig, HealthCheck, OutlierConfig, Outliers, RetryBudget,
-    RetryBudgetConfig,
+    Breaker, BreakerConfig, Bulkhead, BulkheadConfig, CheckConfig, EjectedFor, HealthCheck, OutlierConfig, Outliers,
+    RetryBudget, RetryBudgetConfig,
 };
 
 /// Where requests to an endpoint go: the engine's own handle (its connections) beside what is known here.
@@ -34,8 +36,12 @@ pub struct Picked<E> {
     pub handle: Arc<E>,
     /// Its counters.
     pub(super) live: Arc<Live>,
+    /// The tenure of `live` when it was picked.
+    pub(super) tenure: u64,
     /// The client's cookie named it.
     pub(super) stuck: bool,
+    /// It is suspect: if it answers it is pardoned.
+    pub(super) last_resort: bool,
 }
 
 /// What changes together.
@@ -45,9 +51,6 @@ struct Inner<E> {
     members: Vec<Member>,
     set: EndpointSet,
     handles: BTreeMap<EndpointId, Arc<E>>,
-    breaker: Arc<Breaker>,
-    budget: Arc<RetryBudget>,
-    bulkhead: Arc<Bulkhead>,
 }
 
 /// Watches over endpoints; touched by checks and failures, not by requests that go well.
@@ -76,6 +79,7 @@ pub struct LiveUpstream<E> {
     /// Its name.
     pub name: Arc<str>,
     inner: RwLock<Inner<E>>,
+    ways: ArcSwap<Ways>,
     watch: Mutex<Watch>,
     pub(super) requests: AtomicU64,
     pub(super) failures: AtomicU64,
@@ -83,11 +87,44 @@ pub struct LiveUpstream<E> {
     latency: OnceLock<Box<Histogram>>,
 }
 
-/// What a request takes along from its upstream.
-pub(super) struct Protection {
+/// What every request to an upstream goes by, whichever endpoint it gets. Never changes; another document makes another one.
+pub(super) struct Ways {
+    /// What is hashed, where the balance goes by a hash.
+    pub hash: Option<HashOn>,
+    /// The name of the sticky cookie; empty: none.
+    pub sticky_cookie: String,
+    /// Whether it matters where the client is.
+    pub geographic: bool,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
     pub breaker: Arc<Breaker>,
     pub budget: Arc<RetryBudget>,
     pub bulkhead: Arc<Bulkhead>,
+}
+
+impl Ways {
+    /// What the document says. What was learned is kept where its numbers did not change.
+    fn new(document: &Upstream, settings: &Settings, before: Option<(&Ways, &Upstream)>) -> Ways {
+        let balance = balance_of(document, settings);
+        let kept = |same: fn(&Upstream, &Upstream) -> bool| {
+            before.filter(|(_, other)| same(document, other)).map(|(ways, _)| ways)
+        };
+        let breaker = kept(|a, b| a.breaker == b.breaker).map(|ways| Arc::clone(&ways.breaker));
+        let budget = kept(|a, b| a.retry_budget == b.retry_budget).map(|ways| Arc::clone(&ways.budget));
+        let bulkhead = kept(|a, b| a.in_flight_max == b.in_flight_max).map(|ways| Arc::clone(&ways.bulkhead));
+        Ways {
+            hash: match balance.policy {
+                Policy::Hash(on) => Some(on),
+                _ => None,
+            },
+            sticky_cookie: document.sticky_cookie.clone(),
+            geographic: balance.locality == Locality::Geographic,
+            connect_timeout: document.connect_timeout.limit().unwrap_or(Duration::MAX),
+            breaker: breaker.unwrap_or_else(|| Arc::new(Breaker::new(breaker_of(&document.breaker)))),
+            budget: budget.unwrap_or_else(|| Arc::new(RetryBudget::new(budget_of(document)))),
+            bulkhead: bulkhead.unwrap_or_else(|| Arc::new(Bulkhead::new(bulkhead_of(document)))),
+        }
+    }
 }
 
 fn balance_of(document: &Upstream, settings: &Settings) -> Balance {
@@ -171,18 +208,12 @@ impl<E> LiveUpstream<E> {
     ) -> LiveUpstream<E> {
         let set = EndpointSet::build(balance_of(&document, settings), Vec::new(), None, now, rng);
         let outliers = Outliers::new(outliers_of(&document.outlier), now);
-        let inner = Inner {
-            breaker: Arc::new(Breaker::new(breaker_of(&document.breaker))),
-            budget: Arc::new(RetryBudget::new(budget_of(&document))),
-            bulkhead: Arc::new(Bulkhead::new(bulkhead_of(&document))),
-            members: Vec::new(),
-            handles: BTreeMap::new(),
-            set,
-            document,
-        };
+        let ways = Ways::new(&document, settings, None);
+        let inner = Inner { members: Vec::new(), handles: BTreeMap::new(), set, document };
         LiveUpstream {
             name: name.into(),
             inner: RwLock::new(inner),
+            ways: ArcSwap::from_pointee(ways),
             watch: Mutex::new(Watch { outliers, checks: BTreeMap::new() }),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -205,15 +236,8 @@ impl<E> LiveUpstream<E> {
         if *before == *document {
             return;
         }
-        if before.breaker != document.breaker {
-            inner.breaker = Arc::new(Breaker::new(breaker_of(&document.breaker)));
-        }
-        if before.retry_budget != document.retry_budget {
-            inner.budget = Arc::new(RetryBudget::new(budget_of(&document)));
-        }
-        if before.in_flight_max != document.in_flight_max {
-            inner.bulkhead = Arc::new(Bulkhead::new(bulkhead_of(&document)));
-        }
+        let ways = Ways::new(&document, settings, Some((&self.ways.load(), &before)));
+        self.ways.store(Arc::new(ways));
         if before.outlier != document.outlier {
             watch.outliers = Outliers::new(outliers_of(&document.outlier), now);
         }
@@ -234,13 +258,24 @@ impl<E> LiveUpstream<E> {
     ) {
         let mut watch = self.watch.lock();
         let mut inner = self.inner.write();
+        let mut said: BTreeMap<EndpointId, &Member> = BTreeMap::new();
+        for member in &members {
+            // As the set does: of two with one id the first counts.
+            said.entry(member.endpoint.id).or_insert(member);
+        }
         let mut before = std::mem::take(&mut inner.handles);
-        let moved = |member: &Member| {
-            inner.set.get(member.endpoint.id).is_none_or(|(old, ..)| old.addr != member.endpoint.addr)
-        };
-        let handles = members.iter().map(|member| {
-            let kept = before.remove(&member.endpoint.id).filter(|_| !moved(member));
-            (member.endpoint.id, kept.unwrap_or_else(|| handle(&member.endpoint, &inner.document)))
+        for (endpoint, _, live) in inner.set.iter() {
+            let member = said.get(&endpoint.id).filter(|member| member.endpoint.addr == endpoint.addr);
+            if member.is_none() {
+                before.remove(&endpoint.id);
+            }
+            if member.is_none_or(|member| member.health == Health::Off) {
+                live.end_tenure();
+            }
+        }
+        let handles = said.iter().map(|(id, member)| {
+            let kept = before.remove(id).filter(|_| inner.set.get(*id).is_some());
+            (*id, kept.unwrap_or_else(|| handle(&member.endpoint, &inner.document)))
         });
         let handles = handles.collect();
         inner.handles = handles;
@@ -296,14 +331,9 @@ impl<E> LiveUpstream<E> {
             if changes.is_empty() { set } else { EndpointSet::build(balance, judged(watch), Some(&set), now, rng) };
     }
 
-    /// Breaker, budget and places, as they are now.
-    pub(super) fn protection(&self) -> Protection {
-        let inner = self.inner.read();
-        Protection {
-            breaker: Arc::clone(&inner.breaker),
-            budget: Arc::clone(&inner.budget),
-            bulkhead: Arc::clone(&inner.bulkhead),
-        }
+    /// What requests go by at this moment; see [`Ways`]. Not to be kept.
+    pub(super) fn ways(&self) -> Guard<Arc<Ways>> {
+        self.ways.load()
     }
 
     /// Picks an endpoint.
@@ -317,7 +347,9 @@ impl<E> LiveUpstream<E> {
             name: picked.endpoint.name.clone(),
             handle: Arc::clone(handle),
             live: Arc::clone(picked.live),
+            tenure: picked.live.tenure(),
             stuck: picked.stuck,
+            last_resort: picked.last_resort,
         })
     }
 
@@ -328,17 +360,6 @@ impl<E> LiveUpstream<E> {
         let secure = if secure { "; Secure" } else { "" };
         let token = String::from_utf8_lossy(&token).into_owned();
         Some(format!("{}={token}; Path=/; HttpOnly; SameSite=Lax{secure}", inner.document.sticky_cookie))
-    }
-
-    /// What requests are hashed by, and the name of the sticky cookie.
-    pub(super) fn asks(&self) -> (Option<HashOn>, Option<String>) {
-        let inner = self.inner.read();
-        let hash = match &inner.set.balance().policy {
-            Policy::Hash(on) => Some(on.clone()),
-            _ => None,
-        };
-        let cookie = &inner.document.sticky_cookie;
-        (hash, (!cookie.is_empty()).then(|| cookie.clone()))
     }
 
     /// An endpoint failed: is it one too many? Asked after the failure was counted.
@@ -355,6 +376,20 @@ impl<E> LiveUpstream<E> {
             return None;
         }
         let change = watch.outliers.consider(picked, now)?;
+        self.rebuild(&mut self.inner.write(), &mut watch, settings, now, rng);
+        Some(Event::Outlier { upstream: Arc::clone(&self.name), change })
+    }
+
+    /// An ejected endpoint answered as a last resort: it works.
+    pub(super) fn pardon(
+        &self,
+        endpoint: EndpointId,
+        settings: &Settings,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<Event> {
+        let mut watch = self.watch.lock();
+        let change = watch.outliers.pardon(endpoint)?;
         self.rebuild(&mut self.inner.write(), &mut watch, settings, now, rng);
         Some(Event::Outlier { upstream: Arc::clone(&self.name), change })
     }
@@ -386,7 +421,8 @@ impl<E> LiveUpstream<E> {
         }
     }
 
-    /// The answer to a check.
+    /// The answer to a check. A good one also ends an ejection, but one by TCP only that of an endpoint which refused connections: that
+    /// somebody listens says nothing about the errors that it answers with.
     pub(super) fn checked(
         &self,
         endpoint: EndpointId,
@@ -394,13 +430,27 @@ impl<E> LiveUpstream<E> {
         settings: &Settings,
         now: Instant,
         rng: &mut Rng,
-    ) -> Option<Event> {
+    ) -> [Option<Event>; 2] {
         let mut watch = self.watch.lock();
-        let passing = watch.checks.get_mut(&endpoint)?.finish(now, good, rng)?;
+        let Some(check) = watch.checks.get_mut(&endpoint) else { return [None, None] };
+        let passing = check.finish(now, good, rng);
         let mut inner = self.inner.write();
+        let shown = match watch.outliers.ejected_for(endpoint) {
+            Some(EjectedFor::Unreachable) => good,
+            Some(_) => good && inner.document.check_kind() == CheckKind::Http,
+            None => false,
+        };
+        let pardoned = if shown { watch.outliers.pardon(endpoint) } else { None };
+        if passing.is_none() && pardoned.is_none() {
+            return [None, None];
+        }
         self.rebuild(&mut inner, &mut watch, settings, now, rng);
         let name = inner.set.get(endpoint).map(|(endpoint, ..)| endpoint.name.clone()).unwrap_or_default();
-        Some(Event::Check { upstream: Arc::clone(&self.name), endpoint: name, passing })
+        let upstream = || Arc::clone(&self.name);
+        [
+            passing.map(|passing| Event::Check { upstream: upstream(), endpoint: name, passing }),
+            pardoned.map(|change| Event::Outlier { upstream: upstream(), change }),
+        ]
     }
 
     /// When [`LiveUpstream::tick`] has something to do.
@@ -417,6 +467,7 @@ impl<E> LiveUpstream<E> {
     pub(super) fn look(&self, now: Instant) -> super::UpstreamLook {
         let watch = self.watch.lock();
         let inner = self.inner.read();
+        let ways = self.ways.load();
         let endpoints = inner.set.iter().map(|(endpoint, health, live)| super::EndpointLook {
             name: endpoint.name.to_string(),
             address: endpoint.addr.to_string(),
@@ -437,10 +488,10 @@ impl<E> LiveUpstream<E> {
             endpoints: endpoints.collect(),
             usable: inner.set.usable(),
             in_panic: inner.set.in_panic(),
-            breaker: inner.breaker.state(),
-            failure_rate: inner.breaker.failure_rate(now),
-            retries_left: inner.budget.left(now),
-            in_flight: inner.bulkhead.in_flight(),
+            breaker: ways.breaker.state(),
+            failure_rate: ways.breaker.failure_rate(now),
+            retries_left: ways.budget.left(now),
+            in_flight: ways.bulkhead.in_flight(),
             requests: self.requests.load(Relaxed),
             failures: self.failures.load(Relaxed),
             retries: self.retries.load(Relaxed),

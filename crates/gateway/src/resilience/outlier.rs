@@ -244,6 +244,12 @@ impl Outliers {
         self.watched.get(&endpoint).is_some_and(|watched| watched.ejected_until.is_some())
     }
 
+    /// What it is ejected for, if it is.
+    pub fn ejected_for(&self, endpoint: EndpointId) -> Option<EjectedFor> {
+        let watched = self.watched.get(&endpoint)?;
+        watched.ejected_until.map(|_| watched.ejected_for)
+    }
+
     /// How many are ejected.
     pub fn ejected(&self) -> usize {
         self.watched.values().filter(|watched| watched.ejected_until.is_some()).count()

@@ -38,7 +38,7 @@ impl Idempotence {
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No connection: refused, unreachable, timed out, or TLS failed.
+    /// No connection: refused, unreachable, timed out, or TLS failed. Which of these the time that it took says: a refusal does not wait.
     Connect,
     /// The upstream said that it did nothing: REFUSED_STREAM, or GOAWAY with a lower last stream.
     Refused,

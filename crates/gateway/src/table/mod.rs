@@ -11,10 +11,12 @@
 //!
 //! A route whose conditions do not hold gives way to the next in this order: also to one of a less specific path or host.
 //!
-//! **Cost.** A hash for the host (and one for each of its dots if there are `*.` routes), a hash for each segment of the path.
+//! **Cost.** A hash for the host (and one for each of its dots if there are `*.` routes), a hash for each segment of the path, each of them one
+//! cache line ([`compact`]). What was found is read only where it has conditions beside host and path.
 //! Routes that share host and path are looked at one by one: at most [`ROUTES_PER_PATH_MAX`]. Each priority in use is a table of
 //! its own: at most [`PRIORITIES_MAX`].
 
+mod compact;
 mod paths;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ use hashbrown::HashMap;
 use crate::model::HostPattern;
 use crate::request::{Asked, Head, parameters};
 use crate::route::Compiled;
+use compact::{Forest, Planter};
 use paths::Paths;
 
 pub use paths::Captures;
@@ -37,18 +40,30 @@ pub const ROUTES_PER_PATH_MAX: usize = 64;
 /// Most different priorities on one listener.
 pub const PRIORITIES_MAX: usize = 16;
 
-/// The routes of one priority.
+/// The routes of one priority, while they come.
 #[derive(Debug, Default)]
-struct Level {
+struct Growing {
     exact: HashMap<Box<str>, Paths, FixedState>,
     below: HashMap<Box<str>, Paths, FixedState>,
     any: Option<Paths>,
+}
+
+/// The routes of one priority: nodes of the forest.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    /// Whose edges are the names of hosts.
+    exact: Option<u32>,
+    /// Whose edges are names of which hosts below are meant.
+    below: Option<u32>,
+    /// The root of the paths of every host.
+    any: Option<u32>,
 }
 
 /// The routes of one listener, ready to be asked.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Arc<Compiled>>,
+    forest: Forest,
     /// The highest priority first.
     levels: Vec<Level>,
 }
@@ -68,7 +83,7 @@ impl RouteTable {
         let mut ordered: Vec<Arc<Compiled>> = routes.to_vec();
         // Points 4 to 7: the trees keep the order in which routes come.
         ordered.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        let mut levels: BTreeMap<i32, Level> = BTreeMap::new();
+        let mut levels: BTreeMap<i32, Growing> = BTreeMap::new();
         let mut conflicts = Vec::new();
         for (at, route) in ordered.iter().enumerate() {
             let level = levels.entry(-route.document.priority).or_default();
@@ -106,7 +121,27 @@ impl RouteTable {
             conflicts.dedup();
             return Err(conflicts);
         }
-        Ok(RouteTable { routes: ordered, levels: levels.into_values().collect() })
+        let mut planter = Planter::default();
+        let plain = |at: u32| ordered[at as usize].has_no_conditions();
+        let hosts = |planter: &mut Planter, trees: HashMap<Box<str>, Paths, FixedState>| {
+            let mut trees: Vec<_> = trees.into_iter().collect();
+            trees.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            let hosts = (!trees.is_empty()).then(|| planter.hosts())?;
+            for (name, paths) in trees {
+                let root = planter.plant(paths, &plain);
+                planter.host(hosts, name, root);
+            }
+            Some(hosts)
+        };
+        let level = |growing: Growing| Level {
+            exact: hosts(&mut planter, growing.exact),
+            below: hosts(&mut planter, growing.below),
+            any: growing.any.map(|paths| planter.plant(paths, &plain)),
+        };
+        let mut levels: Vec<Level> = levels.into_values().map(level).collect();
+        let (forest, name) = planter.finish();
+        levels.iter_mut().for_each(|level| level.any = level.any.map(&name));
+        Ok(RouteTable { routes: ordered, forest, levels })
     }
 
     /// The route that a request takes. `captures` is told where the parameters of its path are.
@@ -128,14 +163,36 @@ impl RouteTable {
     ) -> Option<&Arc<Compiled>> {
         let accepts = &mut |at: u32| accepts(&self.routes[at as usize]);
         for level in &self.levels {
-            let exact = (!level.exact.is_empty()).then(|| level.exact.get(host)).flatten();
+            let exact = level.exact.and_then(|hosts| self.forest.step(hosts, host));
             let found = exact
-                .and_then(|paths| paths.find(path, captures, accepts))
-                .or_else(|| level.find_below(host, path, captures, accepts))
-                .or_else(|| level.any.as_ref()?.find(path, captures, accepts));
+                .and_then(|root| self.forest.find(root, path, captures, accepts))
+                .or_else(|| self.find_below(level.below?, host, path, captures, accepts))
+                .or_else(|| self.forest.find(level.any?, path, captures, accepts));
             if let Some(at) = found {
                 return Some(&self.routes[at as usize]);
             }
+        }
+        None
+    }
+
+    fn find_below(
+        &self,
+        hosts: u32,
+        host: &str,
+        path: &str,
+        captures: &mut Captures,
+        accepts: &mut dyn FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        if host.starts_with('[') {
+            return None;
+        }
+        let mut rest = host;
+        while let Some((_, below)) = rest.split_once('.') {
+            let root = self.forest.step(hosts, below);
+            if let Some(found) = root.and_then(|root| self.forest.find(root, path, captures, accepts)) {
+                return Some(found);
+            }
+            rest = below;
         }
         None
     }
@@ -148,28 +205,6 @@ impl RouteTable {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
-    }
-}
-
-impl Level {
-    fn find_below(
-        &self,
-        host: &str,
-        path: &str,
-        captures: &mut Captures,
-        accepts: &mut dyn FnMut(u32) -> bool,
-    ) -> Option<u32> {
-        if self.below.is_empty() || host.starts_with('[') {
-            return None;
-        }
-        let mut rest = host;
-        while let Some((_, below)) = rest.split_once('.') {
-            if let Some(found) = self.below.get(below).and_then(|paths| paths.find(path, captures, accepts)) {
-                return Some(found);
-            }
-            rest = below;
-        }
-        None
     }
 }
 
@@ -190,6 +225,11 @@ impl Compiled {
             _ => false,
         };
         methods && self.headers == other.headers && a.query == b.query
+    }
+
+    /// Whether host and path are all that it asks for.
+    fn has_no_conditions(&self) -> bool {
+        self.document.methods.is_empty() && self.headers.is_empty() && self.document.query.is_empty()
     }
 
     /// Whether the conditions beside host and path hold.
