@@ -206,12 +206,15 @@ impl<D: Decide> Work<'_, '_, D> {
                 }
             };
             let Again { to: other, pause } = again;
-            to = other;
             if deadline.is_some_and(|at| Instant::now() + pause >= at) {
                 return self.reply(&Reply::text(504, http_reason(504))).await;
             }
             if !pause.is_zero() {
                 Box::pin(sleep(pause)).await;
+            }
+            match self.cx.decider.on_resume(ticket, other) {
+                Some(other) => to = other,
+                None => return self.reply(&Reply::text(503, http_reason(503))).await,
             }
         }
     }

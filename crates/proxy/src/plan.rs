@@ -296,6 +296,13 @@ pub trait Decide: Send + Sync + 'static {
         OnFailure::GiveUp(None)
     }
 
+    /// The pause before another attempt is over and nothing of it has been sent: where it goes now, since who decided may have taken that endpoint out
+    /// meanwhile. Nothing: the client gets 503.
+    fn on_resume(&self, ticket: &mut Self::Ticket, to: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
+        let _ = ticket;
+        Some(to)
+    }
+
     /// It is over. `ticket` is nothing where we answered by ourselves.
     fn on_end(&self, ticket: Option<Self::Ticket>, request: &RequestHead, peer: &Peer, end: &End) {
         let _ = (ticket, request, peer, end);

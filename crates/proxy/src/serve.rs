@@ -315,9 +315,12 @@ impl<D: Decide> Proxy<D> {
             let OnFailure::Retry(Again { to: other, pause }) = self.decider.on_failure(ticket, kind, &attempt) else {
                 return (None, number + 1);
             };
-            to = other;
             if pause > Duration::ZERO {
                 sleep(pause).await;
+            }
+            match self.decider.on_resume(ticket, other) {
+                Some(other) => to = other,
+                None => return (None, number + 1),
             }
         }
         (None, u32::MAX)
