@@ -368,6 +368,8 @@ impl<E> Flight<E> {
         let outcome = match ended.failure {
             // A refusal comes back within a round trip. Who let the connect timeout pass may be overloaded: that is another matter.
             Failure::Connect if now.since(started) < self.ways.connect_timeout => Outcome::Unreachable,
+            // It said so, or has as many connections as it may: busy is not ill.
+            Failure::Refused => Outcome::Cancelled,
             _ => Outcome::GatewayFailure,
         };
         self.report(gateway, outcome, now, rng);

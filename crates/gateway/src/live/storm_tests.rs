@@ -86,6 +86,19 @@ fn endpoints_that_refuse_are_out_without_regard_to_the_cap_and_slow_ones_are_not
 }
 
 #[test]
+fn an_endpoint_that_is_full_is_not_ill() {
+    let mut world = World::new(FOUR);
+    for _ in 0..100 {
+        let (_, mut flight) = world.forward("/", &[]);
+        let ended = Ended { sent: false, ..failed(Failure::Refused) };
+        let next = flight.failed(&world.gateway, ended, world.now, &mut world.rng);
+        drop((flight, next));
+    }
+    let look = shop(&world);
+    assert_eq!((ejected(&world).len(), look.breaker, look.in_flight), (0, BreakerState::Closed, 0));
+}
+
+#[test]
 fn a_stream_that_was_served_ends_a_row_of_refusals() {
     let mut world = World::new(
         "[listener.db]\nbind = \"127.0.0.1:5432\"\nprotocol = \"tcp\"\n[upstream.shop]\n\

@@ -40,7 +40,8 @@ impl Idempotence {
 pub enum Failure {
     /// No connection: refused, unreachable, timed out, or TLS failed. Which of these the time that it took says: a refusal does not wait.
     Connect,
-    /// The upstream said that it did nothing: REFUSED_STREAM, or GOAWAY with a lower last stream.
+    /// The upstream said that it did nothing (REFUSED_STREAM, or GOAWAY with a lower last stream), or it was not even asked since it has as many
+    /// connections as it may. Says nothing about its health.
     Refused,
     /// The connection ended, or was reset, before the answer's head.
     Reset,
