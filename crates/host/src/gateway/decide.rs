@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::gateway::live::{Answer, Decision, Ended, Flight, Next, Queued};
+use ::gateway::live::{Answer, Decision, Ended, Flight, Next, Queued, Resumed};
 use ::gateway::log::{Entry, write_line};
 use ::gateway::model::{self, AccessLog, ForwardedStyle, Listener};
 use ::gateway::request::{Head, Peer};
@@ -215,7 +215,9 @@ fn peer_of(peer: &proxy::Peer) -> Peer {
 
 fn failure_of(kind: FailureKind) -> Failure {
     match kind {
-        FailureKind::Connect | FailureKind::Full => Failure::Connect,
+        FailureKind::Connect => Failure::Connect,
+        // Our own bound: nothing was sent, and the endpoint is not to blame.
+        FailureKind::Full => Failure::Refused,
         FailureKind::Reset | FailureKind::Malformed => Failure::Reset,
         FailureKind::AnswerTimeout | FailureKind::Deadline => Failure::Timeout,
     }
@@ -273,6 +275,14 @@ impl Decide for Decider {
         match self.next(next) {
             Ok(_) => OnFailure::GiveUp(None),
             Err(again) => OnFailure::Retry(again),
+        }
+    }
+
+    fn on_resume(&self, ticket: &mut Ticket, to: Arc<proxy::Endpoint>) -> Option<Arc<proxy::Endpoint>> {
+        match with_rng(|rng| ticket.flight.resume(clock::now(), rng)) {
+            Resumed::There => Some(to),
+            Resumed::Elsewhere { to, .. } => Some(to),
+            Resumed::Nowhere => None,
         }
     }
 
