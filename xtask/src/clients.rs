@@ -186,7 +186,7 @@ fn prepare(runtime: Runtime) -> Result<PathBuf, String> {
 }
 
 /// Runs `make` unless `stamp` says that it was made from this very list.
-fn once(list: &Path, stamp: &Path, make: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+pub fn once(list: &Path, stamp: &Path, make: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let wanted = fs::read(list).map_err(|error| format!("{}: {error}", list.display()))?;
     if fs::read(stamp).is_ok_and(|made| made == wanted) {
         return Ok(());

@@ -6,6 +6,7 @@ mod clients;
 mod compat;
 mod differential;
 mod fix;
+mod gateway_proof;
 mod resp;
 mod rng;
 mod server;
@@ -29,12 +30,13 @@ fn main() {
         "bench" => bench::run(rest),
         "compat" => compat::run(rest),
         "fix" => fix::run(rest),
+        "gateway-proof" => gateway_proof::run(rest),
         "tair" => tair::run(rest),
         "test" => test::run(rest),
         "tidy" => tidy::run(rest),
         "verify" => verify::run(rest),
         _ => Err(format!(
-            "no tool {name:?}; there are: bench, chaos, clients, compat, differential, fix, tair, test, tidy, verify"
+            "no tool {name:?}; there are: bench, chaos, clients, compat, differential, fix, gateway-proof, tair, test, tidy, verify"
         )),
     };
     if let Err(message) = done {

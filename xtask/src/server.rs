@@ -25,6 +25,8 @@ pub struct Server {
     pub admin: String,
     /// `host:port` of the Consul door; empty for Redis.
     pub consul: String,
+    /// `host:port` of the gateway's own listener; empty for Redis.
+    pub gateway: String,
     /// Where its output went.
     pub log: PathBuf,
     /// From the start of the process to its being ready.
@@ -36,7 +38,19 @@ impl Server {
     pub fn quorate(bin: &Path, dir: &Path, args: &[&str], vars: &[(&str, &str)]) -> Result<Server, String> {
         let mut command = Command::new(bin);
         command
-            .args(["up", "--redis-port", "0", "--admin-port", "0", "--consul-port", "0", "--print-ready", "--data"])
+            .args([
+                "up",
+                "--redis-port",
+                "0",
+                "--admin-port",
+                "0",
+                "--gateway-port",
+                "0",
+                "--consul-port",
+                "0",
+                "--print-ready",
+                "--data",
+            ])
             .arg(dir)
             .args(args);
         command.envs(vars.iter().copied());
@@ -53,6 +67,7 @@ impl Server {
                     Some(("redis", addr)) => server.redis = addr.to_owned(),
                     Some(("admin", addr)) => server.admin = addr.to_owned(),
                     Some(("consul", addr)) => server.consul = addr.to_owned(),
+                    Some(("gateway", addr)) => server.gateway = addr.to_owned(),
                     _ => {}
                 }
             }
@@ -93,6 +108,7 @@ impl Server {
             redis: String::new(),
             admin: String::new(),
             consul: String::new(),
+            gateway: String::new(),
             log,
             took: Duration::ZERO,
         })
@@ -159,7 +175,7 @@ impl Drop for Server {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16, String> {
+pub fn free_port() -> Result<u16, String> {
     let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     listener.map(|addr| addr.port()).map_err(|error| format!("no free port: {error}"))
 }

@@ -73,7 +73,7 @@ pub fn logged(mut command: Command, log: &Path, limit: Duration) -> Result<Strin
 }
 
 /// A process and all that descend from it.
-fn family(pid: u32) -> Vec<u32> {
+pub fn family(pid: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .into_iter()
         .flatten()

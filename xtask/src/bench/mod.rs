@@ -11,6 +11,7 @@
 //! Writes docs/benchmarks.md; what stands there below the line `<!-- notes -->` is kept.
 
 mod footprint;
+mod gateway;
 mod load;
 mod measure;
 mod report;
@@ -107,6 +108,9 @@ const SLOW_TESTS: &[&str] = &["SET", "INCR", "XADD"];
 
 /// Entry of `cargo xtask bench`.
 pub fn run(args: &[String]) -> Result<(), String> {
+    if let Some(("gateway", rest)) = args.split_first().map(|(kind, rest)| (kind.as_str(), rest)) {
+        return gateway::run(rest);
+    }
     let plan = read(args)?;
     if !plan.bin.is_file() {
         return Err(format!("{} is not there: cargo build --release -p quorate, or --bin PATH", plan.bin.display()));
@@ -140,9 +144,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
 }
 
 fn read(args: &[String]) -> Result<Plan, String> {
-    let (kind, rest) = args.split_first().ok_or("bench wants a peer: redis")?;
+    let (kind, rest) = args.split_first().ok_or("bench wants what: redis or gateway")?;
     if kind != "redis" {
-        return Err(format!("no benchmark {kind:?}; there is redis"));
+        return Err(format!("no benchmark {kind:?}; there are redis and gateway"));
     }
     let root = root();
     let mut plan = Plan {

@@ -9,7 +9,8 @@ use std::fs;
 /// What stands below it is written by hand and kept.
 const NOTES: &str = "<!-- notes -->";
 
-fn median(mut numbers: Vec<f64>) -> f64 {
+/// The median; NaN of nothing.
+pub fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     match numbers.len() {
         0 => f64::NAN,
@@ -38,7 +39,8 @@ fn compare(row: &Row, figure: impl Fn(&Sample) -> f64) -> Compared {
     }
 }
 
-fn thousands(rate: f64) -> String {
+/// A rate in thousands.
+pub fn thousands(rate: f64) -> String {
     if rate >= 100_000.0 { format!("{:.0}k", rate / 1000.0) } else { format!("{:.1}k", rate / 1000.0) }
 }
 

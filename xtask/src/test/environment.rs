@@ -14,6 +14,10 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("node", &["nodejs"]),
     ("npm", &["npm"]),
     ("chromium", &["chromium"]),
+    ("curl", &["curl"]),
+    ("h2load", &["nghttp2-client"]),
+    ("nghttp", &["nghttp2-client"]),
+    ("wrk", &["wrk"]),
     ("mkfs.ext4", &["e2fsprogs"]),
 ];
 

@@ -36,6 +36,11 @@ pub const STAGES: &[Stage] = &[
         about: "redis-cli, redis-benchmark, redis-py, ioredis, celery; py-consul, python-consul, npm consul",
         run: clients,
     },
+    Stage {
+        name: "gateway",
+        about: "the gateway before real backends that restart, stall and break off",
+        run: gateway,
+    },
     Stage { name: "kill9", about: "kill -9 under load: nothing acknowledged is lost", run: kill9 },
     Stage { name: "power-cut", about: "un-synced data is lost: nothing acknowledged is", run: power_cut },
     Stage { name: "disk-full", about: "a full disk refuses writes, serves reads, recovers", run: disk_full },
@@ -175,6 +180,17 @@ fn clients(ctx: &Ctx) -> Result<Outcome, String> {
     };
     let absent = names(" skipped: ");
     passed(names(" ok (") + &if absent.is_empty() { String::new() } else { format!("; skipped: {absent}") })
+}
+
+fn gateway(ctx: &Ctx) -> Result<Outcome, String> {
+    let (bin, requests) = (ctx.bin.to_string_lossy(), ctx.count(20_000, 100_000).to_string());
+    let said = ctx.tool(&["gateway-proof", "--bin", &bin, "--requests", &requests], 6)?;
+    if let Some(why) = said.lines().find_map(|line| line.strip_prefix("skipped: ")) {
+        return skipped(why);
+    }
+    let absent = said.lines().filter(|line| line.contains("skipped: ")).collect::<Vec<_>>().join("; ");
+    let rolling = said.lines().find_map(|line| line.strip_prefix("rolling ")).unwrap_or("").trim();
+    passed(if absent.is_empty() { rolling.to_owned() } else { format!("{rolling}; {absent}") })
 }
 
 fn chaos(ctx: &Ctx, kind: &str, rounds: Option<u64>) -> Result<Outcome, String> {
