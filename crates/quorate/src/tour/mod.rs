@@ -3,9 +3,15 @@
 //! A demonstration starts this very executable on free ports in a directory of its own, does what is promised, injects the
 //! failure, and shows the figure. Whatever happens, its nodes end and its directory goes.
 
+mod balance;
+mod canary;
+mod dead_backend;
 mod durable;
+mod front;
 mod limits;
+mod live_registry;
 mod one_commit;
+mod retry_storm;
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,7 +31,7 @@ struct Demo {
     run: fn(&Path) -> Result<(), String>,
 }
 
-const DEMOS: [Demo; 3] = [
+const DEMOS: [Demo; 8] = [
     Demo {
         name: "durable",
         promise: "a write that was answered is never lost: kill -9 under load, five times",
@@ -40,6 +46,31 @@ const DEMOS: [Demo; 3] = [
         name: "limits",
         promise: "a client that asks for too much gets an answer that says so; memory stays bounded and others are served",
         run: limits::run,
+    },
+    Demo {
+        name: "balance",
+        promise: "requests spread as the route says: in turn, by weight, and away from a server that is slow",
+        run: balance::run,
+    },
+    Demo {
+        name: "dead-backend",
+        promise: "a server killed under load costs no client a request; it is taken out, and in again when it is back",
+        run: dead_backend::run,
+    },
+    Demo {
+        name: "retry-storm",
+        promise: "with half of the answers failing, retries make an upstream's traffic grow at most 1.2 times",
+        run: retry_storm::run,
+    },
+    Demo {
+        name: "canary",
+        promise: "a new version gets its share of the users; nobody moves but by a change of weights, and back the same way",
+        run: canary::run,
+    },
+    Demo {
+        name: "live-registry",
+        promise: "no request reaches an instance after its deregistration was answered, or after it became critical",
+        run: live_registry::run,
     },
 ];
 
@@ -102,6 +133,9 @@ impl Drop for Scratch {
 struct Server {
     child: Child,
     redis: SocketAddr,
+    admin: SocketAddr,
+    gateway: SocketAddr,
+    consul: SocketAddr,
     /// How long the start took.
     took: Duration,
 }
@@ -120,6 +154,10 @@ impl Server {
             "0",
             "--consul-port",
             "0",
+            "--gateway-port",
+            "0",
+            "--dns-port",
+            "0",
             "--print-ready",
             "--exit-with-parent",
             "--data",
@@ -128,7 +166,9 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("the node cannot be started: {error}"))?;
         let (out, errors) = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
-        let mut server = Server { child, redis: SocketAddr::from(([127, 0, 0, 1], 0)), took: Duration::ZERO };
+        let none = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (redis, admin, gateway, consul) = (none, none, none, none);
+        let mut server = Server { child, redis, admin, gateway, consul, took: Duration::ZERO };
         let (sender, lines) = mpsc::channel();
         // The thread ends with the child's output.
         std::thread::spawn(move || {
@@ -141,9 +181,16 @@ impl Server {
         loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    if let Some(addresses) = line.strip_prefix("ready redis=") {
-                        let address = addresses.split(' ').next().and_then(|address| address.parse().ok());
-                        server.redis = address.ok_or_else(|| format!("the node says {line:?}"))?;
+                    if let Some(addresses) = line.strip_prefix("ready ") {
+                        let address = |door: &str| {
+                            let mut doors = addresses.split(' ').filter_map(|word| word.split_once('='));
+                            let found = doors.find(|(name, _)| *name == door).and_then(|(_, at)| at.parse().ok());
+                            found.ok_or_else(|| format!("the node says {line:?}"))
+                        };
+                        server.redis = address("redis")?;
+                        server.admin = address("admin")?;
+                        server.gateway = address("gateway")?;
+                        server.consul = address("consul")?;
                         server.took = began.elapsed();
                         return Ok(server);
                     }
