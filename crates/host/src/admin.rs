@@ -36,7 +36,7 @@ use crate::net::is_out_of_files;
 use crate::node::Node;
 
 mod events;
-mod gateway;
+pub(crate) mod gateway;
 mod look;
 
 /// Most connections at once.
@@ -243,7 +243,10 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
             body(StatusCode::OK, "application/json", Full::new(look::status(admin).json().into()).boxed())
         }
         ("/metrics", &Method::GET | &Method::HEAD) => {
-            let page = metrics::render(&look::status(admin));
+            let mut page = metrics::render(&look::status(admin));
+            if let Some(front) = admin.node.front.get() {
+                page.push_str(&doors::admin::front::render(&gateway::metrics(front)));
+            }
             body(StatusCode::OK, metrics::CONTENT_TYPE, Full::new(page.into()).boxed())
         }
         ("/events", &Method::HEAD) => body(StatusCode::OK, EVENT_STREAM, Full::default().boxed()),

@@ -17,8 +17,8 @@ const BUCKETS_US: [u64; 18] = [
 ];
 
 #[derive(Default)]
-struct Page {
-    text: String,
+pub(super) struct Page {
+    pub(super) text: String,
 }
 
 /// Labels of one line, `name="value"`.
@@ -54,18 +54,18 @@ impl Page {
         self.text.write_fmt(text).expect("a string takes everything");
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.head(name, "gauge", help);
         self.line(name, &[], value);
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: impl Display) {
         self.head(name, "counter", help);
         self.line(name, &[], value);
     }
 
     /// One metric with a line for each of `rows`.
-    fn each<T>(
+    pub(super) fn each<T>(
         &mut self,
         kind: &str,
         name: &str,
@@ -81,6 +81,31 @@ impl Page {
             self.line(name, &labels, value);
         }
     }
+
+    /// One histogram of durations for each of `rows`, told apart by `label`.
+    pub(super) fn histograms<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        rows: impl Iterator<Item = (&'a str, &'a Counts)>,
+    ) {
+        let mut rows = rows.peekable();
+        if rows.peek().is_some() {
+            self.head(name, "histogram", help);
+        }
+        let bucket = format!("{name}_bucket");
+        for (who, counts) in rows {
+            for bound in BUCKETS_US {
+                let seconds = (bound as f64 / 1e6).to_string();
+                let count = counts.at_most(Duration::from_micros(bound));
+                self.line(&bucket, &[(label, who), ("le", &seconds)], count);
+            }
+            self.line(&bucket, &[(label, who), ("le", "+Inf")], counts.count());
+            self.line(&format!("{name}_sum"), &[(label, who)], counts.sum().as_secs_f64());
+            self.line(&format!("{name}_count"), &[(label, who)], counts.count());
+        }
+    }
 }
 
 /// The page that Prometheus reads.
@@ -91,7 +116,8 @@ pub fn render(status: &Status) -> String {
     page.gauge("quorate_ready", "1 if the node serves everything, else 0; /readyz says why.", u8::from(status.ready));
     page.gauge("quorate_problems", "What /status says a person should look at.", status.problems.len());
     doors(&mut page, status);
-    latency(&mut page, &status.latency);
+    let help = "From a read off the socket to the write of its answers.";
+    page.histograms("quorate_request_duration_seconds", help, "door", [("redis", &status.latency)].into_iter());
     log(&mut page, status);
     groups_and_memory(&mut page, status);
     process(&mut page, status);
@@ -120,20 +146,6 @@ fn doors(page: &mut Page, status: &Status) {
     page.each("counter", "quorate_limit_hits_total", "Limits hit, by name.", &hit, |(name, count)| {
         (vec![("limit", name)], **count as f64)
     });
-}
-
-fn latency(page: &mut Page, counts: &Counts) {
-    let name = "quorate_request_duration_seconds";
-    page.head(name, "histogram", "From a read off the socket to the write of its answers.");
-    let bucket = format!("{name}_bucket");
-    for bound in BUCKETS_US {
-        let seconds = (bound as f64 / 1e6).to_string();
-        let count = counts.at_most(Duration::from_micros(bound));
-        page.line(&bucket, &[("door", "redis"), ("le", &seconds)], count);
-    }
-    page.line(&bucket, &[("door", "redis"), ("le", "+Inf")], counts.count());
-    page.line(&format!("{name}_sum"), &[("door", "redis")], counts.sum().as_secs_f64());
-    page.line(&format!("{name}_count"), &[("door", "redis")], counts.count());
 }
 
 fn log(page: &mut Page, status: &Status) {

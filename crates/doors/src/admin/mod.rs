@@ -7,13 +7,14 @@
 //! **Invariant:** nothing here shows a password or a value; only the tape shows keys, and `/metrics` shows none.
 
 pub mod auth;
+pub mod front;
 pub mod guard;
 pub mod metrics;
 pub mod rates;
 pub mod status;
 pub mod tape;
 
-/// The console: one page that asks for nothing but `/events`. [`NONCE`] stands where the answer's own nonce belongs.
+/// The console: one page that asks for nothing but `/events` and `/gateway/look`. [`NONCE`] stands where the answer's own nonce belongs.
 pub const CONSOLE: &str = include_str!("console.html");
 
 /// See [`CONSOLE`].

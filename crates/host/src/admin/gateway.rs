@@ -15,7 +15,13 @@
 //! `If-Match: INDEX` on a change: only if the documents still have that index (412 else). What makes no sense answers 422 and says
 //! all that is wrong.
 
+use std::collections::BTreeMap;
+
+use ::gateway::balance::Health;
+use ::gateway::live::Snapshot;
 use ::gateway::model::{Document, Kind, Node, Wrong, read_tables, read_toml};
+use ::gateway::resilience::BreakerState;
+use base::Counts;
 use serde_json::{Map, Value, json};
 
 use crate::gateway::Front;
@@ -207,14 +213,58 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
+/// From one generation of [`Recent`] to the next: what is called recent came in the last one to two of these.
+const RECENT: base::Duration = base::Duration::from_secs(5);
+/// Beyond so many routes and upstreams nothing is remembered of the last seconds.
+const RECENT_MAX: usize = 2_000;
+
+/// Latencies as they were some seconds ago, so that a p99 can be told of the last seconds rather than since the start.
+#[derive(Debug, Default)]
+pub struct Recent {
+    taken: Option<base::Instant>,
+    older: BTreeMap<String, Counts>,
+    newer: BTreeMap<String, Counts>,
+}
+
+impl Recent {
+    fn turn(&mut self, snapshot: &Snapshot, now: base::Instant) {
+        let age = self.taken.map_or(base::Duration::MAX, |taken| now.since(taken));
+        if age < RECENT || snapshot.routes.len() + snapshot.upstreams.len() > RECENT_MAX {
+            return;
+        }
+        let routes = snapshot.routes.iter().map(|route| (format!("route {}", route.name), route.latency.clone()));
+        let upstreams = snapshot.upstreams.iter().map(|up| (format!("upstream {}", up.name), up.latency.clone()));
+        let before = std::mem::replace(&mut self.newer, routes.chain(upstreams).collect());
+        // Nobody has asked for long: what was then is not recent.
+        self.older = if age > RECENT + RECENT { self.newer.clone() } else { before };
+        self.taken = Some(now);
+    }
+
+    fn since(&self, kind: Kind, name: &str, now: &Counts) -> Counts {
+        self.older.get(&format!("{} {name}", kind.word())).map_or_else(|| now.clone(), |older| now.since(older))
+    }
+}
+
 /// The front door as it is now, for the console and `quorate route`.
 pub fn look(front: &Front) -> Value {
     let snapshot = front.snapshot();
+    let config = front.gateway.config();
+    let weights: BTreeMap<&str, Vec<u32>> = config
+        .routes()
+        .iter()
+        .map(|route| (&*route.name, route.document.to.iter().map(|target| target.weight).collect()))
+        .collect();
+    let mut recent = front.recent.lock();
+    recent.turn(&snapshot, crate::clock::now());
     let millis = |duration: base::Duration| duration.as_micros() as f64 / 1000.0;
     let routes = snapshot.routes.iter().map(|route| {
+        let lately = recent.since(Kind::Route, &route.name, &route.latency);
         json!({
             "name": route.name,
             "targets": route.targets,
+            "weights": weights.get(route.name.as_str()),
+            "recent_p50_ms": lately.quantile(0.5).map(millis),
+            "recent_p99_ms": lately.quantile(0.99).map(millis),
             "requests_total": route.requests,
             "answers_total": route.answers,
             "limited_total": route.limited,
@@ -240,8 +290,11 @@ pub fn look(front: &Front) -> Value {
                 "latency_ms": millis(endpoint.latency),
             })
         });
+        let lately = recent.since(Kind::Upstream, &upstream.name, &upstream.latency);
         json!({
             "name": upstream.name,
+            "recent_p50_ms": lately.quantile(0.5).map(millis),
+            "recent_p99_ms": lately.quantile(0.99).map(millis),
             "balance": format!("{:?}", upstream.balance),
             "service": upstream.service,
             "endpoints": endpoints.collect::<Vec<_>>(),
@@ -271,6 +324,56 @@ pub fn look(front: &Front) -> Value {
         "access_log_dropped_total": front.access.dropped(),
         "troubles": troubles.collect::<Vec<_>>(),
     })
+}
+
+/// The front door as it is now, for `/metrics`.
+pub fn metrics(front: &Front) -> doors::admin::front::Front {
+    use doors::admin::front as plain;
+    let snapshot = front.snapshot();
+    let routes = snapshot.routes.into_iter().map(|route| plain::Route {
+        name: route.name,
+        requests_total: route.requests,
+        answers_total: route.answers,
+        limited_total: route.limited,
+        refused_total: route.refused,
+        in_flight: route.in_flight.into(),
+        waiting: route.waiting.into(),
+        latency: route.latency,
+    });
+    let endpoint = |one: ::gateway::live::EndpointLook| plain::Endpoint {
+        name: one.name,
+        is_up: one.health == Health::Passing && !one.ejected,
+        is_ejected: one.ejected,
+        requests_total: one.requests,
+        failures_total: one.failures,
+        in_flight: one.in_flight.into(),
+    };
+    let upstreams = snapshot.upstreams.into_iter().map(|upstream| plain::Upstream {
+        name: upstream.name,
+        endpoints: upstream.endpoints.into_iter().map(endpoint).collect(),
+        usable: upstream.usable as u64,
+        breaker: match upstream.breaker {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half_open",
+        },
+        requests_total: upstream.requests,
+        failures_total: upstream.failures,
+        retries_total: upstream.retries,
+        retries_left: upstream.retries_left,
+        in_flight: upstream.in_flight.into(),
+        latency: upstream.latency,
+    });
+    plain::Front {
+        routes: routes.collect(),
+        upstreams: upstreams.collect(),
+        in_flight: snapshot.in_flight,
+        unrouted_total: snapshot.unrouted,
+        bad_total: snapshot.bad,
+        shed_total: snapshot.shed,
+        log_dropped_total: front.access.dropped(),
+        troubles: front.troubles().len() as u64,
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use doors::registry::Registry;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
+use crate::admin::gateway::Recent;
 use crate::clock;
 use access::AccessLog;
 use decide::RouteRules;
@@ -76,6 +77,8 @@ pub struct Front {
     pub documents: documents::Documents,
     /// Where requests are logged.
     pub access: AccessLog,
+    /// How fast answers were some seconds ago, for the console.
+    pub recent: Mutex<Recent>,
     registry: Arc<Registry>,
     own: Listener,
     config: GatewayConfig,
@@ -101,6 +104,7 @@ impl Front {
             gateway: Gateway::new(settings),
             documents: documents::Documents::new(registry.clone(), own.clone()),
             access,
+            recent: Mutex::default(),
             registry,
             own,
             config,
