@@ -114,7 +114,7 @@ type Row<T> = (&'static str, &'static str, &'static str, fn(&T) -> u64);
 fn routes(page: &mut Page, routes: &[Route]) {
     let classes: Vec<_> =
         routes.iter().flat_map(|route| CLASSES.iter().zip(route.answers_total).map(move |row| (route, row))).collect();
-    let help = "Answers by route and class of status; none: ended without one.";
+    let help = "Answers of upstreams by route and class; none: ended without. Limited and refused are counted apart.";
     page.each("counter", "quorate_gateway_answers_total", help, &classes, |(route, (class, count))| {
         (vec![("route", &route.name), ("class", class)], *count as f64)
     });
