@@ -136,6 +136,7 @@ impl Response {
 }
 
 /// What is to be done with a request.
+#[allow(clippy::large_enum_variant)]
 pub enum Plan {
     /// It is answered.
     Answer(Response),

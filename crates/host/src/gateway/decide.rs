@@ -197,16 +197,14 @@ impl Decider {
 }
 
 /// Waits for a place on a route, as long as one may.
-fn wait(decider: Decider, mut queued: Queued<proxy::Endpoint>) -> impl Future<Output = Action<Ticket>> + Send + use<> {
-    async move {
-        let span = queued.until.since(clock::now());
-        if tokio::time::timeout(span, Pin::new(&mut queued)).await.is_err() {
-            return Action::Respond(reply(queued.refused()));
-        }
-        let now = clock::now();
-        let decision = with_rng(|rng| queued.go(&decider.front.gateway, now, rng));
-        decider.act(decision, now)
+async fn wait(decider: Decider, mut queued: Queued<proxy::Endpoint>) -> Action<Ticket> {
+    let span = queued.until.since(clock::now());
+    if tokio::time::timeout(span, Pin::new(&mut queued)).await.is_err() {
+        return Action::Respond(reply(queued.refused()));
     }
+    let now = clock::now();
+    let decision = with_rng(|rng| queued.go(&decider.front.gateway, now, rng));
+    decider.act(decision, now)
 }
 
 fn peer_of(peer: &proxy::Peer) -> Peer {

@@ -106,7 +106,7 @@ fn reply_streams(reply: &mut Reply, count: usize, body: &Reply) {
     } else {
         reply.array(count)
     }
-    reply.append(&body);
+    reply.append(body);
 }
 
 fn begin_stream(body: &mut Reply, key: &[u8]) {
