@@ -116,7 +116,8 @@ def main():
     for path in PATHS:
         backend.bytes = b""
         got = say(node.port, b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
-        if not got.startswith(b"HTTP/1.1 400") or backend.bytes:
+        # The heads of the bodies above may reach the backend late; none of them is a GET.
+        if not got.startswith(b"HTTP/1.1 400") or b"GET " in backend.bytes:
             wrong.append((path, got[:120], backend.bytes[:300]))
     # What is right goes through as it is: two requests in one write, bodies and trailers exactly.
     backend.bytes = b""

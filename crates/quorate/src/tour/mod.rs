@@ -79,7 +79,7 @@ pub fn run(name: Option<&str>) -> Result<ExitCode, String> {
     let Some(name) = name else {
         println!("Demonstrations with the real program, in less than 30 seconds each:\n");
         for demo in &DEMOS {
-            println!("  {:<12} {}", demo.name, demo.promise);
+            println!("  {:<13}  {}", demo.name, demo.promise);
         }
         println!("\nRun one:  quorate tour {}", DEMOS[0].name);
         return Ok(ExitCode::SUCCESS);

@@ -63,8 +63,13 @@ fn hit(limit: Limit, scratch: &Scratch) {
     };
     match limit {
         Limit::output_bytes_max => {
-            let node = start(&["--set", "limits.output_bytes_max=64KiB"]);
-            let mut stream = silent_reader(&node);
+            let node = start(&["--set", "limits.output_bytes_max=4KiB"]);
+            // One answer above the limit is an error; many below it that nobody reads end the connection.
+            let mut stream = connect(node.redis);
+            let value = "v".repeat(2 << 10);
+            write!(stream, "*3\r\n$3\r\nSET\r\n$7\r\nc:large\r\n${}\r\n{value}\r\n", value.len()).expect("it reads");
+            // The node may end it before all is sent: that is the limit.
+            let _ = stream.write_all(&b"GET c:large\r\n".repeat(20_000));
             wait_for(&node, limit);
             let mut rest = Vec::new();
             // What the kernel has can be read; then it ends, by a reset or an end.
