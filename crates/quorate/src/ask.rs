@@ -93,3 +93,15 @@ fn unchunk(mut body: &str) -> Option<String> {
         body = rest.get(size + 2..)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined_and_a_cut_is_noticed() {
+        assert_eq!(unchunk("3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n").as_deref(), Some("abcde"));
+        assert_eq!(unchunk("5\r\nabc"), None);
+        assert_eq!(unchunk(""), None);
+    }
+}

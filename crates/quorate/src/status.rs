@@ -1,37 +1,17 @@
 //! `quorate status`: asks the admin door of a running node and prints what it says.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use doors::admin::auth;
 use serde_json::Value;
 
-use crate::config;
-
-/// How long the node may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Most bytes of an answer.
-const ANSWER_BYTES_MAX: u64 = 4 << 20;
+use crate::ask::Admin;
 
 /// Prints the node's state; exit code 1 if it is not there or not ready.
 pub fn run(address: SocketAddr, is_json: bool, password_file: Option<&Path>) -> Result<ExitCode, String> {
-    let password = match password_file {
-        Some(path) => Some(config::password_in(path).map_err(|why| format!("{why} (--password-file)"))?),
-        None => std::env::var(config::ADMIN_PASSWORD_VARIABLE).ok(),
-    };
-    let (code, body) = get_with(address, "/status", password.as_deref()).map_err(|why| {
-        format!("the node's admin door at {address} cannot be asked: {why}. Start a node with `quorate up`, or say where it is with --admin")
-    })?;
-    if code == 401 {
-        let which = if password.is_some() { "another password than this one" } else { "its password" };
-        return Err(format!(
-            "the node's admin door at {address} wants {which}: --password-file, or {}",
-            config::ADMIN_PASSWORD_VARIABLE
-        ));
-    }
+    let door = Admin::new(address, password_file)?;
+    let (code, body) = door.ask("GET", "/status", "", &[])?;
     if code == 503 {
         println!("not ready: {}", body.trim());
         return Ok(ExitCode::FAILURE);
@@ -45,44 +25,8 @@ pub fn run(address: SocketAddr, is_json: bool, password_file: Option<&Path>) -> 
     } else {
         print!("{}", summary(&status));
     }
-    let is_ready = get(address, "/readyz").is_ok_and(|(code, _)| code == 200);
+    let is_ready = door.ask("GET", "/readyz", "", &[]).is_ok_and(|(code, _)| code == 200);
     Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// A GET of HTTP/1.1: status code and body.
-pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
-    get_with(address, path, None)
-}
-
-fn get_with(address: SocketAddr, path: &str, password: Option<&str>) -> Result<(u16, String), String> {
-    let login = password.map_or(String::new(), |password| format!("Authorization: {}\r\n", auth::header(password)));
-    let ask = || -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{login}Connection: close\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = String::from_utf8(ask().map_err(|error| error.to_string())?).map_err(|_| "it answers no text")?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("it does not speak HTTP")?;
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("it does not speak HTTP")?;
-    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    Ok((code, if is_chunked { unchunk(body).ok_or("its answer is cut short")? } else { body.to_owned() }))
-}
-
-fn unchunk(mut body: &str) -> Option<String> {
-    let mut whole = String::new();
-    loop {
-        let (size, rest) = body.split_once("\r\n")?;
-        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-        if size == 0 {
-            return Some(whole);
-        }
-        whole.push_str(rest.get(..size)?);
-        body = rest.get(size + 2..)?;
-    }
 }
 
 /// The state in a few lines.
@@ -148,13 +92,6 @@ fn summary(status: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunks_are_joined_and_a_cut_is_noticed() {
-        assert_eq!(unchunk("3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n").as_deref(), Some("abcde"));
-        assert_eq!(unchunk("5\r\nabc"), None);
-        assert_eq!(unchunk(""), None);
-    }
 
     #[test]
     fn a_status_is_told_in_a_few_lines_and_missing_fields_do_not_matter() {
