@@ -32,7 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 
 use crate::clock;
-use crate::net::is_out_of_files;
+use crate::net::not_accepted;
 use crate::node::Node;
 
 mod events;
@@ -134,14 +134,7 @@ pub async fn serve(
                     let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n");
                 }
             },
-            Err(error) => {
-                // Out of file descriptors, mostly: connections that end make room, so accepting goes on a little later.
-                if is_out_of_files(&error) {
-                    admin.node.door.limits.hit(Limit::open_files);
-                }
-                eprintln!("quorate: a connection to the admin door could not be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(error) => not_accepted("admin", &error, &admin.node.door.limits).await,
         }
     }
     // Whoever has a place is given a moment to finish.

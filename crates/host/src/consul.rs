@@ -30,7 +30,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use crate::admin::Patient;
 use crate::checks::{self, Checks};
 use crate::clock;
-use crate::net::is_out_of_files;
+use crate::net::not_accepted;
 use crate::node::Node;
 
 /// Most connections at once.
@@ -118,14 +118,7 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>, config: ConsulConfig,
                     let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n");
                 }
             },
-            Err(error) => {
-                // Out of file descriptors, mostly: connections that end make room, so accepting goes on a little later.
-                if is_out_of_files(&error) {
-                    served.node.door.limits.hit(Limit::open_files);
-                }
-                eprintln!("quorate: a connection to the Consul door could not be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(error) => not_accepted("Consul", &error, &served.node.door.limits).await,
         }
     }
     let _ = tokio::time::timeout(STOP_PATIENCE, places.acquire_many(CONNECTIONS_MAX as u32)).await;

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::clock;
+use crate::net::not_accepted;
 use crate::node::Node;
 
 /// Datagrams that one turn takes.
@@ -116,11 +117,7 @@ async fn connections(listener: TcpListener, served: Arc<Served>) {
                 }
                 Err(_) => served.node.door.limits.hit(Limit::dns_connections_max),
             },
-            Err(error) => {
-                served.node.door.limits.hit(Limit::open_files);
-                eprintln!("quorate: a connection to the DNS door could not be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(error) => not_accepted("DNS", &error, &served.node.door.limits).await,
         }
         // Forgets those that have ended.
         while tasks.try_join_next().is_some() {}

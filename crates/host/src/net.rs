@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use base::Limit;
+use base::{Limit, Limits};
 use doors::resp::door::Door;
 use doors::resp::session::{Pause, Session};
 use shard::reply::{Protocol, Reply};
@@ -45,14 +45,7 @@ pub async fn accept(listener: TcpListener, door: Arc<Door>, figures: Arc<Figures
             Ok((stream, from)) => {
                 begin(stream, from, Vec::new(), &door, &figures, &stop);
             }
-            Err(error) => {
-                // Out of file descriptors, mostly: connections that end make room, so accepting goes on a little later.
-                if is_out_of_files(&error) {
-                    door.limits.hit(Limit::open_files);
-                }
-                eprintln!("quorate: a connection could not be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(error) => not_accepted("Redis", &error, &door.limits).await,
         }
     }
 }
@@ -77,8 +70,18 @@ pub fn begin(
     tokio::spawn(connection.run(stop.clone()));
 }
 
+/// A connection to a door could not be accepted. Out of file descriptors, mostly: connections that end make room, so accepting
+/// goes on a little later.
+pub async fn not_accepted(door: &str, error: &std::io::Error, limits: &Limits) {
+    if is_out_of_files(error) {
+        limits.hit(Limit::open_files);
+    }
+    eprintln!("quorate: a connection to the {door} door could not be accepted: {error}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
 /// Whether the process, or the machine, has no file descriptor left.
-pub fn is_out_of_files(error: &std::io::Error) -> bool {
+fn is_out_of_files(error: &std::io::Error) -> bool {
     let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
