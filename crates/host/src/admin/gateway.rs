@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 
 use ::gateway::balance::Health;
 use ::gateway::live::Snapshot;
+use std::collections::BTreeSet;
+
 use ::gateway::model::{Document, Kind, Node, Wrong, read_tables, read_toml};
 use ::gateway::resilience::BreakerState;
 use base::Counts;
@@ -179,9 +181,9 @@ async fn apply(front: &Front, asked: &Asked<'_>) -> Told {
         Err(all) => return wrongs(&all),
     };
     let replaces = flag("replace");
+    let named: BTreeSet<String> = documents.iter().map(Document::key).collect();
     let edits = |before: &[Document]| {
-        let stays = |old: &&Document| documents.iter().any(|new| new.kind() == old.kind() && new.name == old.name);
-        let gone = before.iter().filter(|old| replaces && !stays(old));
+        let gone = before.iter().filter(|old| replaces && !named.contains(&old.key()));
         let gone = gone.map(|old| Edit::Remove(old.kind(), old.name.clone()));
         Ok(gone.chain(documents.iter().cloned().map(Edit::Put)).collect())
     };

@@ -230,7 +230,7 @@ impl Decide for Decider {
 
     fn on_request(&self, request: &RequestHead, peer: &proxy::Peer) -> Action<Ticket> {
         self.front.sync();
-        if self.front.is_new() && matches!(request.method(), "GET" | "HEAD") && request.path() == "/" {
+        if request.path() == "/" && matches!(request.method(), "GET" | "HEAD") && self.front.is_new() {
             return Action::Respond(welcome(peer));
         }
         let now = clock::now();

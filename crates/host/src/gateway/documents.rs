@@ -1,5 +1,6 @@
 //! Documents on their way through the log: read, changed, judged together, written at one position, or not at all.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ::gateway::Config;
@@ -113,12 +114,12 @@ impl Documents {
     /// Writes what a node's configuration file says, and takes away what it said at an earlier start and no longer does. `node` is
     /// the file's node.
     pub async fn declare(&self, node: &str, documents: &[Document]) -> Result<(), NotApplied> {
-        let before: Vec<String> = {
+        let before: BTreeSet<String> = {
             let catalog = self.registry.read();
             let remembered = catalog.document(DECLARED, node);
             remembered.and_then(|document| serde_json::from_slice(&document.body.0).ok()).unwrap_or_default()
         };
-        let now: Vec<String> = documents.iter().map(Document::key).collect();
+        let now: BTreeSet<String> = documents.iter().map(Document::key).collect();
         let edits = |there: &[Document]| {
             let gone = there.iter().filter(|one| before.contains(&one.key()) && !now.contains(&one.key()));
             let gone = gone.map(|one| Edit::Remove(one.kind(), one.name.clone()));
@@ -154,38 +155,39 @@ impl Documents {
 
     /// What the edits change, if what comes of them makes sense.
     fn judge(&self, before: &[Document], edits: Vec<Edit>) -> Result<Vec<DocumentChange>, NotApplied> {
-        let mut after = before.to_vec();
+        let before: BTreeMap<(Kind, &str), &Document> = before.iter().map(|one| (key(one), one)).collect();
+        let mut after = before.clone();
         for edit in &edits {
-            let (kind, name) = match edit {
-                Edit::Put(document) => (document.kind(), document.name.clone()),
-                Edit::Remove(kind, name) => (*kind, name.clone()),
-            };
-            let at = after.iter().position(|document| document.kind() == kind && document.name == name);
-            match (edit, at) {
-                (Edit::Put(document), Some(at)) => after[at] = document.clone(),
-                (Edit::Put(document), None) => after.push(document.clone()),
-                (Edit::Remove(..), Some(at)) => {
-                    after.remove(at);
+            match edit {
+                Edit::Put(document) => {
+                    after.insert(key(document), document);
                 }
-                (Edit::Remove(..), None) => return Err(NotApplied::Unknown(kind, name)),
+                Edit::Remove(kind, name) => {
+                    let gone = after.remove(&(*kind, name.as_str()));
+                    gone.ok_or_else(|| NotApplied::Unknown(*kind, name.clone()))?;
+                }
             }
         }
-        Config::new(with_own(after.clone(), &self.own)).map_err(NotApplied::Wrong)?;
-        let find = |all: &[Document], kind: Kind, name: &str| {
-            all.iter().find(|document| document.kind() == kind && document.name == name).map(Document::to_stored)
-        };
-        let mut changes: Vec<DocumentChange> = Vec::new();
+        let whole = after.values().map(|document| (*document).clone()).collect();
+        Config::new(with_own(whole, &self.own)).map_err(NotApplied::Wrong)?;
+        let mut changes = Vec::new();
+        let mut seen = BTreeSet::new();
         for edit in &edits {
-            let (kind, name) = match edit {
-                Edit::Put(document) => (document.kind(), &document.name),
-                Edit::Remove(kind, name) => (*kind, name),
+            let key = match edit {
+                Edit::Put(document) => key(document),
+                Edit::Remove(kind, name) => (*kind, name.as_str()),
             };
-            let (old, new) = (find(before, kind, name), find(&after, kind, name));
-            if old == new || changes.iter().any(|change| change.kind == kind.word() && change.name == *name) {
-                continue;
+            let stored = |all: &BTreeMap<_, &Document>| all.get(&key).map(|document: &&Document| document.to_stored());
+            let (old, new) = (stored(&before), stored(&after));
+            if seen.insert(key) && old != new {
+                let (kind, name) = key;
+                changes.push(DocumentChange { kind: kind.word().into(), name: name.into(), body: new.map(Blob) });
             }
-            changes.push(DocumentChange { kind: kind.word().into(), name: name.clone(), body: new.map(Blob) });
         }
         Ok(changes)
     }
+}
+
+fn key(document: &Document) -> (Kind, &str) {
+    (document.kind(), &document.name)
 }
