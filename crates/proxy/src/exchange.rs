@@ -9,6 +9,7 @@ use crate::head::{AnswerHead, Bad, BodyLength, RequestHead, Version, digits, is_
 use crate::limits::Limits;
 use crate::plan::{Action, Again, Attempt, Decide, End, Ending, FailureKind, OnAnswer, OnFailure, Peer, Plan, Reply};
 use crate::pool::{Connection, Endpoint, Lease, NoConnection, Protocol};
+use crate::serve::Shutdown;
 use crate::side::{Broken, Flow, H1, H2, Kept, PumpError, Side, poll_pump};
 use crate::timer::{Timer, after, earlier};
 use crate::tunnel;
@@ -25,6 +26,8 @@ pub(crate) struct Cx<'a, D> {
     pub limits: &'a Limits,
     pub peer: &'a Peer,
     pub client: &'a Client,
+    /// Looked at when an answer is passed: its head is the last moment to say that the connection ends.
+    pub shutdown: &'a Shutdown,
 }
 
 /// Heads, whose memory goes from one request to the next.
@@ -335,7 +338,7 @@ impl<D: Decide> Work<'_, '_, D> {
         let (timeouts, limits) = (self.plan.rules.timeouts, self.cx.limits);
         let (down, timer, answer) = (&mut *self.down, &mut *self.timer, &mut self.scratch.answer);
         let mut request_broken = false;
-        let mut moved = u64::MAX;
+        let (mut moved, mut late) = (u64::MAX, false);
         let head_bytes_max = to.config().head_bytes_max;
         poll_fn(move |cx| {
             if !flow.done && !request_broken {
@@ -364,13 +367,18 @@ impl<D: Decide> Work<'_, '_, D> {
             let now_moved = down.moved() + upstream.side.moved();
             if now_moved != moved {
                 moved = now_moved;
-                timer.set(earlier(deadline, after(if flow.done { timeouts.answer } else { timeouts.idle })));
+                // A body may take longer than the request's deadline, as long as it moves.
+                late |= !flow.done && deadline.is_some_and(|at| Instant::now() >= at);
+                let step = if flow.done { timeouts.answer } else { timeouts.idle };
+                timer.set(if flow.done && !late { earlier(deadline, after(step)) } else { after(step) });
             }
             if timer.poll(cx).is_pending() {
                 return Poll::Pending;
             }
             Poll::Ready(Err(match () {
-                () if deadline.is_some_and(|at| Instant::now() >= at) => NoAnswer::Upstream(FailureKind::Deadline),
+                () if flow.done && !late && deadline.is_some_and(|at| Instant::now() >= at) => {
+                    NoAnswer::Upstream(FailureKind::Deadline)
+                }
                 () if flow.done || upstream.side.queued() > 0 => NoAnswer::Upstream(FailureKind::AnswerTimeout),
                 () => NoAnswer::ClientSlow,
             }))
@@ -386,6 +394,7 @@ impl<D: Decide> Work<'_, '_, D> {
             body: BodyLength::None,
             version: self.scratch.request.version,
             close: false,
+            to_head: false,
         };
         match &mut *self.down {
             Side::H1(_) if passing.version == Version::Http10 => return Ok(()),
@@ -412,11 +421,16 @@ impl<D: Decide> Work<'_, '_, D> {
         added: &[(Box<str>, Box<str>)],
     ) -> (Next, Ending) {
         let (request, answer) = (&self.scratch.request, &self.scratch.answer);
-        let body = answer.body(request.method() == "HEAD");
+        let to_head = request.method() == "HEAD";
+        // An answer of HTTP/2 may end with its head; gRPC's clients want to see it so ("Trailers-Only").
+        let body = match &upstream.side {
+            Side::H2(it) if it.read_all => BodyLength::None,
+            _ => answer.body(to_head),
+        };
         let until_close =
             matches!(body, BodyLength::Streamed | BodyLength::UntilClose) && request.version == Version::Http10;
-        let keep = request.keeps_alive() && !self.last && flow.ended && !until_close;
-        let passing = Passing { rules: &self.plan.rules, added, body, version: request.version, close: !keep };
+        let keep = request.keeps_alive() && !self.last && flow.ended && !until_close && !*self.cx.shutdown.borrow();
+        let passing = Passing { rules: &self.plan.rules, added, body, version: request.version, close: !keep, to_head };
         self.account.status = answer.status;
         self.account.until_answer = Some(self.account.began.elapsed());
         if let Side::H1(it) = &mut upstream.side {
@@ -471,8 +485,9 @@ impl<D: Decide> Work<'_, '_, D> {
 
     /// Moves both bodies until the answer's end is sent.
     async fn relay(&mut self, upstream: &mut Side, flow: &mut Flow, back: &mut Flow) -> Ending {
-        let idle = self.plan.rules.timeouts.idle;
-        let (down, timer) = (&mut *self.down, &mut *self.timer);
+        let timeouts = self.plan.rules.timeouts;
+        let (down, timer, scratch) = (&mut *self.down, &mut *self.timer, &*self.scratch);
+        let mut idle = timeouts.idle;
         let mut request_broken = false;
         let mut moved = u64::MAX;
         poll_fn(move |cx| {
@@ -497,7 +512,14 @@ impl<D: Decide> Work<'_, '_, D> {
                 moved = now_moved;
                 timer.set(after(idle));
             }
-            timer.poll(cx).map(|()| if down.queued() > 0 { Ending::Client } else { Ending::Upstream })
+            std::task::ready!(timer.poll(cx));
+            if idle != timeouts.stream_idle && is_stream(scratch) && down.queued() == 0 {
+                // As long as it has been quiet already counts.
+                timer.set(after(timeouts.stream_idle.saturating_sub(idle)));
+                idle = timeouts.stream_idle;
+                std::task::ready!(timer.poll(cx));
+            }
+            Poll::Ready(if down.queued() > 0 { Ending::Client } else { Ending::Upstream })
         })
         .await
     }
@@ -533,6 +555,12 @@ const TOO_LARGE: Bad = Bad { status: 413, why: "a body that is too large" };
 
 fn http_reason(status: u16) -> &'static str {
     http::StatusCode::from_u16(status).ok().and_then(|it| it.canonical_reason()).unwrap_or_default()
+}
+
+/// Messages that come when there is something to say: gRPC's, and server-sent events.
+fn is_stream(scratch: &Scratch) -> bool {
+    let events = |it: &[u8]| it.len() >= 17 && it[..17].eq_ignore_ascii_case(b"text/event-stream");
+    scratch.request.is_grpc() || scratch.answer.fields.get("content-type").is_some_and(events)
 }
 
 fn nothing_came(side: &Side) -> bool {

@@ -260,6 +260,8 @@ pub(crate) struct Passing<'a> {
     pub version: Version,
     /// Whether the client's connection ends after it.
     pub close: bool,
+    /// Whether it answers a HEAD.
+    pub to_head: bool,
 }
 
 fn answer_fields(answer: &AnswerHead, passing: &Passing<'_>, mut put: impl FnMut(&[u8], &[u8])) {
@@ -298,10 +300,12 @@ pub(crate) fn answer_h1(answer: &AnswerHead, passing: &Passing<'_>, out: &mut Ve
         BodyLength::None => {
             // What a GET would have had (HEAD, 304), or that there is nothing.
             let none = answer.status < 200 || answer.status == 204;
-            let of_get = answer.hop.length.filter(|_| !none);
-            match of_get {
+            match answer.hop.length {
+                _ if none => Encoder::None,
                 Some(length) => push_length(length, Encoder::None, out),
-                None => Encoder::None,
+                None if passing.to_head || answer.status == 304 => Encoder::None,
+                // HTTP/2 needs no length to say that there is nothing.
+                None => push_length(0, Encoder::None, out),
             }
         }
     };

@@ -138,7 +138,7 @@ pub struct Timeouts {
     pub answer: Duration,
     /// Between two bytes of a body, in either direction.
     pub idle: Duration,
-    /// The same of a WebSocket and of a TCP stream.
+    /// The same of a WebSocket, a TCP stream, and an answer of gRPC or of server-sent events.
     pub stream_idle: Duration,
     /// The whole request with its retries, until the answer's head: the deadline that is passed upstream. Bodies may take longer, as long as
     /// they move.

@@ -57,8 +57,8 @@ impl<D: Decide> Proxy<D> {
 
     /// Serves a connection of HTTP/1.1, or of HTTP/2 by prior knowledge, until it ends.
     pub async fn serve(self: &Arc<Self>, io: impl Into<Io>, peer: Peer, shutdown: Shutdown) {
-        let (client, drain) = (Client::new(&peer), Box::pin(drained(shutdown)));
-        self.serve_h1(io.into(), peer, client, drain).await;
+        let client = Client::new(&peer);
+        self.serve_h1(io.into(), peer, client, shutdown).await;
     }
 
     /// Shakes hands, then serves what ALPN chose until the connection ends.
@@ -77,22 +77,17 @@ impl<D: Decide> Proxy<D> {
         let session = stream.get_ref().1;
         let http2 = session.alpn_protocol() == Some(b"h2");
         peer.tls = Some(PeerTls { server_name: session.server_name().map(Arc::from) });
-        let (client, drain, io) = (Client::new(&peer), Box::pin(drained(shutdown)), Io::TlsIn(Box::new(stream)));
+        let (client, io) = (Client::new(&peer), Io::TlsIn(Box::new(stream)));
         if http2 {
             let io = Rewound { before: Vec::new(), at: 0, io };
-            return Box::pin(self.serve_h2(io, peer, client, drain)).await;
+            return Box::pin(self.serve_h2(io, peer, client, shutdown)).await;
         }
-        self.serve_h1(io, peer, client, drain).await;
+        self.serve_h1(io, peer, client, shutdown).await;
     }
 
-    async fn serve_h1(
-        self: &Arc<Self>,
-        io: Io,
-        peer: Peer,
-        client: Client,
-        mut drain: Pin<Box<impl Future<Output = ()> + Send>>,
-    ) {
+    async fn serve_h1(self: &Arc<Self>, io: Io, peer: Peer, client: Client, shutdown: Shutdown) {
         let limits = &self.limits;
+        let mut drain = Box::pin(drained(shutdown.clone()));
         let mut side = Side::H1(H1::new(io));
         let mut timer = Timer::new();
         let (mut served, mut draining) = (0, false);
@@ -135,7 +130,7 @@ impl<D: Decide> Proxy<D> {
             if served == 0 && &connection.inbox.bytes()[..length] == PREFACE {
                 let Side::H1(connection) = side else { return };
                 let io = Rewound { before: connection.inbox.bytes().to_vec(), at: 0, io: connection.io };
-                return Box::pin(self.serve_h2(io, peer, client, drain)).await;
+                return Box::pin(self.serve_h2(io, peer, client, shutdown)).await;
             }
             served += 1;
             let mut scratch = take_scratch();
@@ -145,7 +140,7 @@ impl<D: Decide> Proxy<D> {
             connection.inbox.consume(length);
             connection.decoder = Decoder::new(scratch.request.body, limits.trailer_bytes_max, limits.fields_max);
             connection.read_all = connection.decoder.is_done();
-            let cx = Cx { decider: &self.decider, limits, peer: &peer, client: &client };
+            let cx = Cx { decider: &self.decider, limits, peer: &peer, client: &client, shutdown: &shutdown };
             let last = draining || served >= limits.requests_max;
             // On the heap, so that an idle connection's task stays small.
             let next = Box::pin(exchange(&cx, &mut side, &mut scratch, &mut timer, last)).await;
@@ -191,14 +186,9 @@ impl<D: Decide> Proxy<D> {
         let _ = timer.until(after(self.limits.linger_timeout), read).await;
     }
 
-    async fn serve_h2(
-        self: &Arc<Self>,
-        io: Rewound,
-        peer: Peer,
-        client: Client,
-        mut drain: Pin<Box<impl Future<Output = ()> + Send>>,
-    ) {
+    async fn serve_h2(self: &Arc<Self>, io: Rewound, peer: Peer, client: Client, shutdown: Shutdown) {
         let limits = &self.limits;
+        let mut drain = Box::pin(drained(shutdown.clone()));
         let mut builder = h2::server::Builder::new();
         builder
             .initial_window_size(limits.h2_stream_window)
@@ -243,9 +233,9 @@ impl<D: Decide> Proxy<D> {
             timer.set(after(limits.idle_timeout));
             streams.fetch_add(1, Ordering::Relaxed);
             let open = Open(streams.clone());
-            let (proxy, peer, client) = (self.clone(), peer.clone(), client.clone());
+            let (proxy, peer, client, shutdown) = (self.clone(), peer.clone(), client.clone(), shutdown.clone());
             tokio::spawn(async move {
-                proxy.serve_stream(request, respond, &peer, &client).await;
+                proxy.serve_stream(request, respond, &peer, &client, &shutdown).await;
                 drop(open);
             });
         }
@@ -257,6 +247,7 @@ impl<D: Decide> Proxy<D> {
         respond: h2::server::SendResponse<Bytes>,
         peer: &Peer,
         client: &Client,
+        shutdown: &Shutdown,
     ) {
         let mut timer = Timer::new();
         let mut scratch = take_scratch();
@@ -272,7 +263,7 @@ impl<D: Decide> Proxy<D> {
             return;
         }
         drop(parts);
-        let cx = Cx { decider: &self.decider, limits: &self.limits, peer, client };
+        let cx = Cx { decider: &self.decider, limits: &self.limits, peer, client, shutdown };
         exchange(&cx, &mut side, &mut scratch, &mut timer, false).await;
         give_scratch(scratch);
     }

@@ -151,6 +151,24 @@ async fn a_grpc_stream_goes_both_ways_at_once_and_ends_in_trailers() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_only_a_head_stays_one() {
+    let mut stage = Stage::set(Setting { protocol: Protocol::Http2, ..Setting::default() }).await;
+    upstream_h2(&mut stage, |_, mut respond| async move {
+        let head = Response::builder().header("grpc-status", "5").body(()).expect("an answer");
+        respond.send_response(head, true).expect("sent");
+    });
+    let mut send = connect(stage.client()).await;
+    let (answer, _) = send.send_request(request("POST", "/s/m").body(()).expect("a request"), true).expect("sent");
+    let answer = timeout(PATIENCE, answer).await.expect("in time").expect("an answer");
+    assert_eq!(answer.headers()["grpc-status"].as_bytes(), b"5");
+    assert!(answer.body().is_end_stream(), "gRPC calls it Trailers-Only");
+    let mut client = stage.client();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\nHEAD / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(client.head().await, "HTTP/1.1 200 OK\r\ngrpc-status: 5\r\ncontent-length: 0\r\n\r\n");
+    assert_eq!(client.head().await, "HTTP/1.1 200 OK\r\ngrpc-status: 5\r\n\r\n");
+}
+
+#[tokio::test]
 async fn a_reset_goes_on_to_the_other_side() {
     // The client's.
     let stage = Stage::new().await;

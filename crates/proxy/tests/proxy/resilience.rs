@@ -201,6 +201,22 @@ async fn each_step_has_its_time() {
         "{:?}",
         stage.heard()
     );
+    // Which is not the body's, as long as it moves; nor that of a stream of events.
+    let timeouts = Timeouts { request: SHORT / 3, idle: SHORT / 3, ..Timeouts::default() };
+    let stage = Stage::set(Setting { rules: rules(timeouts), ..Setting::default() }).await;
+    let mut client = stage.client();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n").await;
+    let mut upstream = stage.upstream().await;
+    for _ in 0..9 {
+        tokio::time::sleep(SHORT / 10).await;
+        client.send("a").await;
+    }
+    upstream.until("aaaaaaaaa").await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 2\r\n\r\no").await;
+    client.until("o").await;
+    tokio::time::sleep(SHORT).await;
+    upstream.send("k").await;
+    client.until("k").await;
     // The client's body.
     let idle = || rules(Timeouts { idle: SHORT, ..Timeouts::default() });
     let stage = Stage::set(Setting { rules: idle(), ..Setting::default() }).await;

@@ -95,7 +95,8 @@ async fn a_drain_ends_idle_connections_at_once_and_others_with_their_answer() {
     stage.drain.send_replace(true);
     assert_eq!(idle.rest().await, "");
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    assert!(busy.rest().await.ends_with("ok"));
+    let got = busy.rest().await;
+    assert!(got.contains("\r\nconnection: close\r\n") && got.ends_with("ok"), "{got}");
 }
 
 fn certificate(name: &str) -> Certificate {
