@@ -5,7 +5,8 @@
 //
 // Before: `npm ci` here. The browser is /usr/bin/chromium or what CHROMIUM names. Exit code 0 where all of this holds, else 1
 // and what does not: the page says that the node is ready; rows appear for a SET and for a MULTI with a stream, each with
-// its commands, keys and bytes; a key full of markup is shown as text; the page asked for nothing but its own door; no error
+// its commands, keys and bytes; a key full of markup is shown as text; the gateway's panel shows
+// routes, or how to add the first; the page asked for nothing but its own door; no error
 // stood on the browser's console; and it is no wider than the window.
 import net from "node:net";
 import { chromium } from "playwright-core";
@@ -73,6 +74,12 @@ async function run(browser) {
   // The status comes once a second.
   const counted = () => Number(document.getElementById("commands-total").textContent.replaceAll("\u202f", "")) > 0;
   await page.waitForFunction(counted, undefined, { timeout: PATIENCE_MS });
+
+  // The gateway: its routes, or one line that says how to add the first.
+  const front = page.locator("#front");
+  await front.waitFor({ timeout: PATIENCE_MS });
+  const routes = await front.locator("#routes .line b").count(), first = await front.locator(".first code").count();
+  check(routes > 0 ? first === 0 : first === 1, "the gateway shows neither its routes nor how to add the first");
 
   // The rates of this second come with the next one.
   await page.waitForTimeout(1200);
