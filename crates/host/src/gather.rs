@@ -11,8 +11,9 @@ use base::Instant;
 
 /// The longest wait, however slow the disk.
 const WAIT_MAX: Duration = Duration::from_millis(2);
-/// Batches between two attempts to gather more than usual, at most.
-const PATIENCE_MAX: u32 = 64;
+/// Batches between two attempts to gather more than usual, at most: an attempt in vain costs a flush's time, and must stay
+/// rarer than one in a hundred.
+const PATIENCE_MAX: u32 = 256;
 
 /// See the module.
 #[derive(Debug)]

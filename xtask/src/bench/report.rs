@@ -205,8 +205,8 @@ fn machine(plan: &Plan) -> String {
     };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let gigabytes = field("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0) / 1048576.0;
-    let changed =
-        output("git", &["status", "--porcelain", "--untracked-files=no"]).is_ok_and(|said| !said.trim().is_empty());
+    let changed = output("git", &["status", "--porcelain", "--untracked-files=no", "--", ":!docs"])
+        .is_ok_and(|said| !said.trim().is_empty());
     format!(
         "| | |\n|---|---|\n| date | {} |\n| machine | {}, {cores} cores, {gigabytes:.0} GiB, {}, Linux {} |\n| file system | {} |\n| redis-server | {} |\n| client | {} |\n| quorate | {}, commit {}{}, {} |\n",
         first(output("date", &["-u", "+%Y-%m-%d %H:%M UTC"])),
