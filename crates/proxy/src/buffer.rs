@@ -130,6 +130,11 @@ impl Outbox {
         if self.data.capacity() == 0 {
             self.data = WRITE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
         }
+        // Who reads slowly and without a pause never empties it.
+        if self.sent > 4 * BUFFER_BYTES {
+            self.data.drain(..self.sent);
+            self.sent = 0;
+        }
         &mut self.data
     }
 

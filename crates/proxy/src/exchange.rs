@@ -6,6 +6,7 @@
 use crate::body::{Decoder, Encoder, push_decimal, push_field};
 use crate::forward::{self, Client, Passing};
 use crate::head::{AnswerHead, Bad, BodyLength, RequestHead, Version, digits, is_framing, is_token, is_value, list};
+use crate::http2::{Code, hpack};
 use crate::limits::Limits;
 use crate::plan::{Action, Again, Attempt, Decide, End, Ending, FailureKind, OnAnswer, OnFailure, Peer, Plan, Reply};
 use crate::pool::{Connection, Endpoint, Lease, NoConnection, Protocol};
@@ -14,7 +15,6 @@ use crate::side::{Broken, Flow, H1, H2, Kept, PumpError, Side, poll_pump};
 use crate::timer::{Timer, after, earlier};
 use crate::tunnel;
 use base::Duration;
-use h2::Reason;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -401,12 +401,11 @@ impl<D: Decide> Work<'_, '_, D> {
             Side::H1(it) => {
                 forward::answer_h1(&self.scratch.answer, &passing, it.outbox.buffer());
             }
-            Side::H2(it) => {
-                if let Some(respond) = &mut it.respond {
-                    let sent = respond.send_informational(forward::answer_h2(&self.scratch.answer, &passing));
-                    sent.map_err(|error| NoAnswer::Client(error.into()))?;
-                }
+            Side::Stream(it) => {
+                let sent = it.head(false, |out| forward::answer_h2(&self.scratch.answer, &passing, out));
+                sent.map_err(NoAnswer::Client)?;
             }
+            Side::H2(_) => {}
         }
         let sent = self.timer.until(after(self.cx.limits.write_timeout), poll_fn(|cx| self.down.poll_flush(cx))).await;
         sent.unwrap_or(Err(Broken::Ended)).map_err(NoAnswer::Client)
@@ -439,17 +438,14 @@ impl<D: Decide> Work<'_, '_, D> {
         }
         match &mut *self.down {
             Side::H1(it) => it.encoder = forward::answer_h1(answer, &passing, it.outbox.buffer()),
-            Side::H2(it) => {
-                let none = body == BodyLength::None;
-                let sent = it
-                    .respond
-                    .take()
-                    .map(|mut respond| respond.send_response(forward::answer_h2(answer, &passing), none));
-                match sent {
-                    Some(Ok(send)) => it.send = if none { None } else { Some(send) },
-                    _ => return (Next::Close, Ending::Client),
+            Side::Stream(it) => {
+                // Nothing more follows where there is no body.
+                let sent = it.head(body == BodyLength::None, |out| forward::answer_h2(answer, &passing, out));
+                if sent.is_err() {
+                    return (Next::Close, Ending::Client);
                 }
             }
+            Side::H2(_) => return (Next::Close, Ending::Client),
         }
         if answer.status == 101 {
             return Box::pin(self.switch(upstream)).await;
@@ -459,8 +455,8 @@ impl<D: Decide> Work<'_, '_, D> {
         self.account.bytes_in = flow.bytes;
         self.account.bytes_out = back.bytes;
         if ending != Ending::Complete {
-            if let Side::H2(it) = &mut *self.down {
-                it.reset(if ending == Ending::Upstream { Reason::INTERNAL_ERROR } else { Reason::CANCEL });
+            if let Side::Stream(it) = &mut *self.down {
+                it.reset(if ending == Ending::Upstream { Code::Internal } else { Code::Cancel });
             }
             return (Next::Close, ending);
         }
@@ -642,27 +638,20 @@ pub(crate) fn queue_reply(
             out.extend_from_slice(body);
             it.encoder = Encoder::None;
         }
-        Side::H2(it) => {
-            let mut head = http::Response::new(());
-            *head.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::BAD_GATEWAY);
-            for (name, value) in fields() {
-                if let (Ok(name), Ok(value)) =
-                    (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_str(value))
-                {
-                    head.headers_mut().append(name, value);
+        Side::Stream(it) => {
+            it.head(body.is_empty(), |out| {
+                hpack::push_status(status, out);
+                fields().for_each(|(name, value)| hpack::push_field(name.as_bytes(), value.as_bytes(), out));
+                if !none {
+                    forward::push_length_h2(reply.body.len() as u64, out);
                 }
-            }
-            if !none {
-                head.headers_mut().insert(http::header::CONTENT_LENGTH, (reply.body.len() as u64).into());
-            }
-            let mut respond = it.respond.take().ok_or(Broken::Ended)?;
-            let send = respond.send_response(head, body.is_empty())?;
+            })?;
             if !body.is_empty() {
-                it.send = Some(send);
-                down.queue(body)?;
-                down.finish(None)?;
+                it.queue(body);
+                it.finish(None);
             }
         }
+        Side::H2(_) => return Err(Broken::Ended),
     }
     Ok(())
 }

@@ -8,10 +8,11 @@ use crate::head::{
     AnswerHead, Bad, BodyLength, Fields, RequestHead, Version, is_authority, is_framing, is_target, is_token, is_value,
     list,
 };
+use crate::http2::hpack;
 use crate::plan::{Forwarded, HeaderEdits, Peer, Plan, Rules};
 use base::Duration;
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -323,82 +324,19 @@ pub(crate) fn answer_h1(answer: &AnswerHead, passing: &Passing<'_>, out: &mut Ve
     encoder
 }
 
-/// An answer's head for HTTP/2.
-pub(crate) fn answer_h2(answer: &AnswerHead, passing: &Passing<'_>) -> Response<()> {
-    let mut it = Response::new(());
-    // 100 to 999 are what both take.
-    *it.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
-    *it.version_mut() = http::Version::HTTP_2;
-    answer_fields(answer, passing, |name, value| append(it.headers_mut(), name, value));
+/// Writes an answer's head for a client of HTTP/2.
+pub(crate) fn answer_h2(answer: &AnswerHead, passing: &Passing<'_>, out: &mut Vec<u8>) {
+    hpack::push_status(answer.status, out);
+    answer_fields(answer, passing, |name, value| hpack::push_field(name, value, out));
     if let Some(length) = answer.hop.length.filter(|_| answer.status >= 200 && answer.status != 204) {
-        it.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+        push_length_h2(length, out);
     }
-    it
 }
 
-impl RequestHead {
-    /// Takes over a head of HTTP/2. Pseudo-fields and characters were checked by whoever decoded it.
-    pub(crate) fn take_h2(&mut self, parts: &http::request::Parts, ended: bool) -> Result<(), Bad> {
-        use crate::head::bad;
-        self.clear();
-        self.version = Version::Http2;
-        self.method = self.fields.append(parts.method.as_str().as_bytes());
-        if parts.method == Method::CONNECT {
-            return Err(Bad { status: 405, why: "CONNECT" });
-        }
-        let target = parts.uri.path_and_query().map_or("/", |it| it.as_str());
-        if !is_target(target.as_bytes()) && target != "*" {
-            return Err(bad("a target with characters that targets do not have"));
-        }
-        self.target = self.fields.append(target.as_bytes());
-        let host = parts.headers.get(http::header::HOST);
-        let authority = match (parts.uri.authority(), host) {
-            (Some(authority), Some(host)) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
-                return Err(bad("a Host other than :authority"));
-            }
-            (Some(authority), _) => authority.as_str().as_bytes(),
-            (None, Some(host)) => host.as_bytes(),
-            (None, None) => return Err(bad("neither Host nor :authority")),
-        };
-        if !is_authority(authority) {
-            return Err(bad("an :authority that is none"));
-        }
-        self.authority = self.fields.append(authority);
-        // The crumbs of a cookie become one field (RFC 9113 §8.2.3).
-        let mut cookie: Option<Vec<u8>> = None;
-        for (name, value) in &parts.headers {
-            match name.as_str() {
-                "cookie" => match &mut cookie {
-                    None => cookie = Some(value.as_bytes().to_vec()),
-                    Some(all) => {
-                        all.extend_from_slice(b"; ");
-                        all.extend_from_slice(value.as_bytes());
-                    }
-                },
-                "te" => self.hop.trailers |= value.as_bytes().eq_ignore_ascii_case(b"trailers"),
-                "content-length" => {
-                    let length = crate::head::digits(value.as_bytes()).ok_or(bad("Content-Length is no number"))?;
-                    if self.hop.length.replace(length).is_some() {
-                        return Err(bad("Content-Length twice"));
-                    }
-                }
-                "transfer-encoding" | "connection" | "upgrade" | "keep-alive" | "proxy-connection" => {
-                    return Err(bad("a field of HTTP/1 connections in HTTP/2"));
-                }
-                name => self.fields.push(name.as_bytes(), value.as_bytes()),
-            }
-        }
-        if let Some(cookie) = cookie {
-            self.fields.push(b"cookie", &cookie);
-        }
-        self.body = match (ended, self.hop.length) {
-            (true, None | Some(0)) => BodyLength::None,
-            (true, Some(_)) => return Err(bad("a body shorter than Content-Length")),
-            (false, Some(length)) => BodyLength::Known(length),
-            (false, None) => BodyLength::Streamed,
-        };
-        Ok(())
-    }
+pub(crate) fn push_length_h2(length: u64, out: &mut Vec<u8>) {
+    let mut text = Vec::with_capacity(20);
+    push_decimal(length, &mut text);
+    hpack::push_field(b"content-length", &text, out);
 }
 
 impl AnswerHead {

@@ -618,7 +618,7 @@ pub(crate) fn is_framing(name: &[u8]) -> bool {
 }
 
 /// Whether a field may stand in trailers (RFC 9110 §6.5.1).
-fn may_trail(name: &[u8]) -> bool {
+pub(crate) fn may_trail(name: &[u8]) -> bool {
     const NEVER: [&str; 9] = [
         "authorization",
         "cache-control",

@@ -4,11 +4,11 @@
 //! ```text
 //!                 serve: a client's connection           exchange: a request               pool: an address
 //!  socket ─► Io ─► heads of HTTP/1.1 (head, body) ─┐     asks Decide, makes attempts   ┌─► Endpoint ─► Io ─► socket
-//!              └─► streams of HTTP/2 (h2 crate)  ──┴─► Side ◄──── two pumps ────► Side ┘
+//!              └─► streams of HTTP/2 (http2)     ──┴─► Side ◄──── two pumps ────► Side ┘
 //! ```
 //!
 //! A request and its answer are two messages that cross between two *sides*, each a connection of HTTP/1.1 or a stream of HTTP/2
-//! ([`side`](crate)); one task polls both. A body that goes from HTTP/1.1 to HTTP/1.1 is copied once, from the buffer that it was read into to
+//! ([`side`](crate)); one task polls both, and for HTTP/2 one task polls a client's connection with all its streams. A body that goes from HTTP/1.1 to HTTP/1.1 is copied once, from the buffer that it was read into to
 //! the one that it is written from, since it is framed anew.
 //!
 //! **Worked example.** `GET / HTTP/1.1` comes on a kept connection: its task wakes, borrows a buffer, reads the head, asks [`Decide::on_request`],
@@ -24,6 +24,7 @@ mod buffer;
 mod exchange;
 mod forward;
 mod head;
+mod http2;
 mod io;
 mod limits;
 mod plan;

@@ -24,8 +24,12 @@ pub struct Limits {
     pub requests_max: u32,
     /// Streams that one HTTP/2 connection may have open.
     pub h2_streams_max: u32,
-    /// Streams that an HTTP/2 client may reset before we looked at them; beyond it the connection ends (CVE-2023-44487).
+    /// Streams of an HTTP/2 connection that may be reset in ten seconds before their answer is whole, by the client or for its faults, less those
+    /// that ended well; beyond it the connection ends (CVE-2023-44487).
     pub h2_resets_max: usize,
+    /// Frames that move nothing (PING, SETTINGS, PRIORITY, empty DATA, data cut small by the client's window) in ten seconds, less the frames of
+    /// data that moved something; beyond it the connection ends.
+    pub h2_nuisance_max: u32,
     /// HTTP/2 window of one stream, bytes: what a client may send before an upstream took it.
     pub h2_stream_window: u32,
     /// HTTP/2 window of a whole connection, bytes.
@@ -48,7 +52,8 @@ impl Limits {
         write_timeout: Duration::from_secs(30),
         requests_max: 1_000_000,
         h2_streams_max: 128,
-        h2_resets_max: 64,
+        h2_resets_max: 200,
+        h2_nuisance_max: 1000,
         h2_stream_window: 256 << 10,
         h2_connection_window: 1 << 20,
         linger_bytes_max: 256 << 10,

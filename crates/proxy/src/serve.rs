@@ -1,27 +1,28 @@
 //! What a client's connection is served by. Whoever accepts connections hands each to one of [`Proxy`]'s methods, in a task of its own.
 
 use crate::body::Decoder;
+use crate::buffer::Inbox;
 use crate::exchange::{Cx, Next, Scratch, exchange, queue_reply};
 use crate::forward::Client;
 use crate::head::{Bad, Version, bad, parse_request};
-use crate::io::{Io, Rewound};
+use crate::http2;
+use crate::io::Io;
 use crate::limits::Limits;
 use crate::plan::{Action, Again, Attempt, Decide, End, Ending, FailureKind, OnFailure, Peer, PeerTls, Plan, Reply};
 use crate::pool::{Connection, NoConnection};
-use crate::side::{Broken, H1, H2, Side};
+use crate::side::{Broken, H1, Side};
 use crate::timer::{Timer, after};
 use crate::tunnel;
 use base::Duration;
-use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 
@@ -39,15 +40,50 @@ pub struct Proxy<D> {
 /// How the client's preface of HTTP/2 looks as a head of HTTP/1 (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-async fn drained(mut shutdown: Shutdown) {
-    // An error says that the sender is gone: nobody could drain this later.
-    let _ = shutdown.wait_for(|it| *it).await;
+/// What all streams of a connection share.
+pub(crate) struct Company {
+    pub peer: Peer,
+    pub client: Client,
+    pub shutdown: Shutdown,
+}
+
+/// Whether the connection is to end, for its task; costs next to nothing as long as it is not.
+pub(crate) struct Drain {
+    wait: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Sees no value of the channel, so that it knows of any change.
+    changes: Shutdown,
+    registered: bool,
+    over: bool,
+}
+
+impl Drain {
+    pub fn new(shutdown: &Shutdown) -> Drain {
+        let (mut waits, changes) = (shutdown.clone(), shutdown.clone());
+        let wait = async move {
+            // An error says that the sender is gone: nobody could drain this later.
+            let _ = waits.wait_for(|it| *it).await;
+        };
+        Drain { wait: Box::pin(wait), changes, registered: false, over: false }
+    }
+
+    /// Whether it is; always by the same task, which is woken when it comes to be.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.over && (!self.registered || !matches!(self.changes.has_changed(), Ok(false))) {
+            self.registered = true;
+            self.over = self.wait.as_mut().poll(cx).is_ready();
+        }
+        self.over
+    }
 }
 
 impl<D: Decide> Proxy<D> {
     /// A proxy without listeners.
     pub fn new(decider: D, limits: Limits) -> Arc<Proxy<D>> {
         Arc::new(Proxy { decider, limits })
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Who decides.
@@ -79,15 +115,14 @@ impl<D: Decide> Proxy<D> {
         peer.tls = Some(PeerTls { server_name: session.server_name().map(Arc::from) });
         let (client, io) = (Client::new(&peer), Io::TlsIn(Box::new(stream)));
         if http2 {
-            let io = Rewound { before: Vec::new(), at: 0, io };
-            return Box::pin(self.serve_h2(io, peer, client, shutdown)).await;
+            return Box::pin(self.serve_h2(io, Inbox::default(), peer, client, shutdown)).await;
         }
         self.serve_h1(io, peer, client, shutdown).await;
     }
 
     async fn serve_h1(self: &Arc<Self>, io: Io, peer: Peer, client: Client, shutdown: Shutdown) {
         let limits = &self.limits;
-        let mut drain = Box::pin(drained(shutdown.clone()));
+        let mut drain = Drain::new(&shutdown);
         let mut side = Side::H1(H1::new(io));
         let mut timer = Timer::new();
         let (mut served, mut draining) = (0, false);
@@ -95,7 +130,7 @@ impl<D: Decide> Proxy<D> {
             let Side::H1(connection) = &mut side else { return };
             // A client that sends without a pause never comes to the wait below.
             if !draining && served % 16 == 0 {
-                draining = poll_fn(|cx| Poll::Ready(drain.as_mut().poll(cx).is_ready())).await;
+                draining = poll_fn(|cx| Poll::Ready(drain.poll(cx))).await;
             }
             if connection.inbox.is_empty() {
                 connection.inbox.release();
@@ -103,7 +138,7 @@ impl<D: Decide> Proxy<D> {
                 timer.set(after(limits.idle_timeout));
                 let first = poll_fn(|cx| match connection.io.poll_first(cx) {
                     Poll::Ready(first) => Poll::Ready(first.ok()),
-                    Poll::Pending if draining || drain.as_mut().poll(cx).is_ready() => {
+                    Poll::Pending if draining || drain.poll(cx) => {
                         draining = true;
                         Poll::Ready(None)
                     }
@@ -128,9 +163,8 @@ impl<D: Decide> Proxy<D> {
                 }
             };
             if served == 0 && &connection.inbox.bytes()[..length] == PREFACE {
-                let Side::H1(connection) = side else { return };
-                let io = Rewound { before: connection.inbox.bytes().to_vec(), at: 0, io: connection.io };
-                return Box::pin(self.serve_h2(io, peer, client, shutdown)).await;
+                let Side::H1(H1 { io, inbox, .. }) = side else { return };
+                return Box::pin(self.serve_h2(io, inbox, peer, client, shutdown)).await;
             }
             served += 1;
             let mut scratch = take_scratch();
@@ -186,86 +220,35 @@ impl<D: Decide> Proxy<D> {
         let _ = timer.until(after(self.limits.linger_timeout), read).await;
     }
 
-    async fn serve_h2(self: &Arc<Self>, io: Rewound, peer: Peer, client: Client, shutdown: Shutdown) {
-        let limits = &self.limits;
-        let mut drain = Box::pin(drained(shutdown.clone()));
-        let mut builder = h2::server::Builder::new();
-        builder
-            .initial_window_size(limits.h2_stream_window)
-            .initial_connection_window_size(limits.h2_connection_window)
-            .max_concurrent_streams(limits.h2_streams_max)
-            .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(limits.h2_resets_max)
-            .max_local_error_reset_streams(Some(limits.h2_resets_max))
-            .max_send_buffer_size(256 << 10);
-        let mut timer = Timer::new();
-        let mut connection = match timer.until(after(limits.head_timeout), builder.handshake::<_, Bytes>(io)).await {
-            Some(Ok(connection)) => connection,
-            _ => return self.decider.on_refused(&peer, 0, "the HTTP/2 handshake failed"),
-        };
-        let (peer, client, streams) = (Arc::new(peer), Arc::new(client), Arc::new(AtomicUsize::new(0)));
-        let mut draining = false;
-        timer.set(after(limits.idle_timeout));
-        loop {
-            let accepted = poll_fn(|cx| {
-                if !draining && drain.as_mut().poll(cx).is_ready() {
-                    draining = true;
-                    connection.graceful_shutdown();
-                }
-                if let Poll::Ready(accepted) = connection.poll_accept(cx) {
-                    return Poll::Ready(accepted);
-                }
-                while timer.poll(cx).is_ready() {
-                    if streams.load(Ordering::Relaxed) == 0 && !draining {
-                        draining = true;
-                        connection.graceful_shutdown();
-                    } else if streams.load(Ordering::Relaxed) == 0 {
-                        return Poll::Ready(None);
-                    }
-                    timer.set(after(limits.idle_timeout));
-                    if let Poll::Ready(accepted) = connection.poll_accept(cx) {
-                        return Poll::Ready(accepted);
-                    }
-                }
-                Poll::Pending
-            });
-            let Some(Ok((request, respond))) = accepted.await else { return };
-            timer.set(after(limits.idle_timeout));
-            streams.fetch_add(1, Ordering::Relaxed);
-            let open = Open(streams.clone());
-            let (proxy, peer, client, shutdown) = (self.clone(), peer.clone(), client.clone(), shutdown.clone());
-            tokio::spawn(async move {
-                proxy.serve_stream(request, respond, &peer, &client, &shutdown).await;
-                drop(open);
-            });
-        }
+    async fn serve_h2(self: &Arc<Self>, io: Io, inbox: Inbox, peer: Peer, client: Client, shutdown: Shutdown) {
+        let drain = Drain::new(&shutdown);
+        let company = Arc::new(Company { peer, client, shutdown });
+        // Many streams do in one poll what tokio's budget grants to one; how long a poll may take the session bounds by itself.
+        unconstrained(http2::serve(self.clone(), io, inbox, company, drain)).await;
     }
 
-    async fn serve_stream(
+    /// Serves one request of HTTP/2, whose head stands in `scratch`, or answers that it is `bad`. Gives the timer back.
+    pub(crate) async fn serve_stream(
         &self,
-        request: http::Request<h2::RecvStream>,
-        respond: h2::server::SendResponse<Bytes>,
-        peer: &Peer,
-        client: &Client,
-        shutdown: &Shutdown,
-    ) {
-        let mut timer = Timer::new();
-        let mut scratch = take_scratch();
-        let (parts, recv) = request.into_parts();
-        let ended = recv.is_end_stream();
-        let mut side = Side::H2(Box::new(H2::incoming(recv, respond)));
-        let taken = scratch.request.take_h2(&parts, ended).and_then(|()| check_h2(&scratch, &self.limits));
-        if let Err(bad) = taken {
+        company: &Company,
+        mut scratch: Box<Scratch>,
+        stream: http2::Stream,
+        mut timer: Timer,
+        bad: Option<Bad>,
+    ) -> Timer {
+        let Company { peer, client, shutdown } = company;
+        let mut side = Side::Stream(Box::new(stream));
+        if let Some(bad) = bad {
             self.decider.on_refused(peer, bad.status, bad.why);
             if queue_reply(&mut side, &Reply::text(bad.status, bad.why), Version::Http2, false, true).is_ok() {
                 let _ = timer.until(after(self.limits.write_timeout), poll_fn(|cx| side.poll_flush(cx))).await;
             }
-            return;
+        } else {
+            let cx = Cx { decider: &self.decider, limits: &self.limits, peer, client, shutdown };
+            exchange(&cx, &mut side, &mut scratch, &mut timer, false).await;
         }
-        drop(parts);
-        let cx = Cx { decider: &self.decider, limits: &self.limits, peer, client, shutdown };
-        exchange(&cx, &mut side, &mut scratch, &mut timer, false).await;
         give_scratch(scratch);
+        timer
     }
 
     /// Passes a TCP stream to the endpoint that [`Decide::on_connection`] names. A failed connection may be tried elsewhere: nothing was sent.
@@ -318,15 +301,6 @@ impl<D: Decide> Proxy<D> {
     }
 }
 
-/// An open stream, until it is dropped.
-struct Open(Arc<AtomicUsize>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// An empty line before a request is skipped, as RFC 9112 §2.2 asks for; one, not any number.
 fn poll_request_head(
     connection: &mut H1,
@@ -343,16 +317,6 @@ fn poll_request_head(
     Poll::Ready(if length > 2 { Ok(length) } else { Err(bad("an empty request").into()) })
 }
 
-fn check_h2(scratch: &Scratch, limits: &Limits) -> Result<(), Bad> {
-    if scratch.request.target().len() > limits.target_bytes_max {
-        return Err(Bad { status: 414, why: "a target that is too long" });
-    }
-    if scratch.request.fields.len() > limits.fields_max {
-        return Err(Bad { status: 431, why: "too many fields" });
-    }
-    Ok(())
-}
-
 /// Scratches that a thread keeps.
 const SCRATCHES_MAX: usize = 64;
 
@@ -361,11 +325,11 @@ thread_local! {
     static SCRATCHES: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
 }
 
-fn take_scratch() -> Box<Scratch> {
+pub(crate) fn take_scratch() -> Box<Scratch> {
     SCRATCHES.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
-fn give_scratch(scratch: Box<Scratch>) {
+pub(crate) fn give_scratch(scratch: Box<Scratch>) {
     SCRATCHES.with_borrow_mut(|kept| {
         if kept.len() < SCRATCHES_MAX {
             kept.push(scratch);

@@ -7,9 +7,10 @@ use crate::body::{Decoder, Encoder, Step};
 use crate::buffer::{BUFFER_BYTES, Inbox, Outbox};
 use crate::forward::{fields_of, headers_of};
 use crate::head::{AnswerHead, Bad, Fields, Scan, parse_answer};
+use crate::http2::Stream;
 use crate::io::Io;
 use bytes::{Buf, Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{RecvStream, SendStream};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -76,11 +77,10 @@ pub(crate) struct H1 {
     pub moved: u64,
 }
 
-/// A stream of HTTP/2.
+/// A stream of HTTP/2 to an upstream.
 pub(crate) struct H2 {
     pub recv: Option<RecvStream>,
     pub send: Option<SendStream<Bytes>>,
-    pub respond: Option<h2::server::SendResponse<Bytes>>,
     pub answer: Option<h2::client::ResponseFuture>,
     /// Keeps the stream counted.
     _shares: Option<crate::pool::Shares>,
@@ -94,6 +94,9 @@ pub(crate) struct H2 {
 
 pub(crate) enum Side {
     H1(H1),
+    /// A client's stream.
+    Stream(Box<Stream>),
+    /// An upstream's stream.
     H2(Box<H2>),
 }
 
@@ -201,7 +204,6 @@ impl H2 {
         H2 {
             recv: None,
             send: None,
-            respond: None,
             answer: None,
             _shares: None,
             data: Bytes::new(),
@@ -211,12 +213,6 @@ impl H2 {
             read_all: true,
             moved: 0,
         }
-    }
-
-    /// A stream that a client opened.
-    pub fn incoming(recv: RecvStream, respond: h2::server::SendResponse<Bytes>) -> H2 {
-        let read_all = recv.is_end_stream();
-        H2 { recv: Some(recv), respond: Some(respond), read_all, ..H2::new() }
     }
 
     /// A stream that we opened.
@@ -277,29 +273,13 @@ impl H2 {
         self.send = None;
         Poll::Ready(Ok(()))
     }
-
-    /// Ends the stream in the middle.
-    pub fn reset(&mut self, reason: Reason) {
-        if let Some(send) = &mut self.send {
-            send.send_reset(reason);
-        } else if let Some(respond) = &mut self.respond {
-            respond.send_reset(reason);
-        }
-    }
-
-    /// Whether the other end gave the stream up.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(send) = &mut self.send {
-            return send.poll_reset(cx).map(|_| ());
-        }
-        self.respond.as_mut().map_or(Poll::Pending, |respond| respond.poll_reset(cx).map(|_| ()))
-    }
 }
 
 impl Side {
     pub fn moved(&self) -> u64 {
         match self {
             Side::H1(it) => it.moved,
+            Side::Stream(it) => it.moved,
             Side::H2(it) => it.moved,
         }
     }
@@ -308,6 +288,7 @@ impl Side {
     pub fn read_all(&self) -> bool {
         match self {
             Side::H1(it) => it.read_all,
+            Side::Stream(it) => it.read_all,
             Side::H2(it) => it.read_all,
         }
     }
@@ -316,6 +297,7 @@ impl Side {
     pub fn ready(&mut self) -> Result<Ready, Broken> {
         match self {
             Side::H1(it) => it.ready(),
+            Side::Stream(it) => Ok(it.ready()),
             Side::H2(it) if !it.data.is_empty() => Ok(Ready::Data(it.data.len())),
             Side::H2(it) => Ok(if it.read_all { Ready::End } else { Ready::Nothing }),
         }
@@ -324,6 +306,7 @@ impl Side {
     pub fn data(&self, len: usize) -> &[u8] {
         match self {
             Side::H1(it) => &it.inbox.bytes()[..len],
+            Side::Stream(it) => it.data(len),
             Side::H2(it) => &it.data[..len],
         }
     }
@@ -331,6 +314,7 @@ impl Side {
     pub fn consume(&mut self, len: usize) -> Result<(), Broken> {
         match self {
             Side::H1(it) => it.inbox.consume(len),
+            Side::Stream(it) => it.consume(len),
             Side::H2(it) => {
                 it.data.advance(len);
                 if let Some(recv) = &mut it.recv {
@@ -345,6 +329,7 @@ impl Side {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
             Side::H1(it) => it.poll_fill(cx),
+            Side::Stream(it) => it.poll_fill(),
             Side::H2(it) => it.poll_fill(cx),
         }
     }
@@ -353,6 +338,7 @@ impl Side {
     pub fn trailers(&self) -> Option<&Fields> {
         match self {
             Side::H1(it) => it.decoder.trailers(),
+            Side::Stream(it) => it.trailers.as_ref().filter(|it| !it.is_empty()),
             Side::H2(it) => it.trailers.as_ref().filter(|it| !it.is_empty()),
         }
     }
@@ -361,6 +347,7 @@ impl Side {
     pub fn queue(&mut self, data: &[u8]) -> Result<(), Broken> {
         match self {
             Side::H1(it) => it.encoder.data(data, it.outbox.buffer())?,
+            Side::Stream(it) => it.queue(data),
             Side::H2(it) => it.out.extend_from_slice(data),
         }
         Ok(())
@@ -370,6 +357,7 @@ impl Side {
     pub fn finish(&mut self, trailers: Option<&Fields>) -> Result<(), Broken> {
         match self {
             Side::H1(it) => it.encoder.end(trailers, it.outbox.buffer())?,
+            Side::Stream(it) => it.finish(trailers),
             Side::H2(it) => it.end = Some(trailers.map(headers_of)),
         }
         Ok(())
@@ -379,6 +367,7 @@ impl Side {
     pub fn queued(&self) -> usize {
         match self {
             Side::H1(it) => it.outbox.len(),
+            Side::Stream(it) => it.queued(),
             Side::H2(it) => it.out.len(),
         }
     }
@@ -387,6 +376,7 @@ impl Side {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
             Side::H1(it) => it.poll_flush(cx),
+            Side::Stream(it) => it.poll_flush(),
             Side::H2(it) => it.poll_flush(cx),
         }
     }
@@ -401,6 +391,8 @@ impl Side {
     ) -> Poll<Result<(), Broken>> {
         match self {
             Side::H1(it) => it.poll_answer(cx, head, bytes_max, fields_max),
+            // Clients do not answer.
+            Side::Stream(_) => Poll::Ready(Err(Broken::Ended)),
             Side::H2(it) => it.poll_answer(cx, head),
         }
     }
@@ -410,7 +402,9 @@ impl Side {
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let it = match self {
             Side::H1(it) => it,
-            Side::H2(it) => return it.poll_gone(cx),
+            Side::Stream(it) => return it.poll_gone(),
+            // Only clients are asked.
+            Side::H2(_) => return Poll::Pending,
         };
         // Without a buffer until something is there; not beyond one buffer.
         while it.inbox.bytes().len() < BUFFER_BYTES && !it.inbox.is_full() {

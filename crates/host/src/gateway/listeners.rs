@@ -4,8 +4,11 @@
 //! `drain_timeout` in any case. One that only changes keeps its socket: no connection is refused meanwhile.
 
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use ::gateway::model::{Listener, Protocol};
@@ -255,7 +258,7 @@ async fn converse(stream: TcpStream, from: SocketAddr, serving: &Arc<Serving>) {
     let ip: IpAddr = from.ip().to_canonical();
     let trusted = serving.document.trusted_proxies.iter().any(|network| network.contains(ip));
     let peer = Peer { addr: from, local, tls: None, trusted, listener: 0 };
-    let mut stop = serving.stop.clone();
+    let (mut stop, stopping) = (serving.stop.clone(), serving.stop.clone());
     let drained = async {
         let _ = stop.wait_for(|stop| *stop).await;
         tokio::time::sleep(serving.document.drain_timeout.0).await;
@@ -270,8 +273,16 @@ async fn converse(stream: TcpStream, from: SocketAddr, serving: &Arc<Serving>) {
             (Protocol::Tcp | Protocol::Tls, _) => proxy.serve_tcp(stream, peer).await,
         }
     };
-    tokio::select! {
-        () = served => {}
-        () = drained => {}
-    }
+    // The wait is looked at first and when something has changed only: this runs with every wake of the connection.
+    let (mut served, mut drained, mut first) = (pin!(served), pin!(drained), true);
+    poll_fn(|cx| {
+        if served.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if std::mem::take(&mut first) || !matches!(stopping.has_changed(), Ok(false)) {
+            return drained.as_mut().poll(cx);
+        }
+        Poll::Pending
+    })
+    .await;
 }

@@ -3,6 +3,7 @@
 mod wire;
 
 mod framing;
+mod h2_frames;
 mod http2;
 mod resilience;
 mod streams;
