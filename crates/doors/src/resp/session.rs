@@ -78,6 +78,8 @@ pub(super) struct Transaction {
     /// A command was refused: EXEC aborts.
     dirty: bool,
     writes: bool,
+    /// Something in it waits while CLIENT PAUSE holds writes.
+    held_with_writes: bool,
     frees_only: bool,
     class: Option<Durability>,
     shard: Option<usize>,
@@ -381,7 +383,7 @@ impl Session {
         if self.protocol == Protocol::Resp2 && self.is_subscriber() {
             return self.refuse(subscriber_only(spec.name), out);
         }
-        if let Some(until) = self.paused(spec.is_write()) {
+        if let Some(until) = self.paused(held_with_writes(spec)) {
             return Step::Later(until);
         }
         if self.transaction.is_some() {
@@ -565,6 +567,7 @@ impl Session {
                     CROSS_SLOT
                 } else {
                     transaction.writes |= spec.is_write();
+                    transaction.held_with_writes |= held_with_writes(spec);
                     transaction.frees_only &= spec.flags.has(Flags::FREES) || !spec.is_write();
                     transaction.builder.command(db, args);
                     return self.answer(out, |reply| reply.simple("QUEUED"));
@@ -606,6 +609,7 @@ impl Session {
             return self.refuse(FULL_TRANSACTION, out);
         }
         transaction.builder.command(db, args);
+        transaction.held_with_writes = true;
         self.answer(out, |reply| reply.simple("QUEUED"))
     }
 
@@ -638,7 +642,7 @@ impl Session {
         if self.is_pending() && self.towards != shard {
             return Step::Barrier;
         }
-        if let Some(until) = self.paused(transaction.writes) {
+        if let Some(until) = self.paused(transaction.held_with_writes) {
             return Step::Later(until);
         }
         let undo_db = (!self.watches.is_empty() && self.db != transaction.db).then_some(transaction.db);
@@ -758,6 +762,11 @@ impl Session {
 const NOT_IN_MULTI: CommandError = CommandError::new(
     "ERR this command works on all shards and cannot be part of a transaction while data_shards is above 1",
 );
+
+/// Whether CLIENT PAUSE WRITE holds it. SCRIPT is an entry of the log here, but no write to Redis: it goes on.
+fn held_with_writes(spec: &Spec) -> bool {
+    spec.is_write() && spec.name != "script"
+}
 
 /// Keys of one command or transaction live in different shards.
 pub const CROSS_SLOT: CommandError = CommandError::new("CROSSSLOT Keys in request don't hash to the same slot");

@@ -174,7 +174,11 @@ fn a_pause_holds_the_doors_own_commands_as_well() {
             &["PING", "CLIENT UNPAUSE", "PUBLISH c m", "MULTI", "RESET", "QUIT", "INFO"][..],
             &["NONSENSE", "ECHO"][..],
         ),
-        (true, &["PUBLISH c m", "SPUBLISH c m", "SET k v", "EVAL return 0"], &["PING", "GET k", "CLIENT ID", "MULTI"]),
+        (
+            true,
+            &["PUBLISH c m", "SPUBLISH c m", "SET k v", "EVAL return 0"],
+            &["PING", "GET k", "CLIENT ID", "SCRIPT EXISTS x", "EVAL_RO return 0", "MULTI"],
+        ),
     ] {
         *scene.door.pause.lock() = Some(super::super::door::Pause { until, writes_only });
         for line in held {
@@ -187,6 +191,14 @@ fn a_pause_holds_the_doors_own_commands_as_well() {
     assert_eq!(feed(&mut session, "PUBLISH c m").0, Pause::Until(until), "inside a transaction too");
     *scene.door.pause.lock() = None;
     scene.say(&mut session, "DISCARD");
+    // A transaction waits where one of its commands would.
+    for (line, held) in [("SCRIPT EXISTS x", false), ("GET k", false), ("PUBLISH c m", true), ("SET k v", true)] {
+        scene.say(&mut session, &format!("MULTI|{line}"));
+        *scene.door.pause.lock() = Some(super::super::door::Pause { until, writes_only: true });
+        assert_eq!(feed(&mut session, "EXEC").0 == Pause::Until(until), held, "{line}");
+        *scene.door.pause.lock() = None;
+        scene.say(&mut session, if held { "DISCARD" } else { "PING" });
+    }
 }
 
 #[test]
