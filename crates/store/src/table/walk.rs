@@ -20,7 +20,7 @@ use crate::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
 use crate::value::{Frozen, Growing, Value};
 
 /// Values that cost more are written in pieces. What one step writes at once beyond its bytes is at most such a value, an
-/// element, or the groups of a stream.
+/// element, or the consumers of a group.
 const LARGE_BYTES: usize = 32 << 10;
 /// The backlog is kept in blocks of about this size, so that one step need not take all of it.
 const BLOCK_BYTES: usize = 64 << 10;

@@ -290,7 +290,7 @@ impl Pieced for Hash {
         Ok((hash, input.varint()?))
     }
 
-    fn decode_next(&mut self, _left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+    fn decode_next(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
         if self.insert(input.bytes()?, input.bytes()?) { Ok(()) } else { Err(Corrupt("a hash has a field twice")) }
     }
 

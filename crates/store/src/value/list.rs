@@ -410,7 +410,7 @@ impl Pieced for List {
         Ok((List { quicklist, ..List::default() }, input.varint()?))
     }
 
-    fn decode_next(&mut self, _left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+    fn decode_next(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
         self.push(End::Tail, input.bytes()?);
         Ok(())
     }

@@ -3,20 +3,22 @@
 //! What the pieces add up to is the value's stored form, byte for byte. A piece ends between two elements (of a string:
 //! anywhere), so whoever reads needs no more than one piece at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::hash::Pair;
 use super::list::Part;
+use super::stream::{self, encode_part};
 use super::zset::Item;
-use super::{Hash, List, Set, Stream, StreamId, Value, Zset};
+use super::{Hash, List, Set, StreamId, Value, Zset};
 use crate::codec::{Corrupt, Input, put_bytes, put_f64, put_varint};
 
 /// A collection that can be written and read in pieces.
 pub(super) trait Pieced: Sized {
     /// Reads what stands before the elements, and how many follow.
     fn decode_head(input: &mut Input<'_>) -> Result<(Self, u64), Corrupt>;
-    /// Reads one element of the `left` ones that are still to come.
-    fn decode_next(&mut self, left: u64, input: &mut Input<'_>) -> Result<(), Corrupt>;
+    /// Reads one element.
+    fn decode_next(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt>;
     /// The value as it is now behind `head`, `None` where it is held in one piece, which is small.
     fn freeze(&mut self, head: Vec<u8>) -> Option<Frozen>;
     /// Frees up to `pieces` pieces of a value that nobody uses any more. Returns whether the rest may be freed at once.
@@ -25,8 +27,8 @@ pub(super) trait Pieced: Sized {
     /// Reads head and elements.
     fn decode_whole(input: &mut Input<'_>) -> Result<Self, Corrupt> {
         let (mut value, count) = Self::decode_head(input)?;
-        for left in (1..=count).rev() {
-            value.decode_next(left, input)?;
+        for _ in 0..count {
+            value.decode_next(input)?;
         }
         Ok(value)
     }
@@ -42,6 +44,10 @@ pub(super) enum Piece {
     Items(Arc<Vec<Item>>),
     /// A stream's block, by the id of its first entry.
     Block(StreamId, Arc<Vec<u8>>),
+    /// A part of a group's deliveries, and the place of each consumer by its number.
+    Deliveries(Arc<[u64]>, Arc<stream::Part>),
+    /// What is small, as it is stored.
+    Bytes(Vec<u8>),
 }
 
 /// A large value as it was at one moment, on its way to a snapshot.
@@ -49,17 +55,19 @@ pub(super) enum Piece {
 pub struct Frozen {
     /// What is written first: whatever the caller put before the value, and the value's own head.
     pub(super) head: Vec<u8>,
-    pieces: std::vec::IntoIter<Piece>,
-    /// What is written last.
-    pub(super) tail: Vec<u8>,
+    pieces: VecDeque<Piece>,
     /// A string that is being written, and how far it is.
     text: Option<(Arc<Vec<u8>>, usize)>,
 }
 
 impl Frozen {
     pub(super) fn new(head: Vec<u8>, pieces: impl Iterator<Item = Piece>) -> Frozen {
-        let pieces = pieces.collect::<Vec<_>>().into_iter();
-        Frozen { head, pieces, tail: Vec::new(), text: None }
+        Frozen { head, pieces: pieces.collect(), text: None }
+    }
+
+    /// Adds a piece at the end.
+    pub(super) fn add(&mut self, piece: Piece) {
+        self.pieces.push_back(piece);
     }
 
     /// Goes on until `out` is `until` bytes long or somewhat longer. Returns whether all is written.
@@ -75,13 +83,10 @@ impl Frozen {
                 }
                 continue;
             }
-            match self.pieces.next() {
+            match self.pieces.pop_front() {
                 Some(Piece::Text(text)) => self.text = Some((text, 0)),
                 Some(piece) => piece.encode(out),
-                None => {
-                    out.append(&mut self.tail);
-                    return true;
-                }
+                None => return true,
             }
         }
         false
@@ -106,6 +111,8 @@ impl Piece {
                 first.encode(out);
                 put_bytes(out, bytes);
             }
+            Piece::Deliveries(order, part) => encode_part(part, order, out),
+            Piece::Bytes(bytes) => out.extend_from_slice(bytes),
         }
     }
 }
@@ -144,7 +151,7 @@ impl Value {
 #[derive(Debug)]
 pub struct Growing {
     kind: Kinds,
-    /// Elements (of a string: bytes) that are still to come.
+    /// Elements (of a string: bytes) that are still to come. A stream knows by itself.
     left: u64,
 }
 
@@ -155,7 +162,7 @@ enum Kinds {
     Hash(Box<Hash>),
     Set(Box<Set>),
     Zset(Box<Zset>),
-    Stream(Box<Stream>),
+    Stream(Box<stream::Reading>),
 }
 
 fn head<T: Pieced>(input: &mut Input<'_>, kind: fn(Box<T>) -> Kinds) -> Result<Growing, Corrupt> {
@@ -177,7 +184,7 @@ impl Growing {
             3 => head(input, Kinds::Hash),
             4 => head(input, Kinds::Set),
             5 => head(input, Kinds::Zset),
-            6 => head(input, Kinds::Stream),
+            6 => Ok(Growing { kind: Kinds::Stream(Box::new(stream::Reading::begin(input)?)), left: 0 }),
             _ => Err(Corrupt("unknown kind of value")),
         }
     }
@@ -190,17 +197,19 @@ impl Growing {
             self.left -= count as u64;
             return Ok(self.left == 0);
         }
+        if let Kinds::Stream(reading) = &mut self.kind {
+            return reading.feed(input);
+        }
         while self.left > 0 {
             if input.is_empty() {
                 return Ok(false);
             }
             match &mut self.kind {
-                Kinds::Str(_) => return Err(Corrupt("a string has no elements")),
-                Kinds::List(inner) => inner.decode_next(self.left, input)?,
-                Kinds::Hash(inner) => inner.decode_next(self.left, input)?,
-                Kinds::Set(inner) => inner.decode_next(self.left, input)?,
-                Kinds::Zset(inner) => inner.decode_next(self.left, input)?,
-                Kinds::Stream(inner) => inner.decode_next(self.left, input)?,
+                Kinds::Str(_) | Kinds::Stream(_) => return Err(Corrupt("read above")),
+                Kinds::List(inner) => inner.decode_next(input)?,
+                Kinds::Hash(inner) => inner.decode_next(input)?,
+                Kinds::Set(inner) => inner.decode_next(input)?,
+                Kinds::Zset(inner) => inner.decode_next(input)?,
             }
             self.left -= 1;
         }
@@ -215,7 +224,7 @@ impl Growing {
             Kinds::Hash(inner) => Value::Hash(inner),
             Kinds::Set(inner) => Value::Set(inner),
             Kinds::Zset(inner) => Value::Zset(inner),
-            Kinds::Stream(inner) => Value::Stream(inner),
+            Kinds::Stream(inner) => Value::Stream(Box::new(inner.finish())),
         }
     }
 }

@@ -349,7 +349,7 @@ impl Pieced for Set {
         Ok((set, count))
     }
 
-    fn decode_next(&mut self, _left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+    fn decode_next(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
         if self.insert(input.bytes()?) { Ok(()) } else { Err(Corrupt("a set has a member twice")) }
     }
 

@@ -1,11 +1,14 @@
 //! A consumer group: how far it has read, who reads in it, and what was delivered but not yet acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use base::Millis;
 
 use super::StreamId;
+use super::deliveries::{Deliveries, Part};
 use crate::codec::{Corrupt, Input, put_bytes, put_varint};
+use crate::value::pieces::Piece;
 
 /// One delivery that was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +55,7 @@ pub struct Group {
     pub last_id: StreamId,
     /// How many entries of the stream stand up to `last_id`, as far as that can be known.
     pub entries_read: Option<u64>,
-    pending: BTreeMap<StreamId, Pending>,
+    pending: Deliveries,
     numbers: BTreeMap<Box<[u8]>, ConsumerNumber>,
     consumers: Vec<Option<Consumer>>,
     free: Vec<ConsumerNumber>,
@@ -81,12 +84,12 @@ impl Group {
 
     /// The delivery of this entry, if it was not acknowledged.
     pub fn pending(&self, id: StreamId) -> Option<&Pending> {
-        self.pending.get(&id)
+        self.pending.get(id)
     }
 
     /// Unacknowledged deliveries from `start` on.
     pub fn pending_from(&self, start: StreamId) -> impl DoubleEndedIterator<Item = (StreamId, &Pending)> {
-        self.pending.range(start..).map(|(id, pending)| (*id, pending))
+        self.pending.from(start)
     }
 
     /// How many consumers it has.
@@ -132,7 +135,7 @@ impl Group {
         self.free.push(number);
         self.name_bytes -= name.len();
         for id in &consumer.pending {
-            self.pending.remove(id);
+            self.pending.remove(*id);
         }
         Some(consumer.pending.len())
     }
@@ -161,14 +164,46 @@ impl Group {
 
     /// Forgets the delivery of an entry. False where there is none.
     pub fn acknowledge(&mut self, id: StreamId) -> bool {
-        let Some(old) = self.pending.remove(&id) else {
+        let Some(old) = self.pending.remove(id) else {
             return false;
         };
         self.consumers[old.consumer as usize].as_mut().expect(LIVING).pending.remove(&id);
         true
     }
 
+    /// Frees up to `count` deliveries of a group that nobody uses any more. Returns whether all are freed.
+    pub(super) fn crumble(&mut self, count: usize) -> bool {
+        if !self.pending.crumble(count.div_ceil(64)) {
+            return false;
+        }
+        let mut left = count;
+        while let Some(last) = self.consumers.last_mut() {
+            match last {
+                Some(consumer) if !consumer.pending.is_empty() => {
+                    if left == 0 {
+                        return false;
+                    }
+                    consumer.pending.pop_last();
+                    left -= 1;
+                }
+                _ => {
+                    self.consumers.pop();
+                }
+            }
+        }
+        true
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        let order = self.encode_head(out);
+        for (id, pending) in self.pending.from(StreamId::MIN) {
+            encode_delivery(id, pending, &order, out);
+        }
+    }
+
+    /// What stands before the deliveries: consumers, and how many deliveries there are. Gives back the place of each consumer by
+    /// its number.
+    fn encode_head(&self, out: &mut Vec<u8>) -> Vec<u64> {
         self.last_id.encode(out);
         put_option(out, self.entries_read);
         put_varint(out, self.numbers.len() as u64);
@@ -181,15 +216,18 @@ impl Group {
             put_option(out, consumer.active);
         }
         put_varint(out, self.pending.len() as u64);
-        for (id, pending) in &self.pending {
-            id.encode(out);
-            put_varint(out, order[pending.consumer as usize]);
-            put_varint(out, pending.delivered);
-            put_varint(out, pending.count);
-        }
+        order
     }
 
-    pub(super) fn decode(input: &mut Input<'_>) -> Result<Group, Corrupt> {
+    /// The group as it is now, to be written behind `head`.
+    pub(super) fn freeze(&mut self, mut head: Vec<u8>) -> impl Iterator<Item = Piece> {
+        let order: Arc<[u64]> = self.encode_head(&mut head).into();
+        let parts = self.pending.hold().map(move |part| Piece::Deliveries(order.clone(), part));
+        std::iter::once(Piece::Bytes(head)).chain(parts)
+    }
+
+    /// Reads what stands before the deliveries, and how many follow.
+    pub(super) fn decode_head(input: &mut Input<'_>) -> Result<(Group, u64), Corrupt> {
         let mut group = Group::new(StreamId::decode(input)?, option(input)?);
         for number in 0..input.count()? {
             let name = input.bytes()?;
@@ -199,18 +237,32 @@ impl Group {
             }
             group.consumers[number].as_mut().expect(LIVING).active = option(input)?;
         }
-        for _ in 0..input.count()? {
-            let id = StreamId::decode(input)?;
-            let consumer = input.varint()?;
-            if consumer >= group.consumers.len() as u64 {
-                return Err(Corrupt("a delivery to nobody"));
-            }
-            let pending =
-                Pending { consumer: consumer as ConsumerNumber, delivered: input.varint()?, count: input.varint()? };
-            group.deliver(id, pending);
-        }
-        Ok(group)
+        Ok((group, input.varint()?))
     }
+
+    pub(super) fn decode_delivery(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
+        let id = StreamId::decode(input)?;
+        let consumer = input.varint()?;
+        if consumer >= self.consumers.len() as u64 {
+            return Err(Corrupt("a delivery to nobody"));
+        }
+        let pending =
+            Pending { consumer: consumer as ConsumerNumber, delivered: input.varint()?, count: input.varint()? };
+        self.deliver(id, pending);
+        Ok(())
+    }
+}
+
+fn encode_delivery(id: StreamId, pending: &Pending, order: &[u64], out: &mut Vec<u8>) {
+    id.encode(out);
+    put_varint(out, order[pending.consumer as usize]);
+    put_varint(out, pending.delivered);
+    put_varint(out, pending.count);
+}
+
+/// Writes a part of the deliveries that was held; `order` is the place of each consumer by its number.
+pub(in crate::value) fn encode_part(part: &Part, order: &[u64], out: &mut Vec<u8>) {
+    part.iter().for_each(|(id, pending)| encode_delivery(*id, pending, order, out));
 }
 
 fn put_option(out: &mut Vec<u8>, value: Option<u64>) {

@@ -9,18 +9,21 @@
 //! them alike.
 
 mod block;
+mod deliveries;
 mod group;
 mod id;
 mod log;
 
 pub use block::Entry as StreamEntry;
+pub(super) use deliveries::Part;
+pub(super) use group::encode_part;
 pub use group::{Consumer, ConsumerNumber, Group, Pending};
 pub use id::StreamId;
 pub use log::{Keep, Log, Trim};
 
 use std::collections::BTreeMap;
 
-use super::pieces::{Frozen, Pieced};
+use super::pieces::{Frozen, Piece};
 use crate::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
 
 /// A stream.
@@ -103,16 +106,33 @@ impl Stream {
         }
     }
 
-    fn decode_groups(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
-        for _ in 0..input.count()? {
-            let name = input.bytes()?;
-            let group = Group::decode(input)?;
-            self.group_bytes += name.len() + group.bytes();
-            if self.groups.insert(name.into(), group).is_some() {
-                return Err(Corrupt("a group stands twice"));
-            }
+    /// The value as it is now, to be written behind `head`: block by block, and then the groups, their deliveries part by part.
+    pub(super) fn freeze(&mut self, head: Vec<u8>) -> Option<Frozen> {
+        let mut frozen = self.log.freeze(head);
+        let mut count = Vec::new();
+        put_varint(&mut count, self.groups.len() as u64);
+        frozen.add(Piece::Bytes(count));
+        for (name, group) in &mut self.groups {
+            let mut head = Vec::new();
+            put_bytes(&mut head, name);
+            group.freeze(head).for_each(|piece| frozen.add(piece));
         }
-        Ok(())
+        Some(frozen)
+    }
+
+    /// Frees up to `pieces` times 64 blocks or deliveries of a value that nobody uses any more. Returns whether the rest may be
+    /// freed at once.
+    pub(super) fn crumble(&mut self, pieces: usize) -> bool {
+        if !self.log.crumble(64 * pieces) {
+            return false;
+        }
+        while let Some(mut last) = self.groups.last_entry() {
+            if !last.get_mut().crumble(64 * pieces) {
+                return false;
+            }
+            last.remove();
+        }
+        true
     }
 }
 
@@ -123,29 +143,71 @@ impl Stored for Stream {
     }
 
     fn decode(input: &mut Input<'_>) -> Result<Stream, Corrupt> {
-        Stream::decode_whole(input)
+        let mut reading = Reading::begin(input)?;
+        if !reading.feed(input)? {
+            return Err(Corrupt("ends early"));
+        }
+        Ok(reading.finish())
     }
 }
 
-/// Its elements are the blocks, and then one more: all groups.
-impl Pieced for Stream {
-    fn decode_head(input: &mut Input<'_>) -> Result<(Stream, u64), Corrupt> {
+/// A stream that is being read, between any two of its blocks, groups and deliveries.
+#[derive(Debug)]
+pub(super) struct Reading {
+    stream: Stream,
+    /// Blocks that are still to come.
+    blocks: u64,
+    /// Groups that are still to come, once it has been read how many.
+    groups: Option<u64>,
+    /// The group that is being read, and how many deliveries of it are still to come.
+    open: Option<(Box<[u8]>, Group, u64)>,
+}
+
+impl Reading {
+    /// Reads what stands before the blocks.
+    pub(super) fn begin(input: &mut Input<'_>) -> Result<Reading, Corrupt> {
         let (log, blocks) = Log::decode_head(input)?;
-        Ok((Stream { log, ..Stream::default() }, blocks.saturating_add(1)))
+        Ok(Reading { stream: Stream { log, ..Stream::default() }, blocks, groups: None, open: None })
     }
 
-    fn decode_next(&mut self, left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
-        if left > 1 { self.log.decode_block(input) } else { self.decode_groups(input) }
+    /// Reads on to the end of the stream or of the input. Returns whether the stream is whole.
+    pub(super) fn feed(&mut self, input: &mut Input<'_>) -> Result<bool, Corrupt> {
+        loop {
+            if let Some((name, group, 0)) = self.open.take_if(|(.., left)| *left == 0) {
+                self.stream.group_bytes += name.len() + group.bytes();
+                if self.stream.groups.insert(name, group).is_some() {
+                    return Err(Corrupt("a group stands twice"));
+                }
+            }
+            if self.groups == Some(0) && self.open.is_none() {
+                return Ok(true);
+            }
+            if input.is_empty() {
+                return Ok(false);
+            }
+            match (&mut self.open, self.groups) {
+                (Some((_, group, left)), _) => {
+                    group.decode_delivery(input)?;
+                    *left -= 1;
+                }
+                (None, None) if self.blocks > 0 => {
+                    self.stream.log.decode_block(input)?;
+                    self.blocks -= 1;
+                }
+                (None, None) => self.groups = Some(input.varint()?),
+                (None, Some(groups)) => {
+                    let name = input.bytes()?;
+                    let (group, left) = Group::decode_head(input)?;
+                    self.open = Some((name.into(), group, left));
+                    self.groups = Some(groups - 1);
+                }
+            }
+        }
     }
 
-    fn freeze(&mut self, head: Vec<u8>) -> Option<Frozen> {
-        let mut frozen = self.log.freeze(head);
-        self.encode_groups(&mut frozen.tail);
-        Some(frozen)
-    }
-
-    fn crumble(&mut self, pieces: usize) -> bool {
-        self.log.crumble(64 * pieces)
+    /// The stream, once it is whole.
+    pub(super) fn finish(self) -> Stream {
+        self.stream
     }
 }
 

@@ -222,3 +222,70 @@ fn damaged_bytes_are_refused_or_give_a_sound_stream() {
         }
     }
 }
+
+#[test]
+fn a_million_deliveries_are_written_and_freed_in_small_steps() {
+    let mut stream = Stream::default();
+    stream.log.append(StreamId::new(1, 0), &[b"f", b"v"]);
+    for group in [&b"g"[..], b"h"] {
+        stream.create_group(group, StreamId::MIN, None);
+        stream.edit_group(group, |_, group| {
+            for n in 0..500_000 {
+                let (consumer, _) = group.ensure_consumer(format!("c{}", n % 7).as_bytes(), 1);
+                group.deliver(StreamId::new(1_700_000_000_000 + n, 0), Pending { consumer, delivered: n, count: 1 });
+            }
+        });
+    }
+    let mut expected = Vec::new();
+    stream.encode(&mut expected);
+    let (mut frozen, mut written, mut steps, mut done) =
+        (stream.freeze(Vec::new()).expect("it is large"), Vec::new(), 0, false);
+    while !done {
+        let mut step = Vec::new();
+        done = frozen.write(16 << 10, &mut step);
+        assert!(step.len() < 32 << 10, "a step of {} bytes", step.len());
+        written.extend(step);
+        steps += 1;
+    }
+    assert!(written == expected && steps > 100);
+    let mut steps = 0;
+    while !stream.crumble(4) {
+        steps += 1;
+    }
+    assert!(steps > 1000, "{steps}");
+}
+
+#[test]
+fn deliveries_at_any_place_are_found_again_and_cost_what_is_left_of_them() {
+    use super::deliveries::Deliveries;
+    let mut rng = Rng::new(8);
+    for spread in [300, 5_000, 1 << 40] {
+        let (mut ours, mut model) = (Deliveries::default(), BTreeMap::new());
+        for step in 0..20_000u64 {
+            // Forwards, backwards and anywhere.
+            let id = StreamId::new(
+                match rng.below(3) {
+                    0 => spread + step,
+                    1 => spread - step.min(spread),
+                    _ => rng.below(spread),
+                },
+                0,
+            );
+            let pending = Pending { consumer: 0, delivered: step, count: 1 };
+            if rng.chance(2, 3) {
+                assert_eq!(ours.insert(id, pending), model.insert(id, pending));
+            } else {
+                let id = model.range(id..).next().map_or(id, |(id, _)| *id);
+                assert_eq!(ours.remove(id), model.remove(&id));
+            }
+            if step % 1000 == 0 {
+                ours.hold().for_each(drop);
+            }
+            assert_eq!((ours.len(), ours.get(id)), (model.len(), model.get(&id)));
+        }
+        for start in (0..40).map(|_| StreamId::new(rng.below(2 * spread), 0)) {
+            assert!(ours.from(start).eq(model.range(start..).map(|(id, pending)| (*id, pending))));
+            assert!(ours.from(start).rev().eq(model.range(start..).rev().map(|(id, pending)| (*id, pending))));
+        }
+    }
+}

@@ -221,7 +221,7 @@ impl Pieced for Zset {
         Ok((zset, input.varint()?))
     }
 
-    fn decode_next(&mut self, _left: u64, input: &mut Input<'_>) -> Result<(), Corrupt> {
+    fn decode_next(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
         let score = input.f64()?;
         if score.is_nan() {
             return Err(Corrupt("a score is not a number"));
