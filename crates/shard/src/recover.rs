@@ -20,6 +20,7 @@ pub struct Recovery {
     start: Position,
     entries: VecDeque<Entry>,
     hard_state: HardState,
+    bytes: u64,
 }
 
 /// What consensus needs to go on.
@@ -32,6 +33,10 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
     /// The newest hard state.
     pub hard_state: HardState,
+    /// The last entry that the snapshot covers.
+    pub snapshot: u64,
+    /// Bytes of the entries behind it.
+    pub bytes: u64,
 }
 
 impl Recovery {
@@ -44,6 +49,7 @@ impl Recovery {
             start: Position::default(),
             entries: VecDeque::new(),
             hard_state: HardState::default(),
+            bytes: 0,
         };
         recovery.hard_state.commit = snapshot.index;
         recovery.hard_state.term = snapshot.term;
@@ -82,6 +88,9 @@ impl Recovery {
         if entry.index != last + 1 {
             return Err(format!("{}: entry {} follows entry {last}", self.group, entry.index));
         }
+        if entry.index > self.snapshot.index {
+            self.bytes += entry.data.len() as u64;
+        }
         self.entries.push_back(entry);
         Ok(())
     }
@@ -116,6 +125,8 @@ impl Recovery {
             start: self.start,
             entries: self.entries.into(),
             hard_state: self.hard_state,
+            snapshot: self.snapshot.index,
+            bytes: self.bytes,
         })
     }
 }

@@ -231,7 +231,12 @@ struct Lane<C> {
     applied: Position,
     rng: Rng,
     snapshot: Snapshot,
+    /// Bytes of this group's entries that no snapshot of it covers.
     bytes_since_snapshot: u64,
+    /// How long the log of all groups was when its last snapshot began: what stands behind that cannot go without a newer one.
+    log_at_snapshot: u64,
+    /// The last entry that a durable snapshot covers.
+    covered: u64,
     /// Bytes of applied entries that consensus may still hold in memory.
     bytes_held: usize,
     looked: Instant,
@@ -242,7 +247,8 @@ struct Lane<C> {
 pub struct DriverConfig {
     /// This node.
     pub node: NodeId,
-    /// Bytes of a group's entries after which it takes a snapshot.
+    /// Bytes of a group's entries after which it takes a snapshot. A group that has written less takes one after as many bytes
+    /// for each group of the log: old segments hold the entries of all, and none goes before the last group lets go of it.
     pub snapshot_log_bytes: u64,
     /// Bytes of one snapshot chunk, about; see [`WALK_BYTES`].
     pub snapshot_chunk_bytes: usize,
@@ -260,6 +266,8 @@ pub struct Driver<C> {
     next: Append,
     /// The group that proposes first, in turn.
     first: usize,
+    /// Bytes of all groups' entries, those found at the start included.
+    log_bytes: u64,
     room: Room,
     stopped: bool,
     /// What every group's keyspaces are to be, once that has been said.
@@ -279,6 +287,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             appending: false,
             next: Append::fresh(),
             first: 0,
+            log_bytes: 0,
             room: Room::Plenty,
             stopped: false,
             keyspaces: None,
@@ -318,11 +327,18 @@ impl<C: Clone + PartialEq> Driver<C> {
             applied,
             rng: Rng::new(seed ^ 0x0071_756f_7261_7465),
             snapshot: Snapshot::None,
-            bytes_since_snapshot: 0,
+            bytes_since_snapshot: recovered.bytes,
+            log_at_snapshot: 0,
+            covered: recovered.snapshot,
             bytes_held: 0,
             looked: Instant::default(),
         });
         Ok(shard)
+    }
+
+    /// Says how long the log was that was found at the start: an old one is not kept for a group that has little in it.
+    pub fn found_log(&mut self, bytes: u64) {
+        self.log_bytes = bytes;
     }
 
     /// The shards, in the order they were added.
@@ -441,7 +457,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             if !self.appending && !self.held && self.lanes[at].leads {
                 self.propose(at, now, wall, sink, out);
             }
-            self.lanes[at].begin_snapshot(self.config.snapshot_log_bytes, out);
+            let lanes = self.lanes.len() as u64;
+            self.lanes[at].begin_snapshot(self.config.snapshot_log_bytes, lanes, self.log_bytes, out);
         }
         if !self.appending && !self.next.is_empty() {
             self.appending = true;
@@ -529,6 +546,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             self.next.lone_client &= same;
             self.last_client = first;
             lane.bytes_since_snapshot += data.len() as u64;
+            self.log_bytes += data.len() as u64;
             lane.flights.push_back(Flight { index: 0, term: 0, kind: Kind::Own, batch });
             self.tell(at, now, wall, Told::Propose { token: 0, data }, sink, out);
         }
@@ -664,7 +682,7 @@ impl<C: Clone + PartialEq> Driver<C> {
         for lane in self.lanes.iter_mut().filter(|lane| lane.leads) {
             lane.shard.set_refusal((room == Room::Reserve).then_some(Refusal::Full));
             // A snapshot lets old segments go: the way out of a full disk after deletes.
-            if room == Room::Reserve && matches!(lane.snapshot, Snapshot::None) && lane.bytes_since_snapshot > 0 {
+            if room == Room::Reserve && matches!(lane.snapshot, Snapshot::None) && lane.applied.index > lane.covered {
                 lane.snapshot = Snapshot::Wanted;
             }
         }
@@ -731,6 +749,7 @@ impl<C: Clone + PartialEq> Driver<C> {
         let Snapshot::Ending(position) = std::mem::replace(&mut self.lanes[at].snapshot, Snapshot::None) else {
             return;
         };
+        self.lanes[at].covered = position.index;
         self.tell(at, now, wall, Told::Snapshotted { index: position.index }, sink, out);
         self.tell(at, now, wall, Told::Compact { index: position.index }, sink, out);
         out.push(Output::CompactLog(group, position));
@@ -742,6 +761,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             lane.snapshot = Snapshot::None;
             // Tried again after as many bytes once more: a full disk must not be asked at every entry.
             lane.bytes_since_snapshot = 0;
+            lane.log_at_snapshot = self.log_bytes;
         }
     }
 }
@@ -866,8 +886,14 @@ impl<C: Clone> Lane<C> {
         }
     }
 
-    fn begin_snapshot(&mut self, log_bytes: u64, out: &mut Vec<Output>) {
-        let due = matches!(self.snapshot, Snapshot::None) && self.bytes_since_snapshot >= log_bytes;
+    /// Begins a snapshot if one is due: after `each` bytes of the group's own, or of `lanes` times as many of all groups, whose
+    /// log is `log_bytes` long.
+    fn begin_snapshot(&mut self, each: u64, lanes: u64, log_bytes: u64, out: &mut Vec<Output>) {
+        let in_the_way = || {
+            self.applied.index > self.covered
+                && log_bytes.saturating_sub(self.log_at_snapshot) >= each.saturating_mul(lanes)
+        };
+        let due = matches!(self.snapshot, Snapshot::None) && (self.bytes_since_snapshot >= each || in_the_way());
         if !due && !matches!(self.snapshot, Snapshot::Wanted) || self.applied.index == 0 {
             return;
         }
@@ -875,6 +901,7 @@ impl<C: Clone> Lane<C> {
         let position = Position { index, term: self.applied.term };
         self.snapshot = Snapshot::Walking(position, false);
         self.bytes_since_snapshot = 0;
+        self.log_at_snapshot = log_bytes;
         let membership = self.membership.clone();
         out.push(Output::SnapshotBegin { group: self.shard.group, position, membership, chunk });
     }

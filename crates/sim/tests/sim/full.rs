@@ -10,6 +10,7 @@ use shard::pending::Place;
 use shard::reply::Protocol;
 use sim::disk::VirtualDisk;
 use sim::node::{Actor, Answer, Node, Step, Watch};
+use store::disk::Disk;
 use store::log::LogOptions;
 
 /// Keeps answers, and the clock.
@@ -91,4 +92,42 @@ fn deletes_go_on_behind_an_append_that_found_the_disk_full() {
     scene.ask(&mut node, 102, false, &[b"SET", b"k", b"v"]);
     scene.settle(&mut node, true);
     assert_eq!(scene.answers.pop(), Some((102, "+OK\r\n".into())), "writing goes on without a restart");
+}
+
+/// Segments of the log on the disk.
+fn segments(disk: &VirtualDisk) -> usize {
+    disk.list().expect("it is there").iter().filter(|name| name.starts_with('0') && name.ends_with(".log")).count()
+}
+
+/// Writes to the data shard while the meta group stands still, in `lives` starts; the most segments that were there.
+fn grow(lives: usize, writes: usize) -> usize {
+    let disk = VirtualDisk::new();
+    let log = LogOptions { segment_bytes: 8 << 10, ..LogOptions::default() };
+    let options = OpenOptions { snapshot_log_bytes: 16 << 10, ..OpenOptions::new(NodeId(1), 1, log) };
+    let (mut scene, mut most) = (Scene::default(), 0);
+    for _ in 0..lives {
+        let mut node = Node::open(&disk, &options, 0, false, &mut || 7).expect("an undamaged disk");
+        scene.settle(&mut node, true);
+        for write in 0..writes as u64 {
+            scene.ask(&mut node, write, false, &[b"SET", b"k", &[b'x'; 1000]]);
+            scene.settle(&mut node, true);
+            assert_eq!(scene.answers.pop(), Some((write, "+OK\r\n".into())));
+        }
+        most = most.max(segments(&disk));
+        node.seal().expect("the disk is well");
+    }
+    most
+}
+
+#[test]
+fn a_group_that_stands_still_does_not_keep_the_log_of_the_others() {
+    // 16 KiB of each of two groups, and what comes in while their snapshots are made.
+    let most = grow(1, 400);
+    assert!(most <= 10, "{most} segments of 8 KiB");
+}
+
+#[test]
+fn many_short_lives_do_not_make_the_log_long() {
+    let most = grow(100, 4);
+    assert!(most <= 10, "{most} segments of 8 KiB");
 }
