@@ -7,6 +7,7 @@ mod histogram;
 mod id;
 mod limits;
 mod number;
+mod planted;
 mod rng;
 mod slot;
 mod time;
@@ -16,6 +17,9 @@ pub use histogram::{Counts, Histogram};
 pub use id::{GroupId, NodeId};
 pub use limits::{Hits, Limit, Limits};
 pub use number::{decimal_len, format_i64, parse_f64, parse_i64};
+#[cfg(feature = "planted")]
+pub use planted::plant;
+pub use planted::{Bug, is_planted};
 pub use rng::Rng;
 pub use slot::{SLOT_COUNT, key_slot};
 pub use time::{Duration, Instant, Millis};

@@ -63,6 +63,8 @@ enum NoAnswer {
     Client(Broken),
     ClientSlow,
     TooLarge,
+    /// Its endpoint was taken out while the connection was being made: nothing was sent, and this is where it goes instead.
+    Moved(Option<Arc<Endpoint>>),
 }
 
 /// What is told at the end.
@@ -165,7 +167,7 @@ impl<D: Decide> Work<'_, '_, D> {
         let mut fresh = false;
         loop {
             let started = Instant::now();
-            let result = self.attempt(&to, &mut flow, deadline, fresh).await;
+            let result = self.attempt(ticket, &to, &mut flow, deadline, fresh).await;
             self.account.bytes_in = flow.bytes;
             let attempt = Attempt {
                 number: self.account.attempts,
@@ -179,6 +181,11 @@ impl<D: Decide> Work<'_, '_, D> {
                     fresh = true;
                     continue;
                 }
+                Err(NoAnswer::Moved(Some(other))) => {
+                    to = other;
+                    continue;
+                }
+                Err(NoAnswer::Moved(None)) => return self.reply(&Reply::text(503, http_reason(503))).await,
                 Err(NoAnswer::Client(Broken::Bad(bad))) => return self.refuse(bad).await,
                 Err(NoAnswer::Client(_)) => return (Next::Close, Ending::Client),
                 Err(NoAnswer::ClientSlow) => {
@@ -234,6 +241,7 @@ impl<D: Decide> Work<'_, '_, D> {
     /// Sends the request to `to` and waits for the answer's head.
     async fn attempt(
         &mut self,
+        ticket: &mut D::Ticket,
         to: &Arc<Endpoint>,
         flow: &mut Flow,
         deadline: Option<Instant>,
@@ -243,7 +251,7 @@ impl<D: Decide> Work<'_, '_, D> {
         if left.is_some_and(|left| left.is_zero()) {
             return Err(NoAnswer::Upstream(FailureKind::Deadline));
         }
-        let (mut upstream, reused) = self.open(to, deadline, left, fresh).await?;
+        let (mut upstream, reused) = self.open(ticket, to, deadline, left, fresh).await?;
         if flow.bytes > 0 {
             upstream.side.queue(&flow.kept.bytes).map_err(NoAnswer::Client)?;
         }
@@ -266,6 +274,7 @@ impl<D: Decide> Work<'_, '_, D> {
     /// A connection, with the request's head on it.
     async fn open(
         &mut self,
+        ticket: &mut D::Ticket,
         to: &Arc<Endpoint>,
         deadline: Option<Instant>,
         left: Option<Duration>,
@@ -273,7 +282,7 @@ impl<D: Decide> Work<'_, '_, D> {
     ) -> Result<(Upstream, bool), NoAnswer> {
         let request = &self.scratch.request;
         if to.config().protocol == Protocol::Http2 {
-            let opened = Box::pin(self.open_stream(to, deadline, left)).await;
+            let opened = Box::pin(self.open_stream(ticket, to, deadline, left)).await;
             return opened.map(|upstream| (upstream, false));
         }
         let idle = if fresh { None } else { to.take_idle() };
@@ -281,7 +290,10 @@ impl<D: Decide> Work<'_, '_, D> {
         let Connection { io, lease } = match idle {
             Some(connection) => connection,
             None => match self.timer.until(deadline, Box::pin(to.connect())).await {
-                Some(Ok(connection)) => connection,
+                Some(Ok(connection)) => {
+                    still_there(self.cx.decider, ticket, to)?;
+                    connection
+                }
                 other => return Err(no_connection(other)),
             },
         };
@@ -293,6 +305,7 @@ impl<D: Decide> Work<'_, '_, D> {
     /// A stream of a shared connection, with the request's head on it.
     async fn open_stream(
         &mut self,
+        ticket: &mut D::Ticket,
         to: &Arc<Endpoint>,
         deadline: Option<Instant>,
         left: Option<Duration>,
@@ -307,6 +320,7 @@ impl<D: Decide> Work<'_, '_, D> {
                 other => return Err(no_connection(other)),
             };
             let ready = self.timer.until(deadline, poll_fn(|cx| shares.send.poll_ready(cx))).await;
+            still_there(self.cx.decider, ticket, to)?;
             let sent = match ready {
                 None => return Err(NoAnswer::Upstream(FailureKind::Deadline)),
                 Some(Ok(())) => shares.send.send_request(head.clone(), request.body == BodyLength::None),
@@ -372,7 +386,7 @@ impl<D: Decide> Work<'_, '_, D> {
                 let step = if flow.done { timeouts.answer } else { timeouts.idle };
                 timer.set(if flow.done && !late { earlier(deadline, after(step)) } else { after(step) });
             }
-            if timer.poll(cx).is_pending() {
+            if timer.poll(cx).is_pending() || base::is_planted(base::Bug::AnswerNeverLate) {
                 return Poll::Pending;
             }
             Poll::Ready(Err(match () {
@@ -535,6 +549,14 @@ impl<D: Decide> Work<'_, '_, D> {
         drop(lease);
         (self.account.bytes_in, self.account.bytes_out) = (passed.bytes_in, passed.bytes_out);
         (Next::Close, passed.ending)
+    }
+}
+
+/// Making a connection takes time in which its endpoint may be taken out: asked again right before the first byte.
+fn still_there<D: Decide>(decider: &D, ticket: &mut D::Ticket, to: &Arc<Endpoint>) -> Result<(), NoAnswer> {
+    match decider.on_resume(ticket, to.clone()) {
+        Some(it) if Arc::ptr_eq(&it, to) => Ok(()),
+        other => Err(NoAnswer::Moved(other)),
     }
 }
 

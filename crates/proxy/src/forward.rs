@@ -96,7 +96,7 @@ fn request_fields(
     for (name, value) in fields.iter() {
         let dropped = is_framing(name)
             || is_about_client(name)
-            || request.hop.nominates && is_nominated(fields, name)
+            || request.hop.nominates && is_nominated(fields, name) && !base::is_planted(base::Bug::HopFieldsForwarded)
             || deadline.is_some()
                 && (name.eq_ignore_ascii_case(TIMEOUT_HEADER.as_bytes())
                     || name.eq_ignore_ascii_case(GRPC_TIMEOUT.as_bytes()))

@@ -340,7 +340,7 @@ impl Scan {
     pub fn run(&mut self, bytes: &[u8]) -> Result<Option<usize>, Bad> {
         while let Some(found) = bytes[self.at..].iter().position(|byte| *byte == b'\n') {
             let end = self.at + found;
-            if end == self.line || bytes[end - 1] != b'\r' {
+            if end == self.line || bytes[end - 1] != b'\r' && !base::is_planted(base::Bug::BareLfTaken) {
                 return Err(bad("a line ends in LF alone"));
             }
             let empty = end == self.line + 1;
@@ -549,6 +549,7 @@ fn absolute_form(target: &[u8], at: usize) -> Result<Option<(Span, Span)>, Bad> 
 /// Where a request's body ends (RFC 9112 §6.3).
 fn request_body(hop: &Hop, version: Version) -> Result<BodyLength, Bad> {
     match (hop.length, hop.chunked) {
+        (Some(length), true) if base::is_planted(base::Bug::BothLengthsTaken) => Ok(BodyLength::Known(length)),
         (Some(_), true) => Err(bad("Content-Length beside Transfer-Encoding")),
         (None, true) if version == Version::Http10 => Err(bad("Transfer-Encoding in HTTP/1.0")),
         (None, true) => Ok(BodyLength::Streamed),

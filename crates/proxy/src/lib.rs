@@ -22,6 +22,7 @@
 mod body;
 mod buffer;
 mod exchange;
+mod expiry;
 mod forward;
 mod head;
 mod http2;

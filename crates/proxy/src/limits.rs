@@ -18,6 +18,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// How long a client's connection may wait for its next request, the first included.
     pub idle_timeout: Duration,
+    /// How long a connection that waits for its next request may go on waiting when all are to end: a request that is on its way then gets its
+    /// answer, which says `close`.
+    pub drain_idle: Duration,
     /// How long a client may take to read an answer that is not moving, or to receive an answer of our own.
     pub write_timeout: Duration,
     /// Requests of one HTTP/1.1 connection; the last one's answer says `close`.
@@ -49,6 +52,7 @@ impl Limits {
         trailer_bytes_max: 8 << 10,
         head_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(75),
+        drain_idle: Duration::from_millis(250),
         write_timeout: Duration::from_secs(30),
         requests_max: 1_000_000,
         h2_streams_max: 128,

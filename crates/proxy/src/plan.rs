@@ -296,8 +296,8 @@ pub trait Decide: Send + Sync + 'static {
         OnFailure::GiveUp(None)
     }
 
-    /// The pause before another attempt is over and nothing of it has been sent: where it goes now, since who decided may have taken that endpoint out
-    /// meanwhile. Nothing: the client gets 503.
+    /// The pause before another attempt is over, or a new connection stands, and nothing has been sent: where it goes now, since who decided may have
+    /// taken that endpoint out meanwhile. Nothing: the client gets 503.
     fn on_resume(&self, ticket: &mut Self::Ticket, to: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
         let _ = ticket;
         Some(to)

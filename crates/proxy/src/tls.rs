@@ -53,6 +53,11 @@ impl Certificate {
             CertifiedKey::from_der(chain, key, &provider()).map_err(|error| wrong("certificate and key", &error))?;
         Ok(Certificate { names: names.iter().map(|name| name.to_ascii_lowercase()).collect(), key: Arc::new(key) })
     }
+
+    /// Until when the first certificate of the chain, the one that clients look at, is valid: seconds since 1970. Nothing where it does not say.
+    pub fn not_after(&self) -> Option<u64> {
+        self.key.cert.first().and_then(|der| crate::expiry::not_after(der))
+    }
 }
 
 /// What a listener shows: swapped as a whole, [`Certificates::replace`]. Connections that stand keep what they have.

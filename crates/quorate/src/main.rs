@@ -303,6 +303,11 @@ impl CliArgs {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "planted")]
+    if let Ok(bug) = std::env::var("QUORATE_PLANTED") {
+        assert!(base::plant(&bug), "there is no bug {bug:?}");
+        eprintln!("quorate: this program breaks a promise on purpose: {bug}");
+    }
     let done = match Program::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Cli(args) => return cli::run(args.options()),

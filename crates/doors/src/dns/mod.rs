@@ -148,7 +148,8 @@ impl Door {
         let code = reply.fill();
         let is_ours = !matches!(code, Code::Refused | Code::BadVers);
         let is_cut = reply.is_cut && via != Via::Tcp;
-        reply.answer.end(&query, code, is_ours, is_cut, own_payload);
+        let is_said = is_cut && !base::is_planted(base::Bug::DnsCutUnsaid);
+        reply.answer.end(&query, code, is_ours, is_said, own_payload);
         if is_cut { Said::Cut } else { Said::Answer }
     }
 

@@ -416,7 +416,8 @@ impl<E> Flight<E> {
     /// The pause before an attempt is over: where does it go? An endpoint that was taken out meanwhile gets nothing (I7). To be asked right before
     /// anything is sent; asked at other times, and of a first attempt, it does no harm.
     pub fn resume(&mut self, now: Instant, rng: &mut Rng) -> Resumed<E> {
-        if self.attempt.as_ref().is_none_or(|(_, attempt)| attempt.live().tenure() == self.tenure) {
+        let same = self.attempt.as_ref().is_none_or(|(_, attempt)| attempt.live().tenure() == self.tenure);
+        if same || base::is_planted(base::Bug::RetryNotAskedAgain) {
             return Resumed::There;
         }
         // Nothing was sent: it was no attempt, and says nothing about anybody.

@@ -303,7 +303,9 @@ impl<E> LiveUpstream<E> {
         }
         let judged = |watch: &Watch| -> Vec<Member> {
             let health = |member: &Member| match member.health {
-                Health::Passing if watch.outliers.is_ejected(member.endpoint.id) => Health::Suspect,
+                Health::Passing if watch.outliers.is_ejected(member.endpoint.id) => {
+                    if base::is_planted(base::Bug::AllEjected) { Health::Off } else { Health::Suspect }
+                }
                 Health::Passing if watch.checks.get(&member.endpoint.id).is_some_and(|check| !check.is_passing()) => {
                     Health::Suspect
                 }

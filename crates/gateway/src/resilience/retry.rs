@@ -146,6 +146,7 @@ impl RetryPolicy {
 
     fn forbids(&self, tried: &Tried) -> Option<NoRetry> {
         let worth = match tried.failure {
+            Failure::Connect if base::is_planted(base::Bug::RefusedNotRetried) => false,
             Failure::Connect | Failure::Refused | Failure::Reset => true,
             Failure::Timeout => self.on_timeout,
             Failure::Status(status) => self.statuses.contains(&status),
@@ -158,7 +159,8 @@ impl RetryPolicy {
         }
         let untouched = matches!(tried.failure, Failure::Connect | Failure::Refused) || !tried.sent;
         let keyed = self.idempotency_keys && tried.has_idempotency_key;
-        if !untouched && !keyed && tried.idempotence == Idempotence::Neither {
+        let again = untouched || keyed || base::is_planted(base::Bug::PostSentAgain);
+        if !again && tried.idempotence == Idempotence::Neither {
             return Some(NoRetry::NotIdempotent);
         }
         if !tried.replayable {

@@ -202,6 +202,8 @@ async fn wait(decider: Decider, mut queued: Queued<proxy::Endpoint>) -> Action<T
     if tokio::time::timeout(span, Pin::new(&mut queued)).await.is_err() {
         return Action::Respond(reply(queued.refused()));
     }
+    // What has changed while it waited counts.
+    decider.front.sync();
     let now = clock::now();
     let decision = with_rng(|rng| queued.go(&decider.front.gateway, now, rng));
     decider.act(decision, now)
@@ -277,6 +279,7 @@ impl Decide for Decider {
     }
 
     fn on_resume(&self, ticket: &mut Ticket, to: Arc<proxy::Endpoint>) -> Option<Arc<proxy::Endpoint>> {
+        self.front.sync();
         match with_rng(|rng| ticket.flight.resume(clock::now(), rng)) {
             Resumed::There => Some(to),
             Resumed::Elsewhere { to, .. } => Some(to),

@@ -18,7 +18,11 @@ use tokio::sync::{Semaphore, watch};
 
 use super::decide::Decider;
 use super::{Front, OWN_LISTENER};
+use crate::clock;
 
+/// So long before a certificate expires people are told: time enough for a renewal that failed to be looked at, and less than the rest of a
+/// 90-day certificate at which clients of ACME renew (RFC 8555's issuers: 30 days).
+const EXPIRY_WARNING_S: u64 = 14 * 86_400;
 /// How long accepting rests after it failed.
 const REST: Duration = Duration::from_millis(100);
 
@@ -34,7 +38,16 @@ struct Running {
     socket: Arc<TcpListener>,
     stop: watch::Sender<bool>,
     places: Places,
-    certificates: Option<(Arc<Certificates>, Vec<SystemTime>)>,
+    certificates: Option<Shown>,
+}
+
+/// The certificates that a listener shows.
+struct Shown {
+    shown: Arc<Certificates>,
+    /// When their files were written.
+    ages: Vec<SystemTime>,
+    /// The first moment at which one of them expires, in seconds since 1970.
+    expires: Option<u64>,
 }
 
 /// All listeners of this node.
@@ -60,7 +73,9 @@ impl Listeners {
             if let Some(running) = self.running.remove(&name) {
                 drain(running);
             }
-            self.front.trouble(&format!("listener {name}"), None);
+            for about in ["listener", "certificates of listener", "a certificate of listener"] {
+                self.front.trouble(&format!("{about} {name}"), None);
+            }
         }
         for (name, document) in config.listeners() {
             if self.running.get(name).is_some_and(|running| *running.document == **document) {
@@ -72,6 +87,8 @@ impl Listeners {
                 Err(why) => self.front.trouble(&about, Some(why)),
             }
         }
+        // Where a document gave the own listener another address: nobody would ever accept what comes to the first one.
+        self.first = None;
         let open = self.running.iter().filter_map(|(name, one)| Some((name.clone(), one.socket.local_addr().ok()?)));
         *self.front.open.lock() = open.collect();
     }
@@ -93,7 +110,11 @@ impl Listeners {
         }
         let certificates = match document.certificates.is_empty() {
             true => None,
-            false => Some((Certificates::new(&read_certificates(document)?), ages(document))),
+            false => {
+                let ages = ages(document);
+                let read = read_certificates(document)?;
+                Some(Shown { shown: Certificates::new(&read), ages, expires: expires(&read) })
+            }
         };
         let old = self.running.remove(name);
         let kept = old.as_ref().filter(|old| old.document.bind == bind).map(|old| old.socket.clone());
@@ -134,7 +155,7 @@ impl Listeners {
         let serving = Serving {
             proxy: Proxy::new(decider, limits),
             document: document.clone(),
-            acceptor: certificates.as_ref().map(|(certificates, _)| certificates.acceptor()),
+            acceptor: certificates.as_ref().map(|certificates| certificates.shown.acceptor()),
             places: places.clone(),
             stop: stopping,
         };
@@ -144,19 +165,20 @@ impl Listeners {
         Ok(())
     }
 
-    /// Shows certificates anew whose files have changed.
+    /// Shows certificates anew whose files have changed, and tells people of those that are about to expire.
     pub fn reload_certificates(&mut self) {
         for (name, running) in &mut self.running {
-            let Some((certificates, seen)) = &mut running.certificates else { continue };
+            let Some(certificates) = &mut running.certificates else { continue };
+            self.front.trouble(&format!("a certificate of listener {name}"), ending(certificates.expires));
             let now = ages(&running.document);
-            if now == *seen {
+            if now == certificates.ages || base::is_planted(base::Bug::CertificatesReadOnce) {
                 continue;
             }
             let about = format!("certificates of listener {name}");
             match read_certificates(&running.document) {
                 Ok(read) => {
-                    certificates.replace(&read);
-                    *seen = now;
+                    certificates.shown.replace(&read);
+                    (certificates.ages, certificates.expires) = (now, expires(&read));
                     self.front.trouble(&about, None);
                 }
                 // Half written, perhaps: the old ones are shown until they can be read.
@@ -206,6 +228,22 @@ fn read_certificates(document: &Listener) -> Result<Vec<Certificate>, String> {
     Ok(certificates)
 }
 
+fn expires(certificates: &[Certificate]) -> Option<u64> {
+    certificates.iter().filter_map(Certificate::not_after).min()
+}
+
+/// What is to be said of a certificate that expires then.
+fn ending(expires: Option<u64>) -> Option<String> {
+    let (expires, now) = (expires?, clock::wall() / 1000);
+    match expires.checked_sub(now) {
+        None => Some("it has expired: clients refuse it; put a new one in its files".into()),
+        Some(left) if left < EXPIRY_WARNING_S => {
+            Some(format!("it expires in {} days; a new one in its files is shown at once", left / 86_400))
+        }
+        Some(_) => None,
+    }
+}
+
 /// When the files were last written.
 fn ages(document: &Listener) -> Vec<SystemTime> {
     let files = document.certificates.iter().flat_map(|one| [&one.chain, &one.key]);
@@ -246,6 +284,9 @@ async fn accept(socket: Arc<TcpListener>, serving: Arc<Serving>) {
             Err(error) => {
                 // Out of file descriptors, mostly: connections that are open go on, and their end makes room.
                 eprintln!("quorate: gateway: a connection could not be accepted: {error}");
+                if base::is_planted(base::Bug::FilesOutForGood) {
+                    return;
+                }
                 tokio::time::sleep(REST).await;
             }
         }
@@ -261,7 +302,9 @@ async fn converse(stream: TcpStream, from: SocketAddr, serving: &Arc<Serving>) {
     let (mut stop, stopping) = (serving.stop.clone(), serving.stop.clone());
     let drained = async {
         let _ = stop.wait_for(|stop| *stop).await;
-        tokio::time::sleep(serving.document.drain_timeout.0).await;
+        if !base::is_planted(base::Bug::DrainNotWaited) {
+            tokio::time::sleep(serving.document.drain_timeout.0).await;
+        }
     };
     let proxy = &serving.proxy;
     let served = async {

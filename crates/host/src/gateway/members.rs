@@ -96,13 +96,15 @@ pub fn of_service(catalog: &Catalog, source: &ServiceSource, names: &mut Names) 
         let health = match instance.status() {
             Status::Passing => Health::Passing,
             Status::Warning if !source.passing_only => Health::Passing,
+            Status::Critical if base::is_planted(base::Bug::CriticalServed) => Health::Passing,
             Status::Warning | Status::Critical => Health::Off,
         };
         let form = &instance.service.form;
         for address in names.addresses(instance.address(), form.port) {
             // The address is part of who it is: an instance that moves is another one to everybody who counts.
             let mut endpoint = Endpoint::new(&format!("{} ({address})", form.id), address);
-            endpoint.weight = instance.weight();
+            let least = u32::from(base::is_planted(base::Bug::CriticalServed));
+            endpoint.weight = instance.weight().max(least);
             endpoint.zone = form.meta.get("zone").map_or("", String::as_str).into();
             let health = if endpoint.weight == 0 && health == Health::Passing { Health::Draining } else { health };
             members.push(Member { endpoint, health });

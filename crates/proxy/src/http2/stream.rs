@@ -253,7 +253,9 @@ impl Stream {
             self.data.clear();
             self.taken = 0;
         }
-        self.line.lock().used_of(self.at, len);
+        if !base::is_planted(base::Bug::WindowKept) {
+            self.line.lock().used_of(self.at, len);
+        }
     }
 
     pub fn poll_fill(&mut self) -> Poll<Result<(), Broken>> {

@@ -1,7 +1,8 @@
 //! Connections that are kept, attempts that are repeated, and steps that take too long.
 
 use crate::wire::{PATIENCE, Setting, Stage};
-use proxy::{Endpoint, EndpointConfig, Limits, Rules, Timeouts};
+use proxy::{Endpoint, EndpointConfig, Limits, Protocol, Rules, Timeouts};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -87,6 +88,40 @@ async fn a_kept_connection_that_its_server_closed_harms_nobody() {
     assert!(client.head().await.starts_with("HTTP/1.1 502 "));
 }
 
+/// I7: making a connection takes time, and who was taken out meanwhile gets nothing over it.
+#[tokio::test]
+async fn nothing_is_sent_over_a_connection_whose_endpoint_was_taken_out_while_it_was_made() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let stage = Stage::set(Setting { upstreams: 2, protocol, ..Setting::default() }).await;
+        stage.proxy.decider().moves.store(1, Ordering::Relaxed);
+        let mut client = stage.client();
+        client.send(GET).await;
+        if protocol == Protocol::Http2 {
+            // What comes there is HTTP/2's own, and no request.
+            let (stream, _) = stage.upstreams[1].accept().await.expect("a connection");
+            let mut server = h2::server::handshake(stream).await.expect("a handshake");
+            let (_, mut respond) = server.accept().await.expect("a request").expect("a whole one");
+            respond.send_response(http::Response::new(()), true).expect("sent");
+            tokio::spawn(async move { while server.accept().await.is_some() {} });
+            assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+            let (stream, _) = stage.upstreams[0].accept().await.expect("a connection");
+            let mut first = h2::server::handshake(stream).await.expect("a handshake");
+            let nothing = tokio::time::timeout(SHORT, first.accept()).await;
+            assert!(!matches!(nothing, Ok(Some(Ok(_)))), "a request came to who was taken out");
+        } else {
+            let mut second = stage.upstream_of(1).await;
+            second.head().await;
+            second.send(OK).await;
+            client.until("ok").await;
+            assert_eq!(stage.upstream_of(0).await.rest().await, "");
+        }
+        assert_eq!(
+            stage.heard(),
+            [format!("Complete 200 in 0 out {}", if protocol == Protocol::Http1 { 2 } else { 0 })]
+        );
+    }
+}
+
 #[tokio::test]
 async fn the_request_is_sent_again_whole_where_the_decider_says_so() {
     let rules = Rules { replay_bytes_max: 16, ..Setting::default().rules };
@@ -149,6 +184,7 @@ async fn connections_are_bounded() {
         retry_status: None,
         edit: Box::new(|_, _| {}),
         next: 0.into(),
+        moves: Default::default(),
         heard: parking_lot::Mutex::default(),
     };
     stage.proxy = proxy::Proxy::new(script, Limits::default());

@@ -27,6 +27,8 @@ pub struct Script {
     pub edit: Edit,
     pub next: AtomicUsize,
     pub heard: Mutex<Vec<String>>,
+    /// So many endpoints are taken out while a connection to them is being made.
+    pub moves: AtomicUsize,
 }
 
 impl Script {
@@ -62,6 +64,12 @@ impl Decide for Script {
     fn on_failure(&self, (): &mut (), kind: FailureKind, attempt: &Attempt) -> OnFailure {
         self.heard.lock().push(format!("{kind:?}"));
         if attempt.number < self.retries { OnFailure::Retry(self.again()) } else { OnFailure::GiveUp(None) }
+    }
+
+    fn on_resume(&self, (): &mut (), to: Arc<Endpoint>) -> Option<Arc<Endpoint>> {
+        let moves = |left: usize| left.checked_sub(1);
+        let moved = self.moves.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moves).is_ok();
+        Some(if moved { self.turn() } else { to })
     }
 
     fn on_end(&self, _: Option<()>, _: &RequestHead, _: &Peer, end: &End) {
@@ -139,6 +147,7 @@ impl Stage {
             edit: setting.edit,
             next: AtomicUsize::new(0),
             heard: Mutex::default(),
+            moves: AtomicUsize::new(0),
         };
         Stage { upstreams, proxy: Proxy::new(script, setting.limits), drain: watch::channel(false).0 }
     }
