@@ -1,16 +1,18 @@
-"""A backend: HTTP/1.1 on 127.0.0.1:PORT, by asyncio. `backend.py PORT NAME [LOG]`
+"""A backend: HTTP/1.1 on 127.0.0.1:PORT, or the address that BACKEND_HOST names, by asyncio. `backend.py PORT NAME [LOG]`
 
 Answers with its name. SIGTERM ends it as a good server ends: it accepts nothing more, closes idle connections, finishes what is under way
-with `Connection: close`. What a path asks for is done to its request: /stall is never answered, /slow/MS waits, /status/N answers so, /reset
-breaks off in the middle of its body, /rst before its head, /cut ends a chunked body without its end. LOG gets a line for each request.
+with `Connection: close`. What a path asks for is done to its request: /stall is never answered, /slow/MS waits, /status/N answers so, /kib/N has N KiB, /reset
+breaks off in the middle of its body, /rst before its head, /cut ends a chunked body without its end. LOG gets a line for each request: method, target, X-Id, and the moment on the clock that all processes share.
 """
 import asyncio
+import os
 import signal
 import socket
 import struct
 import sys
+import time
 
-PORT, NAME = int(sys.argv[1]), sys.argv[2]
+PORT, NAME, HOST = int(sys.argv[1]), sys.argv[2], os.environ.get("BACKEND_HOST", "127.0.0.1")
 LOG = open(sys.argv[3], "a", buffering=1) if len(sys.argv) > 3 else None
 open_connections = set()
 ending = False
@@ -66,7 +68,7 @@ class Backend(asyncio.Protocol):
             self.buffer, self.busy = rest, True
             method, target, _ = lines[0].split(" ", 2)
             if LOG:
-                LOG.write(f"{method} {target} {fields.get('x-id', '-')}\n")
+                LOG.write(f"{method} {target} {fields.get('x-id', '-')} {time.monotonic():.6f}\n")
             self.method = method
             self.answer(method, target.partition("?")[0], body)
 
@@ -84,6 +86,8 @@ class Backend(asyncio.Protocol):
             return asyncio.get_running_loop().call_later(0.05, self.transport.close)
         if words[0] == "slow":
             return asyncio.get_running_loop().call_later(int(words[1]) / 1000, self.write, 200, body)
+        if words[0] == "kib":
+            body = b"x" * (int(words[1]) << 10)
         self.write(int(words[1]) if words[0] == "status" else 200, body)
 
     def write(self, status, body):
@@ -104,7 +108,7 @@ async def main():
     global done
     done = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Backend, "127.0.0.1", PORT, reuse_address=True, backlog=1024)
+    server = await loop.create_server(Backend, HOST, PORT, reuse_address=True, backlog=1024)
 
     def end():
         global ending

@@ -3,6 +3,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,8 +13,10 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BIN, DIR = sys.argv[1], sys.argv[2]
+BIN, DIR = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 REQUESTS = int(sys.argv[3]) if len(sys.argv) > 3 else 20_000
+# Parts of a case that are wanted; none named: all.
+ONLY = sys.argv[4].split(",") if len(sys.argv) > 4 and sys.argv[4] else []
 processes = []
 
 
@@ -40,9 +43,9 @@ def wait_until(done, seconds=20, what="a condition"):
         time.sleep(0.01)
 
 
-def listens(port):
+def listens(port, host="127.0.0.1"):
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection((host, port), 1).close()
         return True
     except OSError:
         return False
@@ -51,18 +54,19 @@ def listens(port):
 class Backend:
     """`backend.py` or another script in a process of its own."""
 
-    def __init__(self, name, port=None, script="backend.py", log=True):
-        self.name, self.port, self.script = name, port or free_port(), script
+    def __init__(self, name, port=None, script="backend.py", log=True, program=None, host="127.0.0.1"):
+        self.name, self.port, self.script, self.host = name, port or free_port(), script, host
+        self.program = program or sys.executable
         self.log = os.path.join(DIR, f"{name}.requests") if log else None
         if self.log:
             open(self.log, "w").close()
         self.start()
 
     def start(self):
-        words = [sys.executable, os.path.join(HERE, self.script), str(self.port), self.name] + ([self.log] if self.log else [])
-        self.process = subprocess.Popen(words)
+        words = [self.program, os.path.join(HERE, self.script), str(self.port), self.name] + ([self.log] if self.log else [])
+        self.process = subprocess.Popen(words, env=os.environ | {"BACKEND_HOST": self.host})
         processes.append(self.process)
-        wait_until(lambda: self.process.poll() is None and listens(self.port), what=f"backend {self.name}")
+        wait_until(lambda: self.process.poll() is None and listens(self.port, self.host), what=f"backend {self.name}")
 
     def end(self, how=signal.SIGTERM):
         self.process.send_signal(how)
@@ -78,13 +82,13 @@ class Backend:
 
     @property
     def address(self):
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
 
 class Node:
     """`quorate up` with the gateway told by a TOML text."""
 
-    def __init__(self, toml, name="node", files_max=None, flags=()):
+    def __init__(self, toml, name="node", files_max=None, flags=(), env=None):
         home = os.path.join(DIR, name)
         shutil.rmtree(home, ignore_errors=True)
         os.makedirs(home)
@@ -92,9 +96,9 @@ class Node:
             file.write(toml)
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))) if files_max else None
         self.log = os.path.join(home, "log")
-        words = "up --redis-port 0 --admin-port 0 --gateway-port 0 --consul-port 0 --print-ready".split()
+        words = "up --redis-port 0 --admin-port 0 --gateway-port 0 --consul-port 0 --dns-port 0 --print-ready".split()
         words += ["--data", os.path.join(home, "data"), "--config", os.path.join(home, "quorate.toml"), *flags]
-        self.process = subprocess.Popen([BIN, *words], stdout=open(self.log, "w"), stderr=subprocess.STDOUT, preexec_fn=limit)
+        self.process = subprocess.Popen([BIN, *words], stdout=open(self.log, "w"), stderr=subprocess.STDOUT, preexec_fn=limit, env=os.environ | (env or {}))
         processes.append(self.process)
         self.at = {}
 
@@ -132,8 +136,12 @@ def upstream(name, backends, more=""):
     return f"[upstream.{name}]\nendpoints = [{listed}]\n{more}\n"
 
 
-class Broken(Exception):
+class Broken(AssertionError):
     """A request that got no answer, or half of one."""
+
+
+class Late(AssertionError):
+    """A request that got no answer in time."""
 
 
 class Client:
@@ -143,7 +151,11 @@ class Client:
         self.port, self.reader, self.writer = port, None, None
 
     async def ask(self, method="GET", path="/", body=b"", ident="-", timeout=40):
-        return await asyncio.wait_for(self.ask_now(method, path, body, ident), timeout)
+        try:
+            return await asyncio.wait_for(self.ask_now(method, path, body, ident), timeout)
+        except TimeoutError:
+            self.close()
+            raise Late(f"no answer to {method} {path} within {timeout} s") from None
 
     async def ask_now(self, method, path, body, ident):
         if self.writer is None:
@@ -172,6 +184,86 @@ class Client:
         if self.writer:
             self.writer.close()
         self.writer = None
+
+
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+BACKEND = re.compile(rb"\r\nx-backend: *(\S+)", re.IGNORECASE)
+
+
+class Caller(asyncio.Protocol):
+    """A keep-alive connection that asks again as soon as it is answered, in few steps, so that many requests cost little. `turn()` gives the next
+    request as (bytes, tag), or None at the end; `told(tag, status, backend, body)` hears the answer, of status 0 where the connection broke. Opens
+    a connection again when the server has said that it closes, and where it broke."""
+
+    @staticmethod
+    async def play(port, count, turn, told):
+        loop = asyncio.get_running_loop()
+        callers = [Caller(port, turn, told) for _ in range(count)]
+        for one in callers:
+            await loop.create_connection(lambda one=one: one, "127.0.0.1", port)
+        await asyncio.gather(*(one.done for one in callers))
+
+    def __init__(self, port, turn, told):
+        self.port, self.turn, self.told = port, turn, told
+        self.done, self.asked, self.closing = asyncio.get_running_loop().create_future(), None, False
+
+    def connection_made(self, transport):
+        self.transport, self.buffer, self.closing = transport, b"", False
+        self.ask()
+
+    def ask(self):
+        self.asked = self.turn()
+        if self.asked is None:
+            self.done.set_result(None)
+            return self.transport.close()
+        self.transport.write(self.asked[0])
+
+    def data_received(self, data):
+        self.buffer = buffer = self.buffer + data if self.buffer else data
+        end = buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = buffer[: end + 2]
+        length = LENGTH.search(head)
+        # Whoever sends these answers always says their length.
+        end += 4 + int(length[1])
+        if len(buffer) < end:
+            return
+        tag, self.asked, self.buffer = self.asked[1], None, b""
+        backend = BACKEND.search(head)
+        self.closing = CLOSE.search(head) is not None
+        self.told(tag, int(head[9:12]), backend[1].decode() if backend else "", buffer[len(head) + 2 : end])
+        if self.closing:
+            self.transport.close()
+        else:
+            self.ask()
+
+    def connection_lost(self, error):
+        if self.asked is not None:
+            tag, self.asked = self.asked[1], None
+            self.told(tag, 0, "", repr(error).encode() + b" after " + self.buffer[:100])
+        if not self.done.done():
+            loop = asyncio.get_running_loop()
+            self.again = loop.create_task(loop.create_connection(lambda: self, "127.0.0.1", self.port))
+
+
+def request(method="GET", path="/", ident="-", body=b""):
+    length = f"Content-Length: {len(body)}\r\n" if body or method == "POST" else ""
+    return f"{method} {path} HTTP/1.1\r\nHost: test\r\nX-Id: {ident}\r\n{length}\r\n".encode() + body
+
+
+async def parts(*cases):
+    """Plays the parts of a case that are wanted, one after the other."""
+    for case in cases:
+        if not ONLY or case.__name__ in ONLY:
+            try:
+                await case()
+            except AssertionError as error:
+                raise AssertionError(f"{case.__name__}: {error}") from None
+            except Exception as error:
+                # What a library says that it did not get is what it was promised.
+                raise AssertionError(f"{case.__name__}: {' '.join(repr(error).split())}") from error
 
 
 def run(case):

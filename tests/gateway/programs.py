@@ -7,8 +7,15 @@ import subprocess
 from common import DIR, Backend, Node, check, run, skip, upstream
 
 
-def said(*words, stdin=None):
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, input=stdin)
+def play(*words, text=False):
+    try:
+        return subprocess.run(words, capture_output=True, text=text, timeout=30)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"not done within 30 s: {' '.join(words)}") from None
+
+
+def said(*words):
+    done = play(*words, text=True)
     check(done.returncode == 0, " ".join(words), done.returncode, done.stdout[-500:], done.stderr[-500:])
     return done.stdout
 
@@ -26,10 +33,10 @@ def main():
     for version in ("--http1.1", "--http2-prior-knowledge", "--http1.0"):
         check(said("curl", "-sS", "--fail", version, url + "/")[0] in "abc", version)
         check("name" in said("curl", "-sS", "--fail", version, "-d", "name=value", url + "/"), version, "a form")
-        back = subprocess.run(["curl", "-sS", "--fail", version, "-T", big, url + "/"], capture_output=True, timeout=60)
+        back = play("curl", "-sS", "--fail", version, "-T", big, url + "/")
         check(back.stdout[2:] == open(big, "rb").read(), version, "3 MiB there and back:", back.returncode, len(back.stdout), back.stderr)
     chunked = ["curl", "-sS", "--fail", "-H", "Transfer-Encoding: chunked", "-H", "Expect: 100-continue", "--data-binary", f"@{big}", url + "/"]
-    check(len(subprocess.run(chunked, capture_output=True, timeout=60).stdout) == 2 + (3 << 20), "chunked, with 100-continue")
+    check(len(play(*chunked).stdout) == 2 + (3 << 20), "chunked, with 100-continue")
     check(said("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", url + "/old/x?y=1").startswith("308 "), "a redirect")
     check(said("curl", "-sS", "-I", "-o", "/dev/null", "-w", "%{http_code}", url + "/") == "200", "HEAD")
     check(said("nghttp", "-n", "-m", "20", "-v", url + "/").count(":status: 200") == 20, "nghttp")

@@ -1,22 +1,65 @@
 //! `cargo xtask gateway-proof`: the gateway in the whole binary, before real backends and under real clients, while things break.
 //!
 //! ```text
-//! cargo xtask gateway-proof [--bin PATH] [--requests N] [--only CASE,CASE]
+//! cargo xtask gateway-proof [--bin PATH] [--requests N] [--only CASE[:PART],…] [--planted [BUG,…]]
 //! ```
 //!
-//! Each case is a script in `tests/gateway/` that starts nodes and backends of its own on free ports and prints one line. Python's packages
-//! (a WebSocket and a gRPC implementation that nobody here wrote) come from a pinned list into `.tools/gateway`; without them the streams are
-//! left out, and the line says so. With `CI=true` in the environment a skip is a failure.
+//! Each case is a script in `tests/gateway/` that starts nodes and backends of its own on free ports and prints one line. Packages that nobody here
+//! wrote (WebSocket, gRPC, a browser's remote control) come from pinned lists: Python's into `.tools/gateway`, node's beside the scripts. A case
+//! that lacks something says so; with `CI=true` in the environment that is a failure.
+//!
+//! `--planted` asks whether the proof proves anything: it builds the program with the feature `planted`, and plays every bug of
+//! `base::planted` against the case that must catch it, which is the same script as ever.
 
 use crate::clients::once;
-use crate::shell::{logged, root, there};
+use crate::shell::{logged, output, root, there};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A script, and how long it may take at most beside a second for each 500 requests.
-const CASES: &[(&str, u64)] =
-    &[("rolling", 90), ("registry", 60), ("faults", 90), ("framing", 60), ("files", 60), ("programs", 90)];
+const CASES: &[(&str, u64)] = &[
+    ("rolling", 90),
+    ("registry", 90),
+    ("faults", 90),
+    ("drain", 60),
+    ("changes", 90),
+    ("framing", 60),
+    ("files", 60),
+    ("slow", 120),
+    ("backends", 150),
+    ("programs", 90),
+    ("dns", 90),
+    ("haproxy", 120),
+];
+
+/// A bug of `base::planted`, the case that must catch it, and the part of it that is played.
+const PLANTED: &[(&str, &str, &str)] = &[
+    ("bare-lf-taken", "framing", ""),
+    ("both-lengths-taken", "framing", ""),
+    ("hop-fields-forwarded", "framing", ""),
+    ("cut-answer-whole", "faults", "broken_off"),
+    ("post-sent-again", "faults", "broken_off"),
+    ("answer-never-late", "faults", "stalled"),
+    ("budget-not-kept", "faults", "storm"),
+    ("all-ejected", "faults", "ejection"),
+    ("refused-not-retried", "rolling", ""),
+    ("changes-followed-late", "registry", "deregistered"),
+    ("critical-served", "registry", "critical"),
+    ("retry-not-asked-again", "registry", "retries"),
+    ("drain-not-waited", "drain", "listener"),
+    ("files-out-for-good", "files", ""),
+    ("head-never-late", "slow", "heads"),
+    ("certificates-read-once", "changes", "certificates"),
+    ("names-looked-up-once", "changes", "names"),
+    ("tunnel-start-lost", "backends", "node"),
+    ("trailers-lost", "backends", "grpcio"),
+    ("window-kept", "programs", ""),
+    ("dns-cut-unsaid", "dns", ""),
+    ("dns-tells-critical", "dns", ""),
+];
+/// Requests of a case that is to fail.
+const PLANTED_REQUESTS: u64 = 10_000;
 
 /// By this exit code a script says that it cannot run here.
 const SKIPPED: &str = "exit status: 77";
@@ -25,20 +68,32 @@ const SKIPPED: &str = "exit status: 77";
 pub fn run(args: &[String]) -> Result<(), String> {
     let root = root();
     let (mut bin, mut requests, mut only) = (root.join("target/release/quorate"), 20_000_u64, Vec::new());
-    let mut rest = args.iter();
+    let mut bugs: Option<Vec<String>> = None;
+    let mut rest = args.iter().peekable();
     while let Some(flag) = rest.next() {
+        if flag == "--planted" {
+            let named = rest.next_if(|word| !word.starts_with("--"));
+            bugs = Some(named.map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default());
+            continue;
+        }
         let mut value = || rest.next().cloned().ok_or_else(|| format!("{flag} wants a value"));
         match flag.as_str() {
             "--bin" => bin = PathBuf::from(value()?),
             "--requests" => {
                 requests = value()?.parse().ok().filter(|n| *n > 0).ok_or("--requests wants a number above 0")?;
             }
-            "--only" => only = value()?.split(',').map(str::to_owned).collect(),
+            "--only" => {
+                let split = |word: &str| {
+                    word.split_once(':')
+                        .map_or((word.to_owned(), String::new()), |(case, part)| (case.to_owned(), part.to_owned()))
+                };
+                only = value()?.split(',').map(split).collect();
+            }
             _ => return Err(format!("gateway-proof does not know {flag}")),
         }
     }
     let names: Vec<&str> = CASES.iter().map(|(name, _)| *name).collect();
-    if let Some(name) = only.iter().find(|name| !names.contains(&name.as_str())) {
+    if let Some((name, _)) = only.iter().find(|(name, _)| !names.contains(&name.as_str())) {
         return Err(format!("--only: no case {name:?}; there are {}", names.join(", ")));
     }
     if !there("python3") {
@@ -57,13 +112,24 @@ pub fn run(args: &[String]) -> Result<(), String> {
             PathBuf::from("python3")
         }
     };
+    if let Err(why) = node(&root) {
+        println!("packages skipped: {why}");
+        if strict {
+            failed.push("packages");
+        }
+    }
+    if let Some(bugs) = bugs {
+        return planted(&root, &python, &bugs);
+    }
     for &(name, seconds_max) in CASES {
-        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+        let part = only.iter().find(|(wanted, _)| wanted == name).map(|(_, part)| part.as_str());
+        if !only.is_empty() && part.is_none() {
             continue;
         }
         let start = Instant::now();
-        let seconds_max = seconds_max + requests / 500;
-        let done = play(&root, &python, name, &bin, requests, Duration::from_secs(seconds_max));
+        let case =
+            Case { name, part: part.unwrap_or(""), requests, seconds_max: seconds_max + requests / 500, bug: "" };
+        let done = play(&root, &python, &bin, &case);
         let seconds = start.elapsed().as_secs_f64();
         match done {
             Ok(said) => println!("{name:10} ok ({seconds:.1} s): {}", said.trim().lines().last().unwrap_or("")),
@@ -109,15 +175,124 @@ fn python(root: &Path) -> Result<PathBuf, String> {
     Ok(python)
 }
 
-fn play(root: &Path, python: &Path, name: &str, bin: &Path, requests: u64, limit: Duration) -> Result<String, String> {
+/// What the scripts need of node, unless it is there.
+fn node(root: &Path) -> Result<(), String> {
+    let scripts = root.join("tests/gateway");
+    once(&scripts.join("package-lock.json"), &scripts.join("node_modules/.pinned"), || {
+        let mut install = Command::new("npm");
+        install.args(["ci", "--no-audit", "--no-fund", "--silent"]).current_dir(&scripts);
+        logged(install, &root.join(".tools/logs/gateway-packages.log"), Duration::from_secs(300)).map(|_| ())
+    })
+}
+
+/// The program with all bugs in it, of which it has the one that its environment names. The usual one stays where it was.
+fn planted_program(root: &Path) -> Result<PathBuf, String> {
+    let build = |words: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.args(["build", "--locked", "--release", "-p", "quorate"]).args(words).current_dir(root);
+        logged(command, &root.join(".tools/logs/gateway-planted.log"), Duration::from_secs(1200))
+    };
+    let (usual, planted) = (root.join("target/release/quorate"), root.join("target/gateway-proof/quorate-planted"));
+    let at = |error: std::io::Error| format!("{}: {error}", planted.display());
+    std::fs::create_dir_all(root.join("target/gateway-proof")).map_err(at)?;
+    let was_there = usual.is_file();
+    build(&["--features", "planted"])?;
+    std::fs::copy(&usual, &planted).map_err(at)?;
+    // The file of this name must never be the broken one.
+    std::fs::remove_file(&usual).map_err(at)?;
+    if was_there {
+        build(&[])?;
+    }
+    Ok(planted)
+}
+
+/// Plays every bug against its case, which must fail.
+fn planted(root: &Path, python: &Path, wanted: &[String]) -> Result<(), String> {
+    if let Some(name) = wanted.iter().find(|name| !PLANTED.iter().any(|(bug, ..)| bug == name)) {
+        return Err(format!("--planted: no bug {name:?}"));
+    }
+    let bin = planted_program(root)?;
+    // A new bug must have its case before this passes again.
+    let said = output("grep", &["-oE", "= \"[a-z-]+\";", "crates/base/src/planted.rs"])?;
+    let all: Vec<&str> = said.lines().map(|line| line.trim_matches(['=', ' ', '"', ';'])).collect();
+    let mut failed: Vec<&str> =
+        all.iter().copied().filter(|bug| !PLANTED.iter().any(|(name, ..)| name == bug)).collect();
+    for &(bug, name, part) in PLANTED {
+        if !wanted.is_empty() && !wanted.iter().any(|name| name == bug) {
+            continue;
+        }
+        let start = Instant::now();
+        let seconds_max = CASES.iter().find(|(case, _)| *case == name).map_or(60, |(_, seconds)| *seconds);
+        let done = play(root, python, &bin, &Case { name, part, requests: PLANTED_REQUESTS, seconds_max, bug });
+        let (seconds, case) =
+            (start.elapsed().as_secs_f64(), if part.is_empty() { name.to_owned() } else { format!("{name}:{part}") });
+        match done {
+            // Only what a case says is it that was caught: not that a program is missing, nor that nothing came of it.
+            Err(why) if why.contains("AssertionError") => {
+                let said = why.lines().rev().find_map(|line| line.strip_prefix("AssertionError: ")).unwrap_or("");
+                let said: String = said.chars().take(110).collect();
+                println!("{bug:24} caught by {case:22} ({seconds:.1} s): {said}");
+            }
+            other => {
+                println!("{bug:24} NOT CAUGHT by {case} ({seconds:.1} s): {}", other.unwrap_or_else(|why| why));
+                failed.push(bug);
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("not caught: {}", failed.join(", "))) }
+}
+
+/// A script, and how it is played.
+struct Case<'a> {
+    name: &'a str,
+    /// The part of it that is wanted; empty: all.
+    part: &'a str,
+    requests: u64,
+    seconds_max: u64,
+    /// The promise that the program is to break; empty: none.
+    bug: &'a str,
+}
+
+fn play(root: &Path, python: &Path, bin: &Path, case: &Case<'_>) -> Result<String, String> {
+    let Case { name, part, requests, seconds_max, bug } = *case;
     let logs = root.join(".tools/logs");
     std::fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
     let dir = root.join("target/gateway-proof").join(name);
     let _ = std::fs::remove_dir_all(&dir);
     let mut command = Command::new(python);
-    command.arg(root.join("tests/gateway").join(format!("{name}.py"))).arg(bin).arg(&dir).arg(requests.to_string());
+    command
+        .arg(root.join("tests/gateway").join(format!("{name}.py")))
+        .arg(bin)
+        .arg(&dir)
+        .arg(requests.to_string())
+        .arg(part);
     command.env("PYTHONUNBUFFERED", "1").env("PYTHONDONTWRITEBYTECODE", "1");
-    let said = logged(command, &logs.join(format!("gateway-{name}.log")), limit)?;
+    if bug.is_empty() {
+        command.env_remove("QUORATE_PLANTED");
+    } else {
+        command.env("QUORATE_PLANTED", bug);
+    }
+    let log = logs.join(format!("gateway-{name}{}{bug}.log", if bug.is_empty() { "" } else { "-" }));
+    let said = logged(command, &log, Duration::from_secs(seconds_max))?;
     let _ = std::fs::remove_dir_all(dir);
     Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CASES, PLANTED};
+    use crate::shell::root;
+
+    #[test]
+    fn the_document_tells_every_case_and_what_catches_which_bug() {
+        let told = std::fs::read_to_string(root().join("docs/gateway-proof.md")).expect("the document");
+        for (case, _) in CASES {
+            assert!(told.contains(&format!("\n| `{case}` |")), "{case}");
+        }
+        for (bug, case, part) in PLANTED {
+            let case = if part.is_empty() { (*case).to_owned() } else { format!("{case}:{part}") };
+            assert!(told.contains(&format!("\n| `{bug}` | `{case}` |")), "{bug}");
+        }
+        assert_eq!(told.matches("\n| `").count(), CASES.len() + PLANTED.len());
+    }
 }

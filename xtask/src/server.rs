@@ -27,6 +27,8 @@ pub struct Server {
     pub consul: String,
     /// `host:port` of the gateway's own listener; empty for Redis.
     pub gateway: String,
+    /// `host:port` of the DNS door; empty for Redis.
+    pub dns: String,
     /// Where its output went.
     pub log: PathBuf,
     /// From the start of the process to its being ready.
@@ -48,6 +50,8 @@ impl Server {
                 "0",
                 "--consul-port",
                 "0",
+                "--dns-port",
+                "0",
                 "--print-ready",
                 "--data",
             ])
@@ -68,6 +72,7 @@ impl Server {
                     Some(("admin", addr)) => server.admin = addr.to_owned(),
                     Some(("consul", addr)) => server.consul = addr.to_owned(),
                     Some(("gateway", addr)) => server.gateway = addr.to_owned(),
+                    Some(("dns", addr)) => server.dns = addr.to_owned(),
                     _ => {}
                 }
             }
@@ -109,6 +114,7 @@ impl Server {
             admin: String::new(),
             consul: String::new(),
             gateway: String::new(),
+            dns: String::new(),
             log,
             took: Duration::ZERO,
         })

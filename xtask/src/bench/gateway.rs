@@ -11,7 +11,7 @@
 //! a part that did not run keeps the table that stands there.
 
 mod clients;
-mod peers;
+pub mod peers;
 mod report;
 
 use super::measure;

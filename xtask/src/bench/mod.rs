@@ -10,6 +10,7 @@
 //! throughput, because client and server share the cores. Before runs that wait for the disk, `sync`; after them, what the disk alone does.
 //! Writes docs/benchmarks.md; what stands there below the line `<!-- notes -->` is kept.
 
+mod dns;
 mod footprint;
 mod gateway;
 mod load;
@@ -108,8 +109,10 @@ const SLOW_TESTS: &[&str] = &["SET", "INCR", "XADD"];
 
 /// Entry of `cargo xtask bench`.
 pub fn run(args: &[String]) -> Result<(), String> {
-    if let Some(("gateway", rest)) = args.split_first().map(|(kind, rest)| (kind.as_str(), rest)) {
-        return gateway::run(rest);
+    match args.split_first().map(|(kind, rest)| (kind.as_str(), rest)) {
+        Some(("gateway", rest)) => return gateway::run(rest),
+        Some(("dns", rest)) => return dns::run(rest),
+        _ => {}
     }
     let plan = read(args)?;
     if !plan.bin.is_file() {
@@ -144,9 +147,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
 }
 
 fn read(args: &[String]) -> Result<Plan, String> {
-    let (kind, rest) = args.split_first().ok_or("bench wants what: redis or gateway")?;
+    let (kind, rest) = args.split_first().ok_or("bench wants what: redis, gateway or dns")?;
     if kind != "redis" {
-        return Err(format!("no benchmark {kind:?}; there are redis and gateway"));
+        return Err(format!("no benchmark {kind:?}; there are redis, gateway and dns"));
     }
     let root = root();
     let mut plan = Plan {

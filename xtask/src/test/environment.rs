@@ -18,6 +18,12 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("h2load", &["nghttp2-client"]),
     ("nghttp", &["nghttp2-client"]),
     ("wrk", &["wrk"]),
+    ("nginx", &["nginx"]),
+    ("haproxy", &["haproxy"]),
+    ("slowhttptest", &["slowhttptest"]),
+    ("dig", &["bind9-dnsutils"]),
+    ("openssl", &["openssl"]),
+    ("cc", &["gcc", "libc6-dev"]),
     ("mkfs.ext4", &["e2fsprogs"]),
 ];
 

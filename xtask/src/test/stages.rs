@@ -38,8 +38,13 @@ pub const STAGES: &[Stage] = &[
     },
     Stage {
         name: "gateway",
-        about: "the gateway before real backends that restart, stall and break off",
+        about: "gateway and registry before real backends and under real clients, while things change and break",
         run: gateway,
+    },
+    Stage {
+        name: "gateway-bugs",
+        about: "the same cases against a program with planted bugs: each is caught",
+        run: gateway_bugs,
     },
     Stage { name: "kill9", about: "kill -9 under load: nothing acknowledged is lost", run: kill9 },
     Stage { name: "power-cut", about: "un-synced data is lost: nothing acknowledged is", run: power_cut },
@@ -183,14 +188,22 @@ fn clients(ctx: &Ctx) -> Result<Outcome, String> {
 }
 
 fn gateway(ctx: &Ctx) -> Result<Outcome, String> {
-    let (bin, requests) = (ctx.bin.to_string_lossy(), ctx.count(20_000, 100_000).to_string());
-    let said = ctx.tool(&["gateway-proof", "--bin", &bin, "--requests", &requests], 6)?;
+    let (bin, requests) = (ctx.bin.to_string_lossy(), ctx.count(100_000, 1_000_000).to_string());
+    let said = ctx.tool(&["gateway-proof", "--bin", &bin, "--requests", &requests], 15)?;
     if let Some(why) = said.lines().find_map(|line| line.strip_prefix("skipped: ")) {
         return skipped(why);
     }
     let absent = said.lines().filter(|line| line.contains("skipped: ")).collect::<Vec<_>>().join("; ");
     let rolling = said.lines().find_map(|line| line.strip_prefix("rolling ")).unwrap_or("").trim();
     passed(if absent.is_empty() { rolling.to_owned() } else { format!("{rolling}; {absent}") })
+}
+
+fn gateway_bugs(ctx: &Ctx) -> Result<Outcome, String> {
+    if !there("python3") {
+        return skipped("no python3");
+    }
+    let said = ctx.tool(&["gateway-proof", "--planted"], 25)?;
+    passed(format!("{} planted bugs caught by the unchanged cases", said.matches(" caught by ").count()))
 }
 
 fn chaos(ctx: &Ctx, kind: &str, rounds: Option<u64>) -> Result<Outcome, String> {

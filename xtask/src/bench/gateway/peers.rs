@@ -42,10 +42,11 @@ impl Balancer {
 }
 
 /// A process that ends when it is dropped, with SIGTERM first: nginx's master ends its workers.
-struct Process(Child);
+pub struct Process(pub Child);
 
 impl Process {
-    fn start(program: &str, args: &[&str], log: &Path) -> Result<Process, String> {
+    /// Starts it with its output in `log`.
+    pub fn start(program: &str, args: &[&str], log: &Path) -> Result<Process, String> {
         let at = |error: std::io::Error| format!("{}: {error}", log.display());
         let out = File::create(log).map_err(at)?;
         let err = out.try_clone().map_err(at)?;
