@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use store::log::{LogOptions, Report, verify};
+use store::log::{Damage, LogOptions, Report, verify};
 
 /// Checks the directory; exit code 1 for damage.
 pub fn run(path: &Path) -> Result<ExitCode, String> {
@@ -18,7 +18,7 @@ pub fn run(path: &Path) -> Result<ExitCode, String> {
     let (disk, _lock) = host::start::lock(path)?;
     let is_terminal = io::stderr().is_terminal();
     let mut percent = u64::MAX;
-    let report = verify(&disk, &LogOptions::default(), &mut |progress| {
+    let mut report = verify(&disk, &LogOptions::default(), &mut |progress| {
         let now = (progress.done * 100).checked_div(progress.total).unwrap_or(100);
         // Off a terminal a line every tenth is enough.
         if now == percent || (!is_terminal && now / 10 == percent / 10) {
@@ -33,9 +33,23 @@ pub fn run(path: &Path) -> Result<ExitCode, String> {
     if is_terminal {
         eprint!("\r\x1b[K");
     }
+    report.damage.extend(missing(path, &report));
     print(path, &report);
     let _ = io::stdout().flush();
     Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the log cannot know: that there was one. The file SHARDS is written once a log is there.
+fn missing(path: &Path, report: &Report) -> Option<Damage> {
+    const MARK: &str = "SHARDS";
+    let text = std::fs::read(path.join(MARK)).ok()?;
+    let is_number = std::str::from_utf8(&text).is_ok_and(|text| text.trim().parse::<usize>().is_ok());
+    let what = match (is_number, report.segments) {
+        (false, _) => "it does not hold a number of shards",
+        (true, 0) if report.damage.is_empty() => "it says that a log was here, and there is none",
+        _ => return None,
+    };
+    Some(Damage { file: MARK.into(), offset: 0, what: what.into() })
 }
 
 fn print(path: &Path, report: &Report) {
@@ -54,7 +68,7 @@ fn print(path: &Path, report: &Report) {
     }
     if let Some(cut) = &report.torn {
         println!(
-            "a torn tail, never acknowledged, that the next start cuts off: {} from byte {}, {} bytes",
+            "the last batch cannot be read, and the next start cuts it off: {} from byte {}, {} bytes (a crash tears what nobody was told of; rot in the very last batch would look the same)",
             path.join(&cut.file).display(),
             cut.offset,
             cut.bytes

@@ -344,6 +344,17 @@ fn damage_stops_the_start_and_is_named_by_file_and_offset() {
     );
     let up = ["up", "--redis-port", "0", "--admin-port", "0", "--data", &data];
     refused(&up, &["0000000000000001.log is damaged at byte ", "quorate log verify"]);
+    // A log that has gone is no sound directory either, and neither is one whose number of shards nobody knows.
+    std::fs::remove_file(&segment).expect("ours");
+    // However often it is tried: no start leaves a new log behind that the next one would take for the old.
+    for _ in 0..2 {
+        refused(&up, &["once held a log", "now it is gone"]);
+    }
+    let (code, out, errors) = run(&["log", "verify", &data]);
+    assert!(code == 1 && out.contains("SHARDS at byte 0: it says that a log was here"), "{out}{errors}");
+    std::fs::write(Path::new(&data).join("SHARDS"), "x").expect("ours");
+    let (code, out, errors) = run(&["log", "verify", &data]);
+    assert!(code == 1 && out.contains("SHARDS at byte 0: it does not hold a number of shards"), "{out}{errors}");
     refused(&["log", "verify", &scratch.path("nothing")], &["is no directory"]);
     refused(&["log", "verify", &scratch.path("")], &["is no data directory"]);
 }

@@ -150,6 +150,10 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
     if let Some(stored) = known.filter(|stored| *stored != options.data_shards) {
         return Err(OpenError::Shards(stored));
     }
+    // Before a new one is made: the next start would take that for the log.
+    if known.is_some() && store::log::is_absent(disk)? {
+        return Err(OpenError::Gone);
+    }
     let groups: Vec<GroupId> = (0..=options.data_shards as u32).map(GroupId).collect();
     let mut recoveries = BTreeMap::new();
     for group in &groups {
@@ -178,9 +182,6 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
         &mut |segment: u64, offset: u64| progress(&format!("reading the log: segment {segment}, {} MiB", offset >> 20));
     let (log, recovery) = Log::open_with_progress(disk.clone(), options.log.clone(), visit, shown)
         .map_err(|error| OpenError::Log(error, found.damaged_snapshots.clone()))?;
-    if recovery.fresh && known.is_some() {
-        return Err(OpenError::Gone);
-    }
     if known.is_none() {
         write_shards(disk, options.data_shards).map_err(LogError::from)?;
     }
@@ -190,7 +191,7 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
     found.log_bytes = recovery.bytes;
     found.cut = recovery.cut.map(|cut| {
         format!(
-            "a torn, never acknowledged tail was cut off: {} from byte {}, {} bytes",
+            "the last batch cannot be read and was cut off: {} from byte {}, {} bytes. A crash tears what nobody was told of; rot in the very last batch would look the same",
             cut.file, cut.offset, cut.bytes
         )
     });
@@ -201,6 +202,7 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
         limits: options.limits.clone(),
         believe_wall: true,
     });
+    driver.found_log(found.log_bytes);
     let mut shards = Vec::new();
     for (group, recovery) in recoveries {
         let membership = Membership::new([options.node], []);

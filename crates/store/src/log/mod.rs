@@ -127,6 +127,16 @@ pub struct Log<D: Disk> {
     page: Vec<u8>,
 }
 
+/// Whether nothing of a log is there: neither a segment nor a snapshot of what one held. Makes nothing, so whoever knows that
+/// there was a log can refuse before [`Log::open`] makes a new one.
+///
+/// # Errors
+/// `Disk` if the disk fails.
+pub fn is_absent<D: Disk>(disk: &D) -> Result<bool, LogError> {
+    let names = open::names(disk)?;
+    Ok(names.segments.is_empty() && names.snapshots == 0)
+}
+
 impl<D: Disk> Log<D> {
     /// Opens the log, or makes one in a directory that has none, and delivers what it holds in order.
     ///
