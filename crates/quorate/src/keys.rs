@@ -79,7 +79,12 @@ pub const KEYS: &[Key<Settings>] = &[
         workers,
         "Threads that serve connections; 0 takes half the cores, at least one. More if the machine does nothing else."
     ),
-    key!("stop_timeout", span, stop_timeout, "How long a stop waits for what is under way before it ends it."),
+    key!(
+        "stop_timeout",
+        span,
+        stop_timeout,
+        "How long a stop waits for what is under way before it ends it. Less where a supervisor kills sooner."
+    ),
     key!(
         "insecure_bind",
         truth,
@@ -90,13 +95,13 @@ pub const KEYS: &[Key<Settings>] = &[
         "redis.bind",
         address,
         redis_bind,
-        "Address of the Redis door. Port 0 takes any free one. Beyond loopback it needs a password."
+        "Address of the Redis door. Port 0 takes any free one. \"0.0.0.0:6379\" lets other machines in; beyond loopback it needs a password."
     ),
     key!(
         "redis.password_file",
         optional_path,
         password_file,
-        "File whose first line is the password of the Redis door; the variable QUORATE_PASSWORD works too. Empty: none."
+        "File whose first line is the password of the Redis door; the variable QUORATE_PASSWORD works too. Needed once others can reach the door. Empty: none."
     ),
     key!(
         "redis.idle_timeout",
@@ -108,7 +113,7 @@ pub const KEYS: &[Key<Settings>] = &[
         "admin.bind",
         address,
         admin_bind,
-        "Address of the admin door: console, /healthz, /readyz, /status, /metrics. Port 0 takes any free one. Beyond loopback it needs a password."
+        "Address of the admin door: console, /healthz, /readyz, /status, /metrics. Port 0 takes any free one. Another one lets Prometheus in from elsewhere; beyond loopback it needs a password."
     ),
     key!(
         "admin.password_file",
@@ -126,31 +131,31 @@ pub const KEYS: &[Key<Settings>] = &[
         "gateway.bind",
         address,
         gateway_bind,
-        "Address of the gateway's own listener, called main; [listener.main] replaces it. Port 0 takes any free one."
+        "Address of the gateway's own listener, called main; [listener.main] replaces it. Port 0 takes any free one. Beyond loopback without TLS it needs insecure_bind."
     ),
     key!(
         "gateway.access_log",
         name_or_none,
         gateway_access_log,
-        "File that requests are logged to, or \"-\" for standard output; how a line looks is the listener's. Empty: none."
+        "File that requests are logged to, or \"-\" for standard output; how a line looks is the listener's. To see who asked for what; each request then costs a line. Empty: none."
     ),
     key!(
         "gateway.zone",
         name_or_none,
         gateway_zone,
-        "The zone that this node stands in: endpoints of the same zone come first. Empty: none."
+        "The zone that this node stands in: endpoints of the same zone come first, which saves time and traffic between zones. Empty: none."
     ),
     key!(
         "consul.bind",
         address,
         consul_bind,
-        "Address of the Consul door: the registry's HTTP API. Port 0 takes any free one. Beyond loopback it needs a token."
+        "Address of the Consul door: the registry's HTTP API. Port 0 takes any free one. Another one lets services of other machines register; beyond loopback it needs a token."
     ),
     key!(
         "consul.token_file",
         optional_path,
         consul_token_file,
-        "File whose first line is the token that the Consul door asks for (X-Consul-Token, or bearer); the variable QUORATE_CONSUL_TOKEN works too. Empty: none."
+        "File whose first line is the token that the Consul door asks for (X-Consul-Token, or bearer); the variable QUORATE_CONSUL_TOKEN works too. Needed once others can reach the door. Empty: none."
     ),
     key!(
         "consul.node_name",
@@ -158,32 +163,47 @@ pub const KEYS: &[Key<Settings>] = &[
         consul_node_name,
         "This node's name in the registry. Empty: node1, after its number, which stays when the machine's name changes."
     ),
-    key!("consul.datacenter", name, consul_datacenter, "The datacenter's name that clients are told."),
+    key!(
+        "consul.datacenter",
+        name,
+        consul_datacenter,
+        "The datacenter's name that clients are told. Theirs, where they were configured for a Consul."
+    ),
     key!(
         "consul.advertise",
         name_or_none,
         consul_advertise,
-        "Address under which others reach services that are registered here without one. Empty: the door's own."
+        "Address under which others reach services that are registered here without one. This machine's, once others ask. Empty: the door's own."
     ),
     key!(
         "dns.bind",
         address,
         dns_bind,
-        "Address of the DNS door, UDP and TCP. Port 0 takes any free one. Beyond loopback it needs insecure_bind."
+        "Address of the DNS door, UDP and TCP. Port 0 takes any free one. Port 53 serves resolvers that know no other; beyond loopback it needs insecure_bind."
     ),
-    key!("dns.domain", zone, dns_domain, "The zone under which services and nodes are found: NAME.service.consul."),
+    key!(
+        "dns.domain",
+        zone,
+        dns_domain,
+        "The zone under which services and nodes are found: NAME.service.consul. Another one beside a Consul that has that name."
+    ),
     key!(
         "dns.ttl",
         seconds,
         dns_ttl,
         "How long resolvers may keep an answer. Longer spares questions, and sends clients to instances that are gone."
     ),
-    key!("dns.negative_ttl", seconds, dns_negative_ttl, "How long resolvers may keep that there is no such service."),
+    key!(
+        "dns.negative_ttl",
+        seconds,
+        dns_negative_ttl,
+        "How long resolvers may keep that there is no such service. Longer spares questions, and hides a service that has just come."
+    ),
     key!(
         "dns.udp_bytes_max",
         datagram,
         dns_udp_bytes_max,
-        "Largest answer by UDP to a client on this machine that takes as much; to others 1232. What is longer goes by TCP."
+        "Largest answer by UDP to a client on this machine that takes as much; to others 1232. What is longer goes by TCP. Smaller where datagrams in pieces are lost."
     ),
     key!(
         "log.segment_bytes",
@@ -195,7 +215,7 @@ pub const KEYS: &[Key<Settings>] = &[
         "log.max_bytes",
         bytes,
         log_bytes_max,
-        "Most disk that the log may use; reached, writes are refused as on a full disk. 0: all there is."
+        "Most disk that the log may use; reached, writes are refused as on a full disk. For a disk that others use too. 0: all there is."
     ),
     key!(
         "log.snapshot_bytes",
@@ -209,57 +229,77 @@ pub const KEYS: &[Key<Settings>] = &[
         limits.bulk_bytes_max,
         "Largest argument of a command. Raise it for larger values."
     ),
-    key!("limits.args_max", size_count, limits.args_max, "Most arguments of one command."),
-    key!("limits.command_bytes_max", size, limits.command_bytes_max, "Largest command, all arguments together."),
+    key!(
+        "limits.args_max",
+        size_count,
+        limits.args_max,
+        "Most arguments of one command. Raise it for larger MSETs, lower it to spare memory from clients that you do not trust."
+    ),
+    key!(
+        "limits.command_bytes_max",
+        size,
+        limits.command_bytes_max,
+        "Largest command, all arguments together. Raise it with bulk_bytes_max; each connection may hold as much."
+    ),
     key!(
         "limits.inline_bytes_max",
         size,
         limits.inline_bytes_max,
-        "Longest inline command (a bare line, as from telnet)."
+        "Longest inline command (a bare line, as from telnet). Raise it only for scripts that send longer lines."
     ),
     key!(
         "limits.unauthenticated_args_max",
         size_count,
         limits.unauthenticated_args_max,
-        "Most arguments of a command before AUTH."
+        "Most arguments of a command before AUTH. Only clients with a very long HELLO need more."
     ),
     key!(
         "limits.unauthenticated_bulk_bytes_max",
         size,
         limits.unauthenticated_bulk_bytes_max,
-        "Largest argument before AUTH."
+        "Largest argument before AUTH. Only longer passwords need more."
     ),
     key!(
         "limits.pipeline_depth_max",
         size_count,
         limits.pipeline_depth_max,
-        "Commands of one connection that may wait for answers; beyond it the connection is read no further."
+        "Commands of one connection that may wait for answers; beyond it the connection is read no further. Larger: fewer stops in deep pipelines, more memory for each client."
     ),
     key!(
         "limits.output_bytes_max",
         size,
         limits.output_bytes_max,
-        "Answers that may wait for a client that does not read; beyond it the client is closed."
+        "Answers that may wait for a client that does not read; beyond it the client is closed. Larger for large answers over slow lines; it bounds what one client can cost."
     ),
-    key!("limits.multi_commands_max", size_count, limits.multi_commands_max, "Commands between MULTI and EXEC."),
+    key!(
+        "limits.multi_commands_max",
+        size_count,
+        limits.multi_commands_max,
+        "Commands between MULTI and EXEC. A transaction is one entry, and others wait while it runs: raise it with care."
+    ),
     key!(
         "limits.connections_max",
         size_count,
         limits.connections_max,
-        "Connections of the Redis door. Each takes a file descriptor."
+        "Connections of the Redis door. Each takes a file descriptor: raise it with `ulimit -n`."
     ),
-    key!("limits.subscriptions_max", size_count, limits.subscriptions_max, "Channels and patterns of one client."),
+    key!(
+        "limits.subscriptions_max",
+        size_count,
+        limits.subscriptions_max,
+        "Channels and patterns of one client. Raise it for a client that listens for many others."
+    ),
     key!(
         "limits.pending_bytes_max",
         size,
         limits.pending_bytes_max,
-        "Commands that wait for the log; beyond it writes are refused until it catches up."
+        "Commands that wait for the log; beyond it writes are refused until it catches up. Larger rides out longer stalls of the disk, in memory."
     ),
     key!(
         "limits.entry_bytes_max",
         size,
         limits.entry_bytes_max,
-        "Largest log entry that gathers several commands; a larger single command is an entry of its own."
+        "Largest log entry that gathers several commands; a larger single command is an entry of its own. Larger: fewer syncs under heavy load, longer waits for the first of a batch."
     ),
     key!(
         "limits.script_instructions_max",
@@ -267,15 +307,30 @@ pub const KEYS: &[Key<Settings>] = &[
         limits.script_instructions_max,
         "Instructions of one Lua script. Raise it for long computations; other clients wait meanwhile."
     ),
-    key!("limits.script_memory_bytes_max", size, limits.script_memory_bytes_max, "Memory of the Lua interpreter."),
-    key!("limits.script_bytes_max", size, limits.script_bytes_max, "Longest source of a Lua script."),
+    key!(
+        "limits.script_memory_bytes_max",
+        size,
+        limits.script_memory_bytes_max,
+        "Memory of the Lua interpreter. Raise it for scripts that build large tables."
+    ),
+    key!(
+        "limits.script_bytes_max",
+        size,
+        limits.script_bytes_max,
+        "Longest source of a Lua script. Raise it for generated scripts; each kept one is in memory."
+    ),
     key!(
         "limits.scripts_max",
         size_count,
         limits.scripts_max,
-        "Scripts kept for EVALSHA; the one unused longest goes."
+        "Scripts kept for EVALSHA; the one unused longest goes. Raise it where clients are answered NOSCRIPT again and again."
     ),
-    key!("limits.waiters_max", size_count, limits.waiters_max, "Clients blocked in BLPOP and its kin, per shard."),
+    key!(
+        "limits.waiters_max",
+        size_count,
+        limits.waiters_max,
+        "Clients blocked in BLPOP and its kin, per shard. Raise it with connections_max for queues with many idle workers."
+    ),
 ];
 
 /// The keys of a table `[keyspace."prefix"]`.
@@ -284,16 +339,26 @@ pub const KEYSPACE_KEYS: &[Key<Keyspace>] = &[
         "durability",
         durability,
         durability,
-        "\"fsync\": logged and synced before the answer. \"memory\": a cache, empty after a restart."
+        "\"fsync\": logged and synced before the answer. \"memory\": a cache, empty after a restart, for what can be had again and must be quick."
     ),
-    key!("max_bytes", bytes, max_bytes, "Budget of these keys in memory. 0: none."),
+    key!(
+        "max_bytes",
+        bytes,
+        max_bytes,
+        "Budget of these keys in memory. So that one kind of key cannot take what the others need. 0: none."
+    ),
     key!(
         "eviction",
         eviction,
         eviction,
         "At the budget: \"refuse\" answers -OOM, \"lru\" drops what was used longest ago (durability \"memory\" only)."
     ),
-    key!("default_expiry", milliseconds, default_expiry, "Given to keys written without one. \"0s\": none."),
+    key!(
+        "default_expiry",
+        milliseconds,
+        default_expiry,
+        "Given to keys written without one. For clients that forget to. \"0s\": none."
+    ),
 ];
 
 /// Defines a kind of value: a name, its type, how it is read, how it is shown.
