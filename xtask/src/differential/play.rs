@@ -177,8 +177,8 @@ impl Arena {
             if pair.in_multi {
                 return Ok(None);
             }
-            // A key set with an expiry in the past is counted until somebody looks at it.
-            self.send(pair, &words("KEYS *"))?;
+            // A key set with an expiry in the past is counted until somebody looks at it; SCAN does, where KEYS only passes over it.
+            self.send(pair, &words("SCAN 0 COUNT 1000000"))?;
             for conn in [&mut pair.left, &mut pair.right] {
                 reply(conn);
             }
