@@ -13,7 +13,6 @@ use crate::plan::{Forwarded, HeaderEdits, Peer, Plan, Rules};
 use base::Duration;
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
-use std::fmt::Write;
 use std::net::IpAddr;
 
 /// The deadline for requests that are not gRPC, in milliseconds.
@@ -23,7 +22,8 @@ const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// What stands in headers about a client, made once for each connection.
 pub(crate) struct Client {
     ip: String,
-    node: String,
+    /// The element of `Forwarded` (RFC 7239) but its host.
+    element: String,
     scheme: &'static str,
     trusted: bool,
 }
@@ -36,12 +36,8 @@ impl Client {
             IpAddr::V4(ip) => format!("for={ip}"),
             IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
         };
-        Client {
-            ip: ip.to_string(),
-            node,
-            scheme: if peer.tls.is_some() { "https" } else { "http" },
-            trusted: peer.trusted,
-        }
+        let scheme = if peer.tls.is_some() { "https" } else { "http" };
+        Client { ip: ip.to_string(), element: format!("{node};proto={scheme}"), scheme, trusted: peer.trusted }
     }
 }
 
@@ -65,8 +61,8 @@ fn is_nominated(fields: &Fields, name: &[u8]) -> bool {
 
 type Pairs = [(Box<str>, Box<str>)];
 
-fn has(pairs: &Pairs, name: &[u8]) -> bool {
-    pairs.iter().any(|(it, _)| it.as_bytes().eq_ignore_ascii_case(name))
+fn has<V>(pairs: &[(impl AsRef<str>, V)], name: &[u8]) -> bool {
+    pairs.iter().any(|(it, _)| it.as_ref().as_bytes().eq_ignore_ascii_case(name))
 }
 
 fn is_edited(edits: &HeaderEdits, name: &[u8]) -> bool {
@@ -74,9 +70,9 @@ fn is_edited(edits: &HeaderEdits, name: &[u8]) -> bool {
 }
 
 /// Puts the pairs that may stand in a head.
-fn put_pairs(pairs: &Pairs, put: &mut impl FnMut(&[u8], &[u8])) {
+fn put_pairs(pairs: &[(impl AsRef<str>, impl AsRef<str>)], put: &mut impl FnMut(&[u8], &[u8])) {
     for (name, value) in pairs {
-        let (name, value) = (name.as_bytes(), value.as_bytes());
+        let (name, value) = (name.as_ref().as_bytes(), value.as_ref().as_bytes());
         if is_token(name) && is_value(value) && !is_framing(name) {
             put(name, value);
         }
@@ -110,11 +106,13 @@ fn request_fields(
     if let Some(left) = deadline {
         // At most eight digits (gRPC's protocol, "Timeout"); not nothing, since nothing would mean no limit to some.
         let millis = left.as_millis().clamp(1, 99_999_999);
-        let mut text = String::with_capacity(12);
+        let mut text = Vec::with_capacity(24);
+        push_decimal(millis as u64, &mut text);
         let grpc = request.is_grpc();
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{millis}{}", if grpc { "m" } else { "" });
-        put(if grpc { GRPC_TIMEOUT } else { TIMEOUT_HEADER }.as_bytes(), text.as_bytes());
+        if grpc {
+            text.push(b'm');
+        }
+        put(if grpc { GRPC_TIMEOUT } else { TIMEOUT_HEADER }.as_bytes(), &text);
     }
     put_pairs(&rules.request_headers.set, &mut put);
     put_pairs(&rules.request_headers.add, &mut put);
@@ -145,11 +143,18 @@ fn about_client(request: &RequestHead, forwarded: Forwarded, client: &Client, pu
         }
     }
     if matches!(forwarded, Forwarded::Rfc7239 | Forwarded::Both) {
-        let mut element = format!("{};proto={}", client.node, client.scheme);
-        if !request.authority().is_empty() {
-            let _ = write!(element, ";host=\"{}\"", request.authority());
+        let host = request.authority();
+        let mut element = String::with_capacity(client.element.len() + host.len() + 16);
+        element.push_str(&client.element);
+        if !host.is_empty() {
+            element.push_str(";host=\"");
+            element.push_str(host);
+            element.push('"');
         }
-        put(b"forwarded", &after(before("forwarded"), &element));
+        match before("forwarded") {
+            Some(list) => put(b"forwarded", &after(Some(list), &element)),
+            None => put(b"forwarded", element.as_bytes()),
+        }
     }
 }
 

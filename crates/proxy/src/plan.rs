@@ -98,7 +98,7 @@ pub struct Plan {
     /// The Host for the upstream; absent: the client's.
     pub host: Option<String>,
     /// Header fields put in place of those of the same name, for this request alone (`traceparent`).
-    pub headers: Vec<(Box<str>, Box<str>)>,
+    pub headers: Vec<(&'static str, String)>,
     /// The client's own deadline, where it is believed: shortens [`Timeouts::request`].
     pub deadline: Option<Duration>,
 }

@@ -137,13 +137,12 @@ impl Decider {
             Decision::Forward(plan, flight) => {
                 let rules = rules_of(&self.front, &flight.route.compiled).styled(self.listener.forwarded);
                 let host = if plan.endpoint_host { Some(plan.to.config().addr.to_string()) } else { plan.host };
-                let headers = plan.headers.into_iter().map(|(name, value)| (name.into(), value.into()));
                 let forward = proxy::Plan {
                     rules,
                     to: plan.to,
                     target: plan.target,
                     host,
-                    headers: headers.collect(),
+                    headers: plan.headers,
                     deadline: Some(plan.deadline.since(now)),
                 };
                 Action::Forward(forward, Ticket { flight })

@@ -291,10 +291,10 @@ mod tests {
         }
         let behind = [("x", "y"), PLAIN[0], PLAIN[1], PLAIN[2], PLAIN[3]];
         assert!(matches!(take(&behind, true), Err(NoHead::Malformed(_))), "§8.3: a pseudo-field behind others");
-        for left_out in 0..3 {
+        for (at, left_out) in PLAIN.iter().take(3).enumerate() {
             let mut fields = PLAIN.to_vec();
-            fields.remove(left_out);
-            assert!(matches!(take(&fields, true), Err(NoHead::Malformed(_))), "§8.3.1 without {:?}", PLAIN[left_out]);
+            fields.remove(at);
+            assert!(matches!(take(&fields, true), Err(NoHead::Malformed(_))), "§8.3.1 without {left_out:?}");
         }
         let empty = [PLAIN[0], PLAIN[1], (":path", ""), PLAIN[3]];
         assert!(matches!(take(&empty, true), Err(NoHead::Malformed(_))), "§8.3.1: an empty :path");

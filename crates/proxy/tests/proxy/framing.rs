@@ -340,7 +340,7 @@ async fn headers_about_the_client_and_edits() {
     let edit = |_: &proxy::RequestHead, plan: &mut proxy::Plan| {
         plan.target = Some("/new?x".into());
         plan.host = Some("inner".into());
-        plan.headers = vec![("traceparent".into(), "00-1".into())];
+        plan.headers = vec![("traceparent", "00-1".into())];
         plan.deadline = Some(std::time::Duration::from_millis(2500));
     };
     let stage = Stage::set(Setting { rules, edit: Box::new(edit), ..Setting::default() }).await;

@@ -433,6 +433,61 @@ async fn windows_are_kept() {
     assert_eq!((reset.id, reset.code()), (1, FLOW), "§6.9.1 more than the window");
 }
 
+/// Frames of any kind, flags, stream and payload, cut anywhere, with enough that is right between them to come far.
+#[tokio::test]
+async fn any_frames_are_survived() {
+    let mut stage = Stage::new().await;
+    echo_upstream(&mut stage);
+    let mut seed = 1u64;
+    let mut below = move |most: u64| {
+        // xorshift64*
+        seed ^= seed >> 12;
+        seed ^= seed << 25;
+        seed ^= seed >> 27;
+        (seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % most
+    };
+    for round in 0..400 {
+        let (mut near, far) = tokio::io::duplex(1 << 20);
+        let (proxy, shutdown) = (stage.proxy.clone(), stage.drain.subscribe());
+        let served = tokio::spawn(async move { proxy.serve(far, crate::wire::peer(), shutdown).await });
+        let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+        let mut next = 1;
+        for _ in 0..below(40) {
+            let id = match below(4) {
+                0 => 0,
+                1 => next,
+                _ => 1 + 2 * below(u64::from(next)) as u32,
+            };
+            match below(8) {
+                0..3 => {
+                    let (path, ended) = (["/own", "/9", "/70000"][below(3) as usize], below(2) as u8);
+                    bytes.extend(frame(HEADERS, END_HEADERS | ended, next, &block("POST", path, &[])));
+                    next += 2;
+                }
+                3 => bytes.extend(frame(DATA, below(2) as u8, id.max(1), &vec![0; below(3000) as usize])),
+                4 => bytes.extend(frame(WINDOW, 0, id, &(below(1 << 17) as u32).to_be_bytes())),
+                5 => bytes.extend(frame(RESET, 0, id.max(1), &(below(14) as u32).to_be_bytes())),
+                6 => bytes.extend(frame(SETTINGS, 0, 0, &setting(below(7) as u16, below(1 << 20) as u32))),
+                _ => {
+                    let payload: Vec<u8> = (0..below(40)).map(|_| below(256) as u8).collect();
+                    bytes.extend(frame(below(11) as u8, below(256) as u8, id, &payload));
+                }
+            }
+        }
+        while !bytes.is_empty() {
+            let piece: Vec<u8> = bytes.drain(..bytes.len().min(1 + below(5000) as usize)).collect();
+            if timeout(PATIENCE, near.write_all(&piece)).await.expect("in time").is_err() {
+                break;
+            }
+            if below(3) == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(near);
+        timeout(PATIENCE, served).await.expect("in time").unwrap_or_else(|error| panic!("round {round}: {error}"));
+    }
+}
+
 #[tokio::test]
 async fn large_bodies_of_many_streams_cross_whole() {
     let mut stage = Stage::new().await;
