@@ -26,6 +26,8 @@ const CASES: &[(&str, u64)] = &[
     ("changes", 90),
     ("framing", 60),
     ("files", 60),
+    ("tls", 90),
+    ("edges", 90),
     ("slow", 120),
     ("backends", 150),
     ("programs", 90),

@@ -378,6 +378,17 @@ fn check_upstream(upstream: &Upstream, wrongs: &mut Vec<Wrong>) {
     }) {
         wrong("endpoints", "location: wants degrees north and east, as in [52.5, 13.4]".into());
     }
+    for endpoint in upstream.endpoints.iter().filter(|endpoint| !endpoint.country.is_empty()) {
+        let country = endpoint.country.as_bytes();
+        if country.len() != 2 || !country.iter().all(u8::is_ascii_uppercase) || endpoint.location.is_none() {
+            let what =
+                format!("country {:?}: wants two capital letters, as in \"DE\", beside a location", endpoint.country);
+            wrong("endpoints", what);
+        }
+    }
+    if upstream.tls.as_ref().is_some_and(|tls| tls.insecure && !tls.authorities.is_empty()) {
+        wrong("tls", "insecure believes anybody, so authorities has no effect: keep one of them".into());
+    }
     if upstream.tls.as_ref().is_some_and(|tls| tls.chain.is_empty() != tls.key.is_empty()) {
         wrong("tls", "chain and key come together: name both files or none".into());
     }

@@ -87,6 +87,14 @@ impl Inbox {
         (self.start, self.end) = (0, 1);
     }
 
+    /// Puts bytes in front that were read elsewhere; only of an empty inbox.
+    pub fn begin_with(&mut self, bytes: &[u8]) {
+        debug_assert!(self.is_empty(), "nothing came before the first bytes");
+        let mut data = vec![0; bytes.len().max(BUFFER_BYTES)];
+        data[..bytes.len()].copy_from_slice(bytes);
+        (self.data, self.start, self.end) = (data.into(), 0, bytes.len());
+    }
+
     /// Gives the buffer back if nothing is in it.
     pub fn release(&mut self) {
         if self.is_empty() && self.data.len() == BUFFER_BYTES {

@@ -298,7 +298,7 @@ impl<D: Decide> Work<'_, '_, D> {
             },
         };
         let mut side = H1::new(io);
-        side.encoder = forward::request_h1(request, self.plan, self.cx.client, left, side.outbox.buffer());
+        side.encoder = forward::request_h1(request, self.plan, to, self.cx.client, left, side.outbox.buffer());
         Ok((Upstream { side: Side::H1(side), lease: Some(lease) }, reused))
     }
 
@@ -311,7 +311,7 @@ impl<D: Decide> Work<'_, '_, D> {
         left: Option<Duration>,
     ) -> Result<Upstream, NoAnswer> {
         let request = &self.scratch.request;
-        let head = forward::request_h2(request, self.plan, self.cx.client, left)
+        let head = forward::request_h2(request, self.plan, to, self.cx.client, left)
             .map_err(|bad| NoAnswer::Client(bad.into()))?;
         // A connection may be on its way out (GOAWAY) without our knowing: once more, then.
         for _ in 0..2 {

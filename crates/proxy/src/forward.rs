@@ -10,6 +10,7 @@ use crate::head::{
 };
 use crate::http2::hpack;
 use crate::plan::{Forwarded, HeaderEdits, Peer, Plan, Rules};
+use crate::pool::Endpoint;
 use base::Duration;
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
@@ -180,10 +181,16 @@ pub(crate) fn check(plan: &Plan) -> Result<(), Bad> {
     }
 }
 
+/// The Host that the endpoint gets; `to` is the one that is asked, which after a retry is not the plan's.
+fn host<'a>(request: &'a RequestHead, plan: &'a Plan, to: &'a Endpoint) -> &'a str {
+    if plan.endpoint_host { &to.config().host } else { plan.host.as_deref().unwrap_or(request.authority()) }
+}
+
 /// Writes a request's head for HTTP/1.1; the encoder for its body.
 pub(crate) fn request_h1(
     request: &RequestHead,
     plan: &Plan,
+    to: &Endpoint,
     client: &Client,
     left: Option<Duration>,
     out: &mut Vec<u8>,
@@ -192,7 +199,7 @@ pub(crate) fn request_h1(
     out.push(b' ');
     out.extend_from_slice(plan.target.as_deref().unwrap_or(request.target()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    push_field(b"host", plan.host.as_deref().unwrap_or(request.authority()).as_bytes(), out);
+    push_field(b"host", host(request, plan, to).as_bytes(), out);
     request_fields(request, plan, client, left, |name, value| push_field(name, value, out));
     let encoder = match request.body {
         BodyLength::Known(length) => push_length(length, Encoder::Length(length), out),
@@ -225,11 +232,12 @@ const UNSENDABLE: Bad = Bad { status: 400, why: "a head that HTTP/2 cannot carry
 pub(crate) fn request_h2(
     request: &RequestHead,
     plan: &Plan,
+    to: &Endpoint,
     client: &Client,
     left: Option<Duration>,
 ) -> Result<Request<()>, Bad> {
-    let authority = plan.host.as_deref().unwrap_or(request.authority());
-    let scheme = if plan.to.config().tls.is_some() { "https" } else { "http" };
+    let authority = host(request, plan, to);
+    let scheme = if to.config().tls.is_some() { "https" } else { "http" };
     let path = plan.target.as_deref().unwrap_or(request.target());
     let uri =
         Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(|_| UNSENDABLE)?;

@@ -21,6 +21,7 @@
 
 mod body;
 mod buffer;
+mod check;
 mod exchange;
 mod expiry;
 mod forward;
@@ -43,7 +44,7 @@ pub use plan::{
     Action, Again, Attempt, Decide, End, Ending, FailureKind, Forwarded, HeaderEdits, OnAnswer, OnFailure, Peer,
     PeerTls, Plan, Reply, Rules, Timeouts,
 };
-pub use pool::{Endpoint, EndpointConfig, Protocol};
+pub use pool::{Endpoint, EndpointConfig, Protocol, is_our_own};
 pub use serve::{Proxy, Shutdown};
-pub use tls::{BadCertificate, Certificate, Certificates, UpstreamTls};
+pub use tls::{BadCertificate, Certificate, Certificates, Trust, UpstreamAuth, UpstreamTls};
 pub use tokio_rustls::TlsAcceptor;

@@ -25,6 +25,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Requests of one HTTP/1.1 connection; the last one's answer says `close`.
     pub requests_max: u32,
+    /// Whether HTTP/2 is spoken to clients that begin it without TLS (RFC 9113 §3.3). By ALPN it is spoken where the acceptor offers it.
+    pub h2_in_the_clear: bool,
     /// Streams that one HTTP/2 connection may have open.
     pub h2_streams_max: u32,
     /// Streams of an HTTP/2 connection that may be reset in ten seconds before their answer is whole, by the client or for its faults, less those
@@ -55,6 +57,7 @@ impl Limits {
         drain_idle: Duration::from_millis(250),
         write_timeout: Duration::from_secs(30),
         requests_max: 1_000_000,
+        h2_in_the_clear: true,
         h2_streams_max: 128,
         h2_resets_max: 200,
         h2_nuisance_max: 1000,

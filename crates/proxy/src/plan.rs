@@ -97,6 +97,8 @@ pub struct Plan {
     pub target: Option<String>,
     /// The Host for the upstream; absent: the client's.
     pub host: Option<String>,
+    /// The Host is that of the endpoint that is asked ([`crate::EndpointConfig::host`]), another one's after a retry; `host` does not count then.
+    pub endpoint_host: bool,
     /// Header fields put in place of those of the same name, for this request alone (`traceparent`).
     pub headers: Vec<(&'static str, String)>,
     /// The client's own deadline, where it is believed: shortens [`Timeouts::request`].
@@ -106,7 +108,7 @@ pub struct Plan {
 impl Plan {
     /// Forwards everything as it is.
     pub fn new(rules: Arc<Rules>, to: Arc<Endpoint>) -> Plan {
-        Plan { rules, to, target: None, host: None, headers: Vec::new(), deadline: None }
+        Plan { rules, to, target: None, host: None, endpoint_host: false, headers: Vec::new(), deadline: None }
     }
 }
 

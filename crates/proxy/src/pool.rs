@@ -5,6 +5,7 @@
 //! shared. A connection that waits is not looked after by a task: it is checked when it is taken, and by a sweep once a second that runs only
 //! while any wait.
 
+use crate::head::is_authority;
 use crate::io::Io;
 use crate::tls::UpstreamTls;
 use base::Duration;
@@ -34,6 +35,8 @@ pub struct EndpointConfig {
     pub addr: SocketAddr,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Its own Host, for plans that want it ([`crate::Plan::endpoint_host`]); one that is none is replaced by the address.
+    pub host: Box<str>,
     /// Set where it is spoken to over TLS.
     pub tls: Option<Arc<UpstreamTls>>,
     /// Until a connection stands, TLS and HTTP/2's preface included. 2 s.
@@ -54,6 +57,7 @@ impl EndpointConfig {
         EndpointConfig {
             addr,
             protocol: Protocol::Http1,
+            host: addr.to_string().into(),
             tls: None,
             connect_timeout: Duration::from_secs(2),
             connections_max: 1024,
@@ -135,14 +139,23 @@ pub(crate) enum NoConnection {
 }
 
 impl From<io::Error> for NoConnection {
-    fn from(_: io::Error) -> NoConnection {
-        NoConnection::Failed
+    fn from(error: io::Error) -> NoConnection {
+        if is_our_own(&error) { NoConnection::Full } else { NoConnection::Failed }
     }
+}
+
+/// Whether a connection failed for want of something of ours, a file descriptor or a local port: the endpoint is not to blame.
+pub fn is_our_own(error: &io::Error) -> bool {
+    // EMFILE, ENFILE, EADDRNOTAVAIL; the same numbers on every architecture of Linux that we build for.
+    matches!(error.raw_os_error(), Some(23 | 24 | 99))
 }
 
 impl Endpoint {
     /// An endpoint without connections.
-    pub fn new(config: EndpointConfig) -> Arc<Endpoint> {
+    pub fn new(mut config: EndpointConfig) -> Arc<Endpoint> {
+        if config.host.is_empty() || !is_authority(config.host.as_bytes()) {
+            config.host = config.addr.to_string().into();
+        }
         Arc::new(Endpoint {
             config,
             idle: Mutex::default(),
@@ -193,18 +206,20 @@ impl Endpoint {
             return Err(NoConnection::Full);
         }
         let generation = self.generation.load(Ordering::Relaxed);
-        let open = async {
-            let stream = TcpStream::connect(self.config.addr).await?;
-            stream.set_nodelay(true)?;
-            match &self.config.tls {
-                None => Ok(Io::Tcp(stream)),
-                Some(tls) => tls.connect(stream, self.config.protocol).await,
-            }
-        };
-        let io = timeout(self.config.connect_timeout, open)
+        let io = timeout(self.config.connect_timeout, self.dial())
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(Connection { io, lease: Lease { generation, _counted: counted } })
+    }
+
+    /// A connection that nobody counts, TLS included.
+    pub(crate) async fn dial(&self) -> io::Result<Io> {
+        let stream = TcpStream::connect(self.config.addr).await?;
+        stream.set_nodelay(true)?;
+        match &self.config.tls {
+            None => Ok(Io::Tcp(stream)),
+            Some(tls) => tls.connect(stream, self.config.protocol).await,
+        }
     }
 
     /// Keeps a connection whose exchange ended well. `promised` is how long its server said it would.

@@ -167,7 +167,7 @@ impl<D: Decide> Proxy<D> {
                         .await;
                 }
             };
-            if served == 0 && &connection.inbox.bytes()[..length] == PREFACE {
+            if served == 0 && limits.h2_in_the_clear && &connection.inbox.bytes()[..length] == PREFACE {
                 let Side::H1(H1 { io, inbox, .. }) = side else { return };
                 return Box::pin(self.serve_h2(io, inbox, peer, client, shutdown)).await;
             }
@@ -258,6 +258,11 @@ impl<D: Decide> Proxy<D> {
 
     /// Passes a TCP stream to the endpoint that [`Decide::on_connection`] names. A failed connection may be tried elsewhere: nothing was sent.
     pub async fn serve_tcp(self: &Arc<Self>, io: impl Into<Io>, peer: Peer) {
+        self.serve_tcp_begun(io, Vec::new(), peer).await;
+    }
+
+    /// The same of a stream of which `begun` has been read already: it goes first.
+    pub async fn serve_tcp_begun(self: &Arc<Self>, io: impl Into<Io>, begun: Vec<u8>, peer: Peer) {
         let began = Instant::now();
         let mut action = self.decider.on_connection(&peer);
         let (plan, mut ticket) = loop {
@@ -273,6 +278,10 @@ impl<D: Decide> Proxy<D> {
         let mut passed = tunnel::Passed { bytes_in: 0, bytes_out: 0, ending: Ending::Upstream };
         if let Some(Connection { io: upstream, lease }) = connection {
             let (mut client, mut upstream) = (H1::new(io.into()), H1::new(upstream));
+            if !begun.is_empty() {
+                client.inbox.begin_with(&begun);
+            }
+            drop(begun);
             passed = tunnel::pass(&mut client, &mut upstream, plan.rules.timeouts.stream_idle, &mut timer).await;
             drop(lease);
         }

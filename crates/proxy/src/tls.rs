@@ -3,11 +3,13 @@
 use crate::io::Io;
 use crate::pool::Protocol;
 use parking_lot::RwLock;
-use rustls::crypto::CryptoProvider;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -41,16 +43,9 @@ impl Certificate {
     /// Reads a chain and its key, both PEM. `names` are host names, `*.example.com` for any one label; none: shown to whoever asks for no
     /// other.
     pub fn from_pem(names: &[&str], chain: &[u8], key: &[u8]) -> Result<Certificate, BadCertificate> {
-        let wrong = |what: &str, error: &dyn fmt::Display| BadCertificate(format!("{what}: {error}"));
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| wrong("the certificate is not PEM", &error))?;
-        if chain.is_empty() {
-            return Err(BadCertificate("the file has no certificate".into()));
-        }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("the key is not PEM", &error))?;
-        let key =
-            CertifiedKey::from_der(chain, key, &provider()).map_err(|error| wrong("certificate and key", &error))?;
+        let (chain, key) = read_pair(chain, key)?;
+        let key = CertifiedKey::from_der(chain, key, &provider())
+            .map_err(|error| BadCertificate(format!("certificate and key: {error}")))?;
         Ok(Certificate { names: names.iter().map(|name| name.to_ascii_lowercase()).collect(), key: Arc::new(key) })
     }
 
@@ -58,6 +53,34 @@ impl Certificate {
     pub fn not_after(&self) -> Option<u64> {
         self.key.cert.first().and_then(|der| crate::expiry::not_after(der))
     }
+
+    /// The host names that the certificate itself has (RFC 6125: those of subjectAltName), in small letters.
+    pub fn own_names(&self) -> Vec<String> {
+        let own = self.key.cert.first().and_then(|own| webpki::EndEntityCert::try_from(own).ok());
+        own.iter().flat_map(|own| own.valid_dns_names()).map(str::to_ascii_lowercase).collect()
+    }
+
+    /// The same certificate, shown for these names.
+    #[must_use]
+    pub fn named(&self, names: Vec<String>) -> Certificate {
+        Certificate { names, key: self.key.clone() }
+    }
+}
+
+/// A chain, the own certificate first, and its key, both PEM.
+fn read_pair(
+    chain: &[u8],
+    key: &[u8],
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BadCertificate> {
+    let wrong = |what: &str, error: &dyn fmt::Display| BadCertificate(format!("{what}: {error}"));
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong("the certificate is not PEM", &error))?;
+    if chain.is_empty() {
+        return Err(BadCertificate("the file has no certificate".into()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong("the key is not PEM", &error))?;
+    Ok((chain, key))
 }
 
 /// What a listener shows: swapped as a whole, [`Certificates::replace`]. Connections that stand keep what they have.
@@ -104,12 +127,17 @@ impl Certificates {
 
     /// How a listener that shows them shakes hands. ALPN offers HTTP/2 before HTTP/1.1.
     pub fn acceptor(self: &Arc<Self>) -> tokio_rustls::TlsAcceptor {
+        self.acceptor_of(&[b"h2", b"http/1.1"])
+    }
+
+    /// The same with these protocols in ALPN, the best first; none: ALPN is not spoken.
+    pub fn acceptor_of(self: &Arc<Self>, protocols: &[&[u8]]) -> tokio_rustls::TlsAcceptor {
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring has the cipher suites of TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config).into()
     }
 }
@@ -120,10 +148,136 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// How an upstream's certificate is judged.
-pub struct UpstreamTls {
+/// Whose certificates are believed.
+#[derive(Clone, Copy, Debug)]
+pub enum Trust<'a> {
+    /// Those that one of these authorities (PEM) signed.
+    Authorities(&'a [u8]),
+    /// The same, but what cannot be understood is passed over: the system's own list, which nobody can be asked to mend.
+    System(&'a [u8]),
+    /// Anybody's, for any name. Whoever is on the way can read and change everything; for tests.
+    Anybody,
+}
+
+/// Whom we believe and who we are towards upstreams. Endpoints share it; exchanged while connections stand, [`UpstreamAuth::replace`].
+#[derive(Debug, Default)]
+pub struct UpstreamAuth(RwLock<Option<Arc<Connectors>>>);
+
+struct Connectors {
     http1: tokio_rustls::TlsConnector,
     http2: tokio_rustls::TlsConnector,
+}
+
+impl fmt::Debug for Connectors {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Connectors")
+    }
+}
+
+impl UpstreamAuth {
+    /// Believes `trust`, and shows `own` (a certificate chain and its key, both PEM) to servers that ask for a certificate.
+    pub fn new(trust: Trust<'_>, own: Option<(&[u8], &[u8])>) -> Result<Arc<UpstreamAuth>, BadCertificate> {
+        let auth = UpstreamAuth::nobody();
+        auth.replace(trust, own)?;
+        Ok(auth)
+    }
+
+    /// Believes nobody: connections fail until it is told more.
+    pub fn nobody() -> Arc<UpstreamAuth> {
+        Arc::default()
+    }
+
+    /// The same for connections from now on; after an error nothing has changed.
+    pub fn replace(&self, trust: Trust<'_>, own: Option<(&[u8], &[u8])>) -> Result<(), BadCertificate> {
+        let connectors = Arc::new(Connectors::new(trust, own)?);
+        *self.0.write() = Some(connectors);
+        Ok(())
+    }
+}
+
+impl Connectors {
+    fn new(trust: Trust<'_>, own: Option<(&[u8], &[u8])>) -> Result<Connectors, BadCertificate> {
+        let builder = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("ring has the cipher suites of TLS 1.2 and 1.3");
+        let builder = match trust {
+            Trust::Authorities(pem) => builder.with_root_certificates(roots(pem, true)?),
+            Trust::System(pem) => builder.with_root_certificates(roots(pem, false)?),
+            Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider()))),
+        };
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                let (chain, key) = read_pair(chain, key)?;
+                let wrong = |error| BadCertificate(format!("our certificate and its key: {error}"));
+                // It does not compare the two.
+                CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider()).map_err(wrong)?;
+                builder.with_client_auth_cert(chain, key).map_err(wrong)?
+            }
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = Arc::new(config.clone()).into();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Connectors { http1, http2: Arc::new(config).into() })
+    }
+}
+
+fn roots(pem: &[u8], is_strict: bool) -> Result<rustls::RootCertStore, BadCertificate> {
+    let mut store = rustls::RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(pem) {
+        let added = match root {
+            Ok(root) => store.add(root).map_err(|error| format!("an authority: {error}")),
+            Err(error) => Err(format!("the authorities are not PEM: {error}")),
+        };
+        if let (Err(why), true) = (added, is_strict) {
+            return Err(BadCertificate(why));
+        }
+    }
+    if store.is_empty() { Err(BadCertificate("the file has no authority".into())) } else { Ok(store) }
+}
+
+/// Takes any certificate, but only from who has its key.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// How one endpoint is spoken to over TLS.
+pub struct UpstreamTls {
+    auth: Arc<UpstreamAuth>,
     name: ServerName<'static>,
 }
 
@@ -136,31 +290,22 @@ impl fmt::Debug for UpstreamTls {
 impl UpstreamTls {
     /// Believes certificates for `name` that one of the authorities in `roots` (PEM) signed.
     pub fn new(name: &str, roots: &[u8]) -> Result<UpstreamTls, BadCertificate> {
+        UpstreamTls::of(name, UpstreamAuth::new(Trust::Authorities(roots), None)?)
+    }
+
+    /// Asks for `name` (a host name or an address), which the certificate must have.
+    pub fn of(name: &str, auth: Arc<UpstreamAuth>) -> Result<UpstreamTls, BadCertificate> {
         let name =
             ServerName::try_from(name.to_owned()).map_err(|_| BadCertificate(format!("{name} is no host name")))?;
-        let mut store = rustls::RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(roots) {
-            let root = root.map_err(|error| BadCertificate(format!("the authorities are not PEM: {error}")))?;
-            store.add(root).map_err(|error| BadCertificate(format!("an authority: {error}")))?;
-        }
-        if store.is_empty() {
-            return Err(BadCertificate("the file has no authority".into()));
-        }
-        let mut config = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("ring has the cipher suites of TLS 1.2 and 1.3")
-            .with_root_certificates(store)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let http1 = Arc::new(config.clone()).into();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(UpstreamTls { http1, http2: Arc::new(config).into(), name })
+        Ok(UpstreamTls { auth, name })
     }
 
     pub(crate) async fn connect(&self, stream: TcpStream, protocol: Protocol) -> io::Result<Io> {
+        let connectors = self.auth.0.read().clone();
+        let connectors = connectors.ok_or_else(|| io::Error::other("no authority is known"))?;
         let connector = match protocol {
-            Protocol::Http1 => &self.http1,
-            Protocol::Http2 => &self.http2,
+            Protocol::Http1 => &connectors.http1,
+            Protocol::Http2 => &connectors.http2,
         };
         Ok(Io::TlsOut(Box::new(connector.connect(self.name.clone(), stream).await?)))
     }

@@ -80,6 +80,8 @@ pub struct Settings {
     pub gateway_access_log: String,
     /// `gateway.zone`.
     pub gateway_zone: String,
+    /// `gateway.locations`.
+    pub gateway_locations: String,
     /// `[listener.…]`, `[route.…]` and `[upstream.…]`.
     pub documents: Vec<Document>,
     /// `dns.bind`.
@@ -136,6 +138,7 @@ impl Default for Settings {
             gateway_bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
             gateway_access_log: String::new(),
             gateway_zone: String::new(),
+            gateway_locations: String::new(),
             documents: Vec::new(),
             dns_bind: SocketAddr::from(([127, 0, 0, 1], 8600)),
             dns_domain: "consul".into(),
@@ -187,7 +190,10 @@ impl Settings {
         })?;
         let at = |span: std::ops::Range<usize>| format!("{name}:{}", line_of(text, span.start));
         self.read_table("", table.get_ref(), &at)?;
-        let line = |offset: usize| line_of(text, offset) as u32;
+        // Asked for every value of thousands of routes: not by counting from the begin each time.
+        let breaks: Vec<usize> =
+            text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+        let line = |offset: usize| breaks.partition_point(|at| *at < offset) as u32 + 1;
         let whole = Node::from_toml_table(table.get_ref(), 0..text.len(), &line);
         let told = |wrongs: Vec<Wrong>| {
             let all: Vec<String> = wrongs.iter().map(|wrong| format!("{name}: {wrong}")).collect();
@@ -438,7 +444,9 @@ impl Settings {
             access_log: self.gateway_access_log.clone(),
             insecure_bind: self.insecure_bind,
             zone: self.gateway_zone.clone(),
+            locations: self.gateway_locations.clone(),
             drain: self.stop_timeout,
+            ..GatewayConfig::default()
         }
     }
 
@@ -531,7 +539,7 @@ fn finish(space: &mut Keyspace, eviction_given: bool) -> Result<(), String> {
     match (space.durability, space.eviction) {
         (Durability::Memory, _) if !eviction_given => space.eviction = Eviction::Lru,
         (Durability::Fsync, Eviction::Lru) => {
-            return Err("eviction = \"lru\" needs durability = \"memory\": dropping logged keys is not there yet; set eviction = \"refuse\"".into());
+            return Err("eviction = \"lru\" needs durability = \"memory\": keys that are logged are never dropped; set eviction = \"refuse\"".into());
         }
         _ => {}
     }

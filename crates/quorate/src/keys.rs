@@ -135,7 +135,7 @@ pub const KEYS: &[Key<Settings>] = &[
     ),
     key!(
         "gateway.access_log",
-        name_or_none,
+        file_or_none,
         gateway_access_log,
         "File that requests are logged to, or \"-\" for standard output; how a line looks is the listener's. To see who asked for what; each request then costs a line. Empty: none."
     ),
@@ -144,6 +144,12 @@ pub const KEYS: &[Key<Settings>] = &[
         name_or_none,
         gateway_zone,
         "The zone that this node stands in: endpoints of the same zone come first, which saves time and traffic between zones. Empty: none."
+    ),
+    key!(
+        "gateway.locations",
+        file_or_none,
+        gateway_locations,
+        "MaxMind file (.mmdb; cities or countries) that says where clients are, for upstreams with locality = \"geographic\". Read again when it changes. Empty: none."
     ),
     key!(
         "consul.bind",
@@ -423,6 +429,15 @@ kind!(
         _ => Err("wants letters, digits, '-', '_', '.' and ':' in quotes".into()),
     },
     |text| quoted(text)
+);
+kind!(
+    file_or_none,
+    String,
+    |raw| match raw {
+        Raw::Text(text) if !text.contains('\0') => Ok(text.clone()),
+        _ => Err("wants a path in quotes".into()),
+    },
+    |path| quoted(path)
 );
 kind!(
     name_or_none,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use host::gateway::Front;
+use host::gateway::{Front, GatewayConfig};
 use host::node::Node;
 use shard::live::Refusal;
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
@@ -98,11 +98,13 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     tokio::spawn(adopt(node.clone(), handed));
     let answering = tokio::spawn(host::admin::serve(admin, admin_handed, node.clone(), stopping));
     wait_for_leaders(&node).await;
-    let front = Front::new(node.registry.clone(), gateway_address, settings.gateway_config())?;
+    let gateway = GatewayConfig { limits: node.door.limits.clone(), ..settings.gateway_config() };
+    let front = Front::new(node.registry.clone(), gateway_address, gateway)?;
     front.declare(&settings.consul_config().node_name, &settings.documents).await?;
     let _ = node.front.set(front.clone());
     let (front_stop, front_stopping) = watch::channel(false);
-    let front = tokio::spawn(front.run(door.listener, front_stopping));
+    let listeners = front.open(door.listener);
+    let front = tokio::spawn(front.run(listeners, front_stopping));
     let consul = host::consul::serve(consul.listener, node.clone(), settings.consul_config(), stop.subscribe());
     let consul = tokio::spawn(consul);
     let workers = settings.worker_threads();

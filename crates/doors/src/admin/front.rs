@@ -13,6 +13,8 @@ pub struct Front {
     pub upstreams: Vec<Upstream>,
     /// Requests under way.
     pub in_flight: u64,
+    /// Answers that the gateway made by itself to requests without a route, by the first digit of their status; at 0 what was only closed.
+    pub own_answers_total: [u64; 6],
     /// Requests without a route (404).
     pub unrouted_total: u64,
     /// Ill-formed requests (400).
@@ -32,8 +34,10 @@ pub struct Route {
     pub name: String,
     /// Requests that took it.
     pub requests_total: u64,
-    /// Answers by the first digit of their status; at 0 requests that ended without one.
+    /// Answers to requests that went to an upstream, by the first digit of their status; at 0 requests that ended without one.
     pub answers_total: [u64; 6],
+    /// Answers that the gateway made by itself, in the same way.
+    pub own_answers_total: [u64; 6],
     /// Requests beyond its rate limit (429).
     pub limited_total: u64,
     /// Requests refused for want of a place, an endpoint, or because a breaker is open (503).
@@ -103,6 +107,7 @@ pub fn render(front: &Front) -> String {
     let dropped = "Lines of the access log dropped: writing them was too slow.";
     page.counter("quorate_gateway_access_log_dropped_total", dropped, front.log_dropped_total);
     page.gauge("quorate_gateway_troubles", "What /gateway/look says a person should look at.", front.troubles);
+    own_answers(&mut page, front);
     routes(&mut page, &front.routes);
     upstreams(&mut page, &front.upstreams);
     page.text
@@ -111,10 +116,22 @@ pub fn render(front: &Front) -> String {
 /// Kind, name, help and how it is read.
 type Row<T> = (&'static str, &'static str, &'static str, fn(&T) -> u64);
 
+/// Direct answers, redirects, 404, 429, 503 and the like: no upstream had a part in them.
+fn own_answers(page: &mut Page, front: &Front) {
+    let of = |name, counts: [u64; 6]| CLASSES.iter().zip(counts).map(move |(class, count)| (name, *class, count));
+    let mut rows: Vec<(&str, &str, u64)> = of("", front.own_answers_total).collect();
+    rows.extend(front.routes.iter().flat_map(|route| of(&route.name, route.own_answers_total)));
+    let help = "Answers of the gateway's own by route (empty: without one) and class; none: closed without.";
+    page.each("counter", "quorate_gateway_own_answers_total", help, &rows, |(route, class, count)| {
+        (vec![("route", route), ("class", class)], *count as f64)
+    });
+}
+
 fn routes(page: &mut Page, routes: &[Route]) {
     let classes: Vec<_> =
         routes.iter().flat_map(|route| CLASSES.iter().zip(route.answers_total).map(move |row| (route, row))).collect();
-    let help = "Answers of upstreams by route and class; none: ended without. Limited and refused are counted apart.";
+    let help =
+        "Answers to what went to an upstream, by route and class; none: ended without. Own answers are counted apart.";
     page.each("counter", "quorate_gateway_answers_total", help, &classes, |(route, (class, count))| {
         (vec![("route", &route.name), ("class", class)], *count as f64)
     });
@@ -199,15 +216,24 @@ mod tests {
             name: "shop".into(),
             requests_total: 5,
             answers_total: [1, 0, 3, 0, 0, 1],
+            own_answers_total: [0, 0, 0, 0, 7, 0],
             latency: histogram.snapshot(),
             ..Route::default()
         };
         let endpoint = Endpoint { name: "10.0.0.1:9000".into(), is_up: true, requests_total: 4, ..Endpoint::default() };
         let upstream =
             Upstream { name: "shop".into(), endpoints: vec![endpoint], breaker: "open", ..Upstream::default() };
-        let text = render(&Front { routes: vec![route], upstreams: vec![upstream], shed_total: 2, ..Front::default() });
+        let text = render(&Front {
+            routes: vec![route],
+            upstreams: vec![upstream],
+            shed_total: 2,
+            own_answers_total: [0, 0, 0, 0, 9, 0],
+            ..Front::default()
+        });
         for line in [
             "quorate_gateway_shed_total 2\n",
+            "quorate_gateway_own_answers_total{route=\"\",class=\"4xx\"} 9\n",
+            "quorate_gateway_own_answers_total{route=\"shop\",class=\"4xx\"} 7\n",
             "# TYPE quorate_gateway_answers_total counter\nquorate_gateway_answers_total{route=\"shop\",class=\"none\"} 1\n",
             "quorate_gateway_answers_total{route=\"shop\",class=\"2xx\"} 3\n",
             "quorate_gateway_requests_total{route=\"shop\"} 5\n",
@@ -225,6 +251,6 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), all);
         // Without routes nothing but the totals.
-        assert_eq!(render(&Front::default()).matches("# TYPE").count(), 6);
+        assert_eq!(render(&Front::default()).matches("# TYPE").count(), 7);
     }
 }

@@ -35,6 +35,8 @@ pub struct Endpoint {
     pub name: Box<str>,
     /// Where it listens.
     pub addr: SocketAddr,
+    /// The host that it was named by, without port and brackets: a name, or its address. What TLS asks for, and a Host that is the endpoint's own.
+    pub host: Box<str>,
     /// Its share relative to the other endpoints', at most [`super::WEIGHT_MAX`]; zero takes no new requests.
     pub weight: u32,
     /// The failure domain it stands in; empty where there is none.
@@ -52,6 +54,7 @@ impl Endpoint {
             id: EndpointId::of(name),
             name: name.into(),
             addr,
+            host: addr.ip().to_string().into(),
             weight: 1,
             zone: "".into(),
             location: None,

@@ -34,7 +34,7 @@ use base::{Duration, Instant, Rng};
 use parking_lot::{Mutex, RwLock};
 
 use crate::Config;
-use crate::balance::{Coordinates, Endpoint, EndpointId, HashKey, Health, Member, Place};
+use crate::balance::{Coordinates, Country, Endpoint, EndpointId, HashKey, Health, Member, Place};
 use crate::model::{HeaderEdits, Upstream};
 use crate::resilience::{OutlierChange, RateTable, Shed, ShedConfig, Shedder, Transition};
 
@@ -171,9 +171,17 @@ pub struct Gateway<E> {
     shed: Arc<Shedder>,
     rates: OnceLock<RateTable>,
     events: Mutex<VecDeque<Event>>,
+    /// Answers of ours without a route, by the first digit of their status.
+    own: [AtomicU64; 6],
     unrouted: AtomicU64,
     bad: AtomicU64,
     shed_count: AtomicU64,
+}
+
+/// The country that two capital letters name.
+pub fn country_of(letters: &str) -> Option<Country> {
+    let letters: [u8; 2] = letters.as_bytes().try_into().ok()?;
+    letters.iter().all(u8::is_ascii_uppercase).then_some(Country(letters))
 }
 
 /// The members of an upstream whose endpoints are listed by address: those whose address is an address. Names are the host's to look up.
@@ -183,6 +191,7 @@ pub fn listed_members(upstream: &Upstream) -> Vec<Member> {
         endpoint.weight = spec.weight;
         endpoint.zone = spec.zone.as_str().into();
         endpoint.location = spec.location.map(|(latitude, longitude)| Coordinates { latitude, longitude });
+        endpoint.country = country_of(&spec.country);
         // Weight zero drains: clients that stick to it stay.
         let health = if spec.weight == 0 { Health::Draining } else { Health::Passing };
         Some(Member { endpoint, health })
@@ -202,6 +211,7 @@ impl<E> Gateway<E> {
             change: Mutex::new(()),
             rates: OnceLock::new(),
             events: Mutex::default(),
+            own: Default::default(),
             unrouted: AtomicU64::new(0),
             bad: AtomicU64::new(0),
             shed_count: AtomicU64::new(0),
@@ -304,7 +314,7 @@ impl<E> Gateway<E> {
     }
 
     /// Does what is due at `now` and lists the checks to make: each answer goes to [`Gateway::checked`], none that does not come in time.
-    pub fn tick(&self, now: Instant, rng: &mut Rng) -> Vec<Probe> {
+    pub fn tick(&self, now: Instant, rng: &mut Rng) -> Vec<Probe<E>> {
         let (mut events, mut probes) = (Vec::new(), Vec::new());
         for live in self.current().upstreams.values() {
             live.tick(&self.settings, now, rng, &mut events, &mut probes);
@@ -322,6 +332,13 @@ impl<E> Gateway<E> {
     pub fn checked(&self, upstream: &str, endpoint: EndpointId, good: bool, now: Instant, rng: &mut Rng) {
         if let Some(live) = self.current().upstreams.get(upstream) {
             live.checked(endpoint, good, &self.settings, now, rng).into_iter().for_each(|event| self.happened(event));
+        }
+    }
+
+    /// A check could not be made for want of something of ours: it says nothing of the endpoint, and the next one comes in its time.
+    pub fn not_checked(&self, upstream: &str, endpoint: EndpointId, now: Instant, rng: &mut Rng) {
+        if let Some(live) = self.current().upstreams.get(upstream) {
+            live.not_checked(endpoint, now, rng);
         }
     }
 
@@ -357,10 +374,27 @@ impl<E> Gateway<E> {
             upstreams: state.upstreams.values().map(|live| live.look(now)).collect(),
             in_flight: self.shed.in_flight(),
             shed_share: self.shed.share(),
+            own: std::array::from_fn(|class| self.own[class].load(Relaxed)),
             unrouted: self.unrouted.load(Relaxed),
             bad: self.bad.load(Relaxed),
             shed: self.shed_count.load(Relaxed),
         }
+    }
+
+    /// A client gets an answer of ours: `status`, 0 where it is only closed, for the route of this name if there is one. To be told once for each
+    /// [`Decision::Answer`], and for what was refused before it could be decided.
+    pub fn answered(&self, route: Option<&str>, status: u16) {
+        let class = usize::from(status / 100).min(5);
+        let state = self.state.load();
+        let found = route.and_then(|name| state.routes.binary_search_by(|one| (*one.compiled.name).cmp(name)).ok());
+        let own = found.map_or(&self.own, |at| &state.routes[at].counters.own);
+        own[class].fetch_add(1, Relaxed);
+    }
+
+    /// What came was no request: an engine refused it with `status`, 0 for none.
+    pub fn malformed(&self, status: u16) {
+        self.bad.fetch_add(1, Relaxed);
+        self.answered(None, status);
     }
 
     fn shed_answer(&self, shed: Shed) -> Answer {

@@ -81,6 +81,8 @@ pub(super) struct Counters {
     pub requests: AtomicU64,
     /// By the first digit of the status; 0 for those without an answer.
     pub answers: [AtomicU64; 6],
+    /// The same of answers that no upstream had a part in.
+    pub own: [AtomicU64; 6],
     pub limited: AtomicU64,
     pub refused: AtomicU64,
     latency: OnceLock<Box<Histogram>>,
@@ -160,6 +162,7 @@ impl<E> LiveRoute<E> {
             targets: self.targets.iter().map(|target| target.name.to_string()).collect(),
             requests: counters.requests.load(Relaxed),
             answers: std::array::from_fn(|at| counters.answers[at].load(Relaxed)),
+            own: std::array::from_fn(|at| counters.own[at].load(Relaxed)),
             limited: counters.limited.load(Relaxed),
             refused: counters.refused.load(Relaxed),
             in_flight: self.places.bulkhead.in_flight(),

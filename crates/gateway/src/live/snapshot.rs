@@ -15,8 +15,10 @@ pub struct RouteLook {
     pub targets: Vec<String>,
     /// Requests that took it.
     pub requests: u64,
-    /// Answers by the first digit of their status; at 0 requests that ended without one.
+    /// Answers to requests that went to an upstream, by the first digit of their status; at 0 requests that ended without one.
     pub answers: [u64; 6],
+    /// Answers that the gateway made by itself (direct ones, redirects, 429, 503 …), in the same way.
+    pub own: [u64; 6],
     /// Requests beyond the rate limit (429).
     pub limited: u64,
     /// Requests refused for want of a place, an endpoint, or because the breaker is open (503).
@@ -100,7 +102,9 @@ pub struct Snapshot {
     pub in_flight: u64,
     /// The share of requests that is shed for delay, 0 to 1.
     pub shed_share: f64,
-    /// Requests without a route (404), ill-formed ones (400), and those shed (503).
+    /// Answers that the gateway made by itself to requests without a route, by the first digit of their status; at 0 what was only closed.
+    pub own: [u64; 6],
+    /// Requests without a route (404).
     pub unrouted: u64,
     /// Ill-formed requests (400).
     pub bad: u64,

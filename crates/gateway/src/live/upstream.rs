@@ -60,12 +60,14 @@ struct Watch {
 }
 
 /// A check that is due. The answer goes to [`super::Gateway::checked`].
-#[derive(Clone, Debug)]
-pub struct Probe {
+#[derive(Debug)]
+pub struct Probe<E> {
     /// The upstream's name.
     pub upstream: Arc<str>,
     /// The endpoint.
     pub endpoint: Endpoint,
+    /// What it is spoken to through.
+    pub handle: Arc<E>,
     /// How: TCP or HTTP, with path, host and good statuses.
     pub check: model::HealthCheck,
     /// The kind, decided.
@@ -403,7 +405,7 @@ impl<E> LiveUpstream<E> {
         now: Instant,
         rng: &mut Rng,
         events: &mut Vec<Event>,
-        probes: &mut Vec<Probe>,
+        probes: &mut Vec<Probe<E>>,
     ) {
         let mut watch = self.watch.lock();
         let changes = watch.outliers.sweep(now);
@@ -414,11 +416,12 @@ impl<E> LiveUpstream<E> {
         let inner = self.inner.read();
         let kind = inner.document.check_kind();
         for member in &inner.members {
-            let Some(check) = watch.checks.get_mut(&member.endpoint.id) else { continue };
+            let id = member.endpoint.id;
+            let (Some(check), Some(handle)) = (watch.checks.get_mut(&id), inner.handles.get(&id)) else { continue };
             if let Some(until) = check.begin(now) {
-                let check = inner.document.health.clone();
+                let (check, handle) = (inner.document.health.clone(), Arc::clone(handle));
                 let endpoint = member.endpoint.clone();
-                probes.push(Probe { upstream: Arc::clone(&self.name), endpoint, check, kind, until });
+                probes.push(Probe { upstream: Arc::clone(&self.name), endpoint, handle, check, kind, until });
             }
         }
     }
@@ -453,6 +456,13 @@ impl<E> LiveUpstream<E> {
             passing.map(|passing| Event::Check { upstream: upstream(), endpoint: name, passing }),
             pardoned.map(|change| Event::Outlier { upstream: upstream(), change }),
         ]
+    }
+
+    /// See [`super::Gateway::not_checked`].
+    pub(super) fn not_checked(&self, endpoint: EndpointId, now: Instant, rng: &mut Rng) {
+        if let Some(check) = self.watch.lock().checks.get_mut(&endpoint) {
+            check.give_up(now, rng);
+        }
     }
 
     /// When [`LiveUpstream::tick`] has something to do.

@@ -62,18 +62,19 @@ pub struct Certificate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Listener {
-    /// Address and port; 127.0.0.1:8080. Beyond loopback it needs the node's `insecure_bind` or its own TLS, as the host decides.
+    /// Address and port; 127.0.0.1:8080. Beyond loopback it needs certificates, `protocol = "tls"` or the node's `insecure_bind`.
     pub bind: SocketAddr,
     /// What is spoken.
     pub protocol: Protocol,
     /// Certificates by server name; none: no TLS is terminated here.
     pub certificates: Vec<Certificate>,
-    /// Whether HTTP/2 is spoken beside HTTP/1.1.
+    /// Whether HTTP/2 is spoken beside HTTP/1.1. Only with `protocol = "http"`.
     pub http2: bool,
     /// Whether each connection begins with a PROXY protocol header (v1 or v2) that names the client. Only for listeners that
     /// nobody but the proxy before them can reach.
     pub proxy_protocol: bool,
-    /// Proxies before us whose X-Forwarded-* and Forwarded are believed. From anybody else they are dropped.
+    /// Proxies before us whose X-Forwarded-* and Forwarded are believed. From anybody else they are dropped. With `proxy_protocol` it is the
+    /// address in that header that counts.
     pub trusted_proxies: Vec<Network>,
     /// Which of these headers the upstream gets.
     pub forwarded: ForwardedStyle,

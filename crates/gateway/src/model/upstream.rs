@@ -20,6 +20,9 @@ pub struct EndpointSpec {
     /// Degrees north and east, for `locality = "geographic"`.
     #[serde(default)]
     pub location: Option<(f64, f64)>,
+    /// The country of that place by its two letters (`"DE"`): for clients of whom no more than the country is known.
+    #[serde(default)]
+    pub country: String,
 }
 
 fn one() -> u32 {
@@ -71,9 +74,9 @@ pub enum CheckKind {
     /// TCP for endpoints that are listed here; none for a service's, which the registry checks.
     #[default]
     Auto,
-    /// A connection that succeeds.
+    /// A connection that succeeds, TLS included where the upstream has it.
     Tcp,
-    /// A GET whose answer's status is right.
+    /// A GET whose answer's status is right, over what the upstream speaks.
     Http,
     /// Not at all.
     Off,
@@ -126,7 +129,7 @@ pub struct Outlier {
     pub consecutive_errors: u32,
     /// 502 to 504 and broken connections in a row that eject. 5.
     pub consecutive_gateway_failures: u32,
-    /// How long the first time; then twice, three times … as long. 30 s.
+    /// How long the first time; then twice, three times … as long. 10 s.
     pub ejection: Span,
     /// The longest. 5 min.
     pub ejection_max: Span,
@@ -158,7 +161,7 @@ pub struct Breaker {
     pub failure_percent: u32,
     /// … out of at least so many. 20.
     pub requests_min: u32,
-    /// The window. 10 s.
+    /// The window. 5 s.
     pub window: Span,
     /// How long it stays open before trial requests; doubles with each that fails. 5 s.
     pub pause: Span,
@@ -217,11 +220,11 @@ pub enum UpstreamProtocol {
 pub struct UpstreamTls {
     /// The name that is asked for and that the certificate must have; empty: the endpoint's host.
     pub server_name: String,
-    /// File with the authorities that are believed, PEM; empty: the system's.
+    /// File with the authorities that are believed, PEM; empty: the system's. Files are read again when they change.
     pub authorities: String,
-    /// Believe any certificate. Only for tests.
+    /// Believe any certificate. Only for tests: the node complains as long as it is on.
     pub insecure: bool,
-    /// File with our own certificate chain, PEM; empty: none is shown.
+    /// File with our own certificate chain, PEM, for servers that ask for one; empty: none is shown.
     pub chain: String,
     /// File with its key, PEM.
     pub key: String,
@@ -235,7 +238,7 @@ pub enum Locality {
     /// where no endpoint has a zone, and with a balance by hash, which already says which endpoint.
     #[default]
     Zone,
-    /// The site nearest to the client first; needs a file of locations.
+    /// The site nearest to the client first; needs the node's `gateway.locations`, and endpoints with a `location`.
     Geographic,
     /// It does not matter.
     Off,

@@ -92,6 +92,13 @@ impl HealthCheck {
         Some(self.next)
     }
 
+    /// The probe under way was not made after all, for a reason that says nothing of the endpoint. The next one comes in its time.
+    pub fn give_up(&mut self, now: Instant, rng: &mut Rng) {
+        if std::mem::take(&mut self.under_way) {
+            self.next = now + self.pause(rng);
+        }
+    }
+
     /// Notes the answer to the probe under way; a timeout is a bad answer. Gives the new state if it changed. An answer that nobody waits for
     /// any more is ignored.
     pub fn finish(&mut self, now: Instant, good: bool, rng: &mut Rng) -> Option<bool> {
@@ -162,6 +169,17 @@ mod tests {
         assert_eq!(states("-++"), "ffP");
         assert_eq!(states("+--+---+-++"), "PPPPPPffffP");
         assert_eq!(states("-+-+-+-"), "fffffff");
+    }
+
+    #[test]
+    fn a_probe_that_could_not_be_made_says_nothing_and_the_next_one_comes() {
+        let mut rng = Rng::new(1);
+        let mut check = HealthCheck::new(config(), Instant(7));
+        let until = check.begin(Instant(7)).expect("due");
+        check.give_up(Instant(8), &mut rng);
+        assert!(!check.is_known() && check.deadline() > until);
+        assert_eq!(check.finish(Instant(9), false, &mut rng), None, "nobody waits for it");
+        assert!(check.is_passing() && check.begin(check.deadline()).is_some());
     }
 
     #[test]

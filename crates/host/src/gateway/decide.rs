@@ -130,18 +130,24 @@ fn reply(answer: Answer) -> Reply {
 }
 
 impl Decider {
-    fn act(&self, decision: Decision<proxy::Endpoint>, now: Instant) -> Action<Ticket> {
+    /// An answer of ours, counted. A stream is only closed.
+    fn respond(&self, answer: Answer, is_stream: bool) -> Action<Ticket> {
+        self.front.gateway.answered(answer.route.as_deref(), if is_stream { 0 } else { answer.status });
+        Action::Respond(reply(answer))
+    }
+
+    fn act(&self, decision: Decision<proxy::Endpoint>, is_stream: bool, now: Instant) -> Action<Ticket> {
         match decision {
-            Decision::Answer(answer) => Action::Respond(reply(answer)),
-            Decision::Queue(queued) => Action::Wait(Box::pin(wait(self.clone(), queued))),
+            Decision::Answer(answer) => self.respond(answer, is_stream),
+            Decision::Queue(queued) => Action::Wait(Box::pin(wait(self.clone(), queued, is_stream))),
             Decision::Forward(plan, flight) => {
                 let rules = rules_of(&self.front, &flight.route.compiled).styled(self.listener.forwarded);
-                let host = if plan.endpoint_host { Some(plan.to.config().addr.to_string()) } else { plan.host };
                 let forward = proxy::Plan {
                     rules,
                     to: plan.to,
                     target: plan.target,
-                    host,
+                    host: plan.host,
+                    endpoint_host: plan.endpoint_host,
                     headers: plan.headers,
                     deadline: Some(plan.deadline.since(now)),
                 };
@@ -196,16 +202,16 @@ impl Decider {
 }
 
 /// Waits for a place on a route, as long as one may.
-async fn wait(decider: Decider, mut queued: Queued<proxy::Endpoint>) -> Action<Ticket> {
+async fn wait(decider: Decider, mut queued: Queued<proxy::Endpoint>, is_stream: bool) -> Action<Ticket> {
     let span = queued.until.since(clock::now());
     if tokio::time::timeout(span, Pin::new(&mut queued)).await.is_err() {
-        return Action::Respond(reply(queued.refused()));
+        return decider.respond(queued.refused(), is_stream);
     }
     // What has changed while it waited counts.
     decider.front.sync();
     let now = clock::now();
     let decision = with_rng(|rng| queued.go(&decider.front.gateway, now, rng));
-    decider.act(decision, now)
+    decider.act(decision, is_stream, now)
 }
 
 fn peer_of(peer: &proxy::Peer) -> Peer {
@@ -232,13 +238,14 @@ impl Decide for Decider {
     fn on_request(&self, request: &RequestHead, peer: &proxy::Peer) -> Action<Ticket> {
         self.front.sync();
         if request.path() == "/" && matches!(request.method(), "GET" | "HEAD") && self.front.is_new() {
+            self.front.gateway.answered(None, 200);
             return Action::Respond(welcome(peer));
         }
         let now = clock::now();
         let gateway = &self.front.gateway;
         let decision =
             with_rng(|rng| gateway.decide(&self.name, &Asked(request), &peer_of(peer), Duration::ZERO, now, rng));
-        self.act(decision, now)
+        self.act(decision, false, now)
     }
 
     fn on_answer(&self, ticket: &mut Ticket, answer: &proxy::AnswerHead, attempt: &Attempt) -> OnAnswer {
@@ -298,17 +305,23 @@ impl Decide for Decider {
         }
     }
 
+    fn on_refused(&self, _: &proxy::Peer, status: u16, _: &'static str) {
+        self.front.gateway.malformed(status);
+    }
+
     fn on_connection(&self, peer: &proxy::Peer) -> Action<Ticket> {
         self.front.sync();
         let now = clock::now();
         let server_name = peer.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
         let gateway = &self.front.gateway;
         let decision = with_rng(|rng| gateway.decide_connection(&self.name, server_name, &peer_of(peer), now, rng));
-        self.act(decision, now)
+        self.act(decision, true, now)
     }
 
     fn on_stream_end(&self, mut ticket: Ticket, peer: &proxy::Peer, end: &End) {
-        let head = ::gateway::request::PlainHead { method: "CONNECT", authority: "", target: "/", fields: &[] };
+        // What it asked for by TLS, if it did, stands where a request's host does.
+        let authority = peer.tls.as_ref().and_then(|tls| tls.server_name.as_deref()).unwrap_or("");
+        let head = ::gateway::request::PlainHead { method: "CONNECT", authority, target: "/", fields: &[] };
         self.log(end, Some(&ticket), &head, "TCP", peer);
         // A stream that ended as it should counts as an answer of 200.
         let status = if end.ending == Ending::Upstream && end.bytes_out == 0 { 502 } else { 200 };

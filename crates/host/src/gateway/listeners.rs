@@ -6,19 +6,26 @@
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ::gateway::model::{Listener, Protocol};
-use proxy::{Certificate, Certificates, Peer, Proxy};
+use base::{Limit, Limits};
+use proxy::{Certificate, Certificates, Decide, Io, Peer, PeerTls, Proxy};
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
+use super::begin::{read_hello, read_proxy_header};
 use super::decide::Decider;
+use super::files::{Stamp, read};
 use super::{Front, OWN_LISTENER};
 use crate::clock;
+use crate::net::not_accepted;
 
 /// So long before a certificate expires people are told: time enough for a renewal that failed to be looked at, and less than the rest of a
 /// 90-day certificate at which clients of ACME renew (RFC 8555's issuers: 30 days).
@@ -44,8 +51,8 @@ struct Running {
 /// The certificates that a listener shows.
 struct Shown {
     shown: Arc<Certificates>,
-    /// When their files were written.
-    ages: Vec<SystemTime>,
+    /// What their files looked like.
+    seen: Stamp,
     /// The first moment at which one of them expires, in seconds since 1970.
     expires: Option<u64>,
 }
@@ -95,25 +102,19 @@ impl Listeners {
 
     fn start(&mut self, name: &str, document: &Arc<Listener>) -> Result<(), String> {
         let bind = document.bind;
-        if !bind.ip().is_loopback() && !document.terminates_tls() && !self.front.config.insecure_bind {
+        let is_tls = document.terminates_tls() || document.protocol == Protocol::Tls;
+        if !bind.ip().is_loopback() && !is_tls && !self.front.config.insecure_bind {
             return Err(format!(
                 "{bind} is not on loopback and the listener has no certificate: give it one, or allow this with insecure_bind = true"
             ));
         }
-        if document.protocol == Protocol::Tls {
-            return Err(
-                "protocol = \"tls\" (passing TLS through unopened) is not there yet; \"http\" and \"tcp\" are".into()
-            );
-        }
-        if document.proxy_protocol {
-            return Err("proxy_protocol is not there yet; set it to false".into());
-        }
         let certificates = match document.certificates.is_empty() {
             true => None,
             false => {
-                let ages = ages(document);
+                // Stamped first: what changes while it is read is read again.
+                let seen = stamp(document);
                 let read = read_certificates(document)?;
-                Some(Shown { shown: Certificates::new(&read), ages, expires: expires(&read) })
+                Some(Shown { shown: Certificates::new(&read), seen, expires: expires(&read) })
             }
         };
         let old = self.running.remove(name);
@@ -150,16 +151,23 @@ impl Listeners {
             fields_max: document.headers_max as usize,
             head_timeout: document.head_timeout.0,
             idle_timeout: document.idle_timeout.0,
+            h2_in_the_clear: document.http2,
             ..proxy::Limits::DEFAULT
         };
         let serving = Serving {
             proxy: Proxy::new(decider, limits),
             document: document.clone(),
-            acceptor: certificates.as_ref().map(|certificates| certificates.shown.acceptor()),
+            acceptor: certificates.as_ref().map(|certificates| match (document.protocol, document.http2) {
+                (Protocol::Http, true) => certificates.shown.acceptor(),
+                (Protocol::Http, false) => certificates.shown.acceptor_of(&[b"http/1.1"]),
+                // Whatever is spoken inside, it is not ours to choose.
+                (Protocol::Tcp | Protocol::Tls, _) => certificates.shown.acceptor_of(&[]),
+            }),
             places: places.clone(),
             stop: stopping,
         };
-        tokio::spawn(accept(socket.clone(), Arc::new(serving)));
+        let limits = self.front.config.limits.clone();
+        tokio::spawn(accept(socket.clone(), Arc::new(serving), limits));
         let running = Running { document: document.clone(), socket, stop, places, certificates };
         self.running.insert(name.to_owned(), running);
         Ok(())
@@ -170,19 +178,23 @@ impl Listeners {
         for (name, running) in &mut self.running {
             let Some(certificates) = &mut running.certificates else { continue };
             self.front.trouble(&format!("a certificate of listener {name}"), ending(certificates.expires));
-            let now = ages(&running.document);
-            if now == certificates.ages || base::is_planted(base::Bug::CertificatesReadOnce) {
+            let now = stamp(&running.document);
+            if now == certificates.seen || base::is_planted(base::Bug::CertificatesReadOnce) {
                 continue;
             }
             let about = format!("certificates of listener {name}");
             match read_certificates(&running.document) {
                 Ok(read) => {
                     certificates.shown.replace(&read);
-                    (certificates.ages, certificates.expires) = (now, expires(&read));
+                    (certificates.seen, certificates.expires) = (now, expires(&read));
                     self.front.trouble(&about, None);
+                    eprintln!("quorate: gateway: listener {name} shows the certificates that its files have now");
                 }
                 // Half written, perhaps: the old ones are shown until they can be read.
-                Err(why) => self.front.trouble(&about, Some(why)),
+                Err(why) => {
+                    let why = format!("{why}; the certificates that were read before are still shown");
+                    self.front.trouble(&about, Some(why));
+                }
             }
         }
     }
@@ -211,7 +223,6 @@ fn listen(bind: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 fn read_certificates(document: &Listener) -> Result<Vec<Certificate>, String> {
-    let read = |path: &str| std::fs::read(path).map_err(|error| format!("{path}: {error}"));
     let mut certificates = Vec::new();
     for (place, one) in document.certificates.iter().enumerate() {
         let (chain, key) = (read(&one.chain)?, read(&one.key)?);
@@ -219,9 +230,10 @@ fn read_certificates(document: &Listener) -> Result<Vec<Certificate>, String> {
         let certificate = |names: &[&str]| {
             Certificate::from_pem(names, &chain, &key).map_err(|error| format!("{}: {error}", one.chain))
         };
-        certificates.push(certificate(&names)?);
+        let named = certificate(&names)?;
+        certificates.push(if names.is_empty() { named.named(named.own_names()) } else { named });
         // The first one also answers clients that name nothing known.
-        if place == 0 && !names.is_empty() {
+        if place == 0 {
             certificates.push(certificate(&[])?);
         }
     }
@@ -244,10 +256,8 @@ fn ending(expires: Option<u64>) -> Option<String> {
     }
 }
 
-/// When the files were last written.
-fn ages(document: &Listener) -> Vec<SystemTime> {
-    let files = document.certificates.iter().flat_map(|one| [&one.chain, &one.key]);
-    files.filter_map(|file| std::fs::metadata(file).and_then(|meta| meta.modified()).ok()).collect()
+fn stamp(document: &Listener) -> Stamp {
+    Stamp::of(document.certificates.iter().flat_map(|one| [one.chain.as_str(), &one.key]))
 }
 
 struct Serving {
@@ -258,7 +268,7 @@ struct Serving {
     stop: watch::Receiver<bool>,
 }
 
-async fn accept(socket: Arc<TcpListener>, serving: Arc<Serving>) {
+async fn accept(socket: Arc<TcpListener>, serving: Arc<Serving>, limits: Limits) {
     let mut stop = serving.stop.clone();
     loop {
         // Beyond the limit connections wait in the system's queue.
@@ -273,47 +283,104 @@ async fn accept(socket: Arc<TcpListener>, serving: Arc<Serving>) {
             _ = stop.wait_for(|stop| *stop) => return,
             accepted = socket.accept() => accepted,
         };
-        match accepted {
+        let number = match accepted {
             Ok((stream, from)) => {
-                let serving = serving.clone();
+                let (serving, number) = (serving.clone(), stream.as_raw_fd());
                 tokio::spawn(async move {
                     converse(stream, from, &serving).await;
                     drop(place);
                 });
+                number
             }
+            // Connections that are open go on, and their end makes room.
             Err(error) => {
-                // Out of file descriptors, mostly: connections that are open go on, and their end makes room.
-                eprintln!("quorate: gateway: a connection could not be accepted: {error}");
                 if base::is_planted(base::Bug::FilesOutForGood) {
                     return;
                 }
+                not_accepted("gateway", &error, &limits).await;
+                continue;
+            }
+        };
+        // The system gives the lowest free number: a high one says that nearly all are in use.
+        if i64::from(number) >= files_for_clients() {
+            limits.hit(Limit::open_files);
+            if base::is_planted(base::Bug::FilesOutForGood) {
+                return;
+            }
+            eprintln!(
+                "quorate: nearly all open files are in use: the gateway accepts no more connections until some are free"
+            );
+            while !*stop.borrow() && lowest_free(&socket).is_none_or(|number| i64::from(number) >= files_for_clients())
+            {
                 tokio::time::sleep(REST).await;
             }
         }
     }
 }
 
-async fn converse(stream: TcpStream, from: SocketAddr, serving: &Arc<Serving>) {
+/// Descriptors that clients of the gateway may take. The others are for those who are there already: their requests need connections to
+/// upstreams, and their writes a log.
+fn files_for_clients() -> i64 {
+    let most = getrlimit(Resource::Nofile).current.map_or(i64::MAX, |most| i64::try_from(most).unwrap_or(i64::MAX));
+    most - (most / 8).clamp(16, 1024)
+}
+
+/// The lowest free descriptor; nothing where none is.
+fn lowest_free(socket: &TcpListener) -> Option<i32> {
+    rustix::io::fcntl_dupfd_cloexec(socket.as_fd(), 0).ok().map(|free| free.as_raw_fd())
+}
+
+async fn converse(mut stream: TcpStream, mut from: SocketAddr, serving: &Arc<Serving>) {
     let _ = stream.set_nodelay(true);
-    let local = stream.local_addr().unwrap_or(serving.document.bind);
-    let ip: IpAddr = from.ip().to_canonical();
-    let trusted = serving.document.trusted_proxies.iter().any(|network| network.contains(ip));
-    let peer = Peer { addr: from, local, tls: None, trusted, listener: 0 };
+    let (proxy, document) = (&serving.proxy, &serving.document);
+    let local = stream.local_addr().unwrap_or(document.bind);
     let (mut stop, stopping) = (serving.stop.clone(), serving.stop.clone());
     let drained = async {
         let _ = stop.wait_for(|stop| *stop).await;
         if !base::is_planted(base::Bug::DrainNotWaited) {
-            tokio::time::sleep(serving.document.drain_timeout.0).await;
+            tokio::time::sleep(document.drain_timeout.0).await;
         }
     };
-    let proxy = &serving.proxy;
+    let peer_of = |from: SocketAddr| {
+        let ip: IpAddr = from.ip().to_canonical();
+        let trusted = document.trusted_proxies.iter().any(|network| network.contains(ip));
+        Peer { addr: from, local, tls: None, trusted, listener: 0 }
+    };
+    let refuse = |from: SocketAddr, why: &'static str| proxy.decider().on_refused(&peer_of(from), 0, why);
+    let patience = document.head_timeout.0;
     let served = async {
-        match (serving.document.protocol, &serving.acceptor) {
+        if document.proxy_protocol {
+            // On the heap, so that an idle connection's task stays small; so below.
+            match timeout(patience, Box::pin(read_proxy_header(&mut stream))).await {
+                Ok(Ok(client)) => from = client.unwrap_or(from),
+                Ok(Err(why)) => return refuse(from, why),
+                Err(_) => return refuse(from, "the PROXY header did not come in time"),
+            }
+        }
+        let peer = peer_of(from);
+        match (document.protocol, &serving.acceptor) {
             (Protocol::Http, None) => proxy.serve(stream, peer, serving.stop.clone()).await,
             (Protocol::Http, Some(acceptor)) => {
                 proxy.serve_tls(stream, acceptor, peer, serving.stop.clone()).await;
             }
-            (Protocol::Tcp | Protocol::Tls, _) => proxy.serve_tcp(stream, peer).await,
+            (Protocol::Tcp, None) => proxy.serve_tcp(stream, peer).await,
+            (Protocol::Tcp, Some(acceptor)) => match timeout(patience, Box::pin(acceptor.accept(stream))).await {
+                Ok(Ok(stream)) => {
+                    let server_name = stream.get_ref().1.server_name().map(Arc::from);
+                    let peer = Peer { tls: Some(PeerTls { server_name }), ..peer };
+                    proxy.serve_tcp(Io::TlsIn(Box::new(stream)), peer).await;
+                }
+                Ok(Err(_)) => refuse(from, "the TLS handshake failed"),
+                Err(_) => refuse(from, "the TLS handshake took too long"),
+            },
+            (Protocol::Tls, _) => match timeout(patience, Box::pin(read_hello(&mut stream))).await {
+                Ok(Ok((begun, server_name))) => {
+                    let peer = Peer { tls: Some(PeerTls { server_name: server_name.map(Arc::from) }), ..peer };
+                    proxy.serve_tcp_begun(stream, begun, peer).await;
+                }
+                Ok(Err(why)) => refuse(from, why),
+                Err(_) => refuse(from, "the ClientHello did not come in time"),
+            },
         }
     };
     // The wait is looked at first and when something has changed only: this runs with every wake of the connection.

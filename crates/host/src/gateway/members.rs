@@ -5,9 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ::gateway::balance::{Coordinates, Endpoint, Health, Member};
+use ::gateway::live::country_of;
 use ::gateway::model::{ServiceSource, Upstream, UpstreamProtocol};
 use discovery::Catalog;
 use discovery::model::Status;
+
+use super::trust::Auths;
 
 /// Most names that are looked up; further ones have no address.
 const NAMES_MAX: usize = 4096;
@@ -75,9 +78,11 @@ pub fn listed(upstream: &Upstream, names: &mut Names) -> Vec<Member> {
         for address in addresses {
             let name = if many { format!("{} ({address})", spec.address) } else { spec.address.clone() };
             let mut endpoint = Endpoint::new(&name, address);
+            endpoint.host = host.trim_matches(['[', ']']).into();
             endpoint.weight = spec.weight;
             endpoint.zone = spec.zone.as_str().into();
             endpoint.location = spec.location.map(|(latitude, longitude)| Coordinates { latitude, longitude });
+            endpoint.country = country_of(&spec.country);
             // Weight zero drains: clients that stick to it stay.
             let health = if spec.weight == 0 { Health::Draining } else { Health::Passing };
             members.push(Member { endpoint, health });
@@ -104,8 +109,12 @@ pub fn of_service(catalog: &Catalog, source: &ServiceSource, names: &mut Names) 
             // The address is part of who it is: an instance that moves is another one to everybody who counts.
             let mut endpoint = Endpoint::new(&format!("{} ({address})", form.id), address);
             let least = u32::from(base::is_planted(base::Bug::CriticalServed));
+            endpoint.host = instance.address().trim_matches(['[', ']']).into();
             endpoint.weight = instance.weight().max(least);
-            endpoint.zone = form.meta.get("zone").map_or("", String::as_str).into();
+            let meta = |key: &str| form.meta.get(key).map_or("", String::as_str);
+            endpoint.zone = meta("zone").into();
+            endpoint.location = coordinates(meta("location"));
+            endpoint.country = country_of(meta("country"));
             let health = if endpoint.weight == 0 && health == Health::Passing { Health::Draining } else { health };
             members.push(Member { endpoint, health });
         }
@@ -113,11 +122,26 @@ pub fn of_service(catalog: &Catalog, source: &ServiceSource, names: &mut Names) 
     members
 }
 
-/// How an endpoint is spoken to. Where its document cannot be followed (an unreadable authority), it gets no connection rather
-/// than an unprotected one.
+/// Degrees north and east as `"52.5, 13.4"`; nothing where they are none.
+fn coordinates(text: &str) -> Option<Coordinates> {
+    let (north, east) = text.split_once(',')?;
+    let at = Coordinates { latitude: north.trim().parse().ok()?, longitude: east.trim().parse().ok()? };
+    at.is_valid().then_some(at)
+}
+
+/// The Host that is an endpoint's own: without the port that its scheme has anyway (RFC 9110 §4.2).
+fn own_host(endpoint: &Endpoint, is_tls: bool) -> Box<str> {
+    let (host, port) = (&*endpoint.host, endpoint.addr.port());
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let is_usual = port == if is_tls { 443 } else { 80 };
+    if is_usual { host.into() } else { format!("{host}:{port}").into() }
+}
+
+/// How an endpoint is spoken to. One whose host no certificate could have gets no connection rather than an unprotected one.
 pub fn handle(
     endpoint: &Endpoint,
     upstream: &Upstream,
+    auths: &Auths,
     trouble: &mut dyn FnMut(&str, Option<String>),
 ) -> Arc<proxy::Endpoint> {
     let mut config = proxy::EndpointConfig::new(endpoint.addr);
@@ -125,6 +149,7 @@ pub fn handle(
         UpstreamProtocol::Http1 => proxy::Protocol::Http1,
         UpstreamProtocol::Http2 => proxy::Protocol::Http2,
     };
+    config.host = own_host(endpoint, upstream.tls.is_some());
     config.connect_timeout = upstream.connect_timeout.0;
     config.connections_max = upstream.connections_max as usize;
     config.idle_max = upstream.idle_connections_max as usize;
@@ -132,7 +157,7 @@ pub fn handle(
     config.head_bytes_max = upstream.head_bytes_max.0 as usize;
     if let Some(tls) = &upstream.tls {
         let about = format!("TLS to {}", endpoint.name);
-        match upstream_tls(endpoint, tls) {
+        match auths.of(endpoint, tls) {
             Ok(tls) => {
                 trouble(&about, None);
                 config.tls = Some(Arc::new(tls));
@@ -146,32 +171,23 @@ pub fn handle(
     proxy::Endpoint::new(config)
 }
 
-/// Where distributions keep the authorities that the system believes.
-const SYSTEM_AUTHORITIES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
-fn upstream_tls(endpoint: &Endpoint, tls: &::gateway::model::UpstreamTls) -> Result<proxy::UpstreamTls, String> {
-    if tls.insecure || !tls.chain.is_empty() || !tls.key.is_empty() {
-        return Err("tls.insecure, tls.chain and tls.key are not there yet: give the authorities file instead".into());
-    }
-    let read = |path: &str| std::fs::read(path).map_err(|error| format!("{path}: {error}"));
-    let roots = match tls.authorities.as_str() {
-        "" => SYSTEM_AUTHORITIES
-            .iter()
-            .find_map(|path| read(path).ok())
-            .ok_or("the system's authorities were not found: set tls.authorities to a PEM file")?,
-        path => read(path)?,
-    };
-    let name = match tls.server_name.as_str() {
-        "" => endpoint.name.rsplit_once(':').map_or(&*endpoint.name, |(host, _)| host).to_owned(),
-        name => name.to_owned(),
-    };
-    proxy::UpstreamTls::new(&name, &roots).map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_s_own_host_is_what_it_was_named_by() {
+        let host = |host: &str, addr: &str, is_tls| {
+            let mut endpoint = Endpoint::new("e", addr.parse().expect("an address"));
+            endpoint.host = host.into();
+            own_host(&endpoint, is_tls)
+        };
+        assert_eq!(&*host("api.example", "10.0.0.1:443", true), "api.example");
+        assert_eq!(&*host("api.example", "10.0.0.1:443", false), "api.example:443");
+        assert_eq!(&*host("api.example", "10.0.0.1:80", false), "api.example");
+        assert_eq!(&*host("::1", "[::1]:8080", false), "[::1]:8080");
+        assert!(coordinates("52.5, 13.4").is_some() && coordinates("").is_none() && coordinates("91,0").is_none());
+    }
 
     #[test]
     fn names_are_looked_up_and_addresses_are_taken_as_they_are() {

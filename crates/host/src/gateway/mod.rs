@@ -10,11 +10,15 @@
 //! became critical gets no request after the change has been applied on this node.
 
 pub mod access;
+mod begin;
 mod decide;
 pub mod documents;
+mod files;
 mod listeners;
 mod members;
+mod places;
 mod probes;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,9 +27,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::gateway::live::{Event, Gateway, Settings, Snapshot};
-use ::gateway::model::{Body, Document, Listener, Upstream};
+use ::gateway::model::{Body, Document, Listener, Locality, Upstream};
 use ::gateway::{Compiled, Config};
-use base::{Instant, Rng};
+use base::{Instant, Limits, Rng};
 use discovery::watch::Watch;
 use doors::registry::Registry;
 use parking_lot::{Mutex, RwLock};
@@ -35,7 +39,11 @@ use crate::admin::gateway::Recent;
 use crate::clock;
 use access::AccessLog;
 use decide::RouteRules;
+use files::Stamp;
+use listeners::Listeners;
 use members::Names;
+use places::Watched;
+use trust::{Auths, Told};
 
 /// The listener that every node has by itself; a document of this name replaces it.
 pub const OWN_LISTENER: &str = "main";
@@ -43,6 +51,8 @@ pub const OWN_LISTENER: &str = "main";
 const TROUBLES_MAX: usize = 32;
 /// How often names of endpoints are looked up again.
 const LOOKUP_EVERY: Duration = Duration::from_secs(10);
+/// How often files are looked at that are read again when they change.
+const FILES_EVERY: Duration = Duration::from_secs(1);
 /// The longest time without a look at what is due.
 const TICK_MAX: Duration = Duration::from_secs(1);
 
@@ -55,8 +65,12 @@ pub struct GatewayConfig {
     pub insecure_bind: bool,
     /// The zone that this node stands in; empty for none.
     pub zone: String,
+    /// A MaxMind file that says where clients are; empty for none.
+    pub locations: String,
     /// How long connections may take when the node stops.
     pub drain: Duration,
+    /// Where limits that are hit are counted.
+    pub limits: Limits,
 }
 
 /// What [`Front::sync`] has seen.
@@ -86,6 +100,10 @@ pub struct Front {
     /// The registry's index that was last looked at.
     synced: AtomicU64,
     seen: Mutex<Seen>,
+    /// Whom we believe towards upstreams.
+    auths: Mutex<Auths>,
+    /// The file of locations, where there is one.
+    locations: Mutex<Option<Watched>>,
     /// What is wrong, by what it is about, for people.
     troubles: Mutex<BTreeMap<String, String>>,
     /// Addresses of the listeners that are open.
@@ -100,8 +118,17 @@ impl Front {
         let own = Listener { bind: own, ..Listener::default() };
         let access = AccessLog::open(&config.access_log)?;
         let settings = Settings { zone: config.zone.as_str().into(), ..Settings::default() };
+        let gateway = Gateway::new(settings);
+        let locations = match config.locations.as_str() {
+            "" => None,
+            path => {
+                let seen = Stamp::of([path]);
+                gateway.locate_by(Some(places::load(path).map_err(|why| format!("gateway.locations {why}"))?));
+                Some(Watched::new(path, seen))
+            }
+        };
         Ok(Arc::new(Front {
-            gateway: Gateway::new(settings),
+            gateway,
             documents: documents::Documents::new(registry.clone(), own.clone()),
             access,
             recent: Mutex::default(),
@@ -111,6 +138,8 @@ impl Front {
             rules: RwLock::default(),
             synced: AtomicU64::new(0),
             seen: Mutex::default(),
+            auths: Mutex::default(),
+            locations: Mutex::new(locations),
             troubles: Mutex::default(),
             open: Mutex::default(),
             relisten: Notify::new(),
@@ -208,6 +237,13 @@ impl Front {
             }
         };
         self.trouble("documents", None);
+        let told = self.auths.lock().follow(&config);
+        self.tell_trust(told);
+        let mut lost = config.upstreams().iter().filter(|(_, one)| one.locality == Locality::Geographic);
+        let lost = lost.next().filter(|_| self.config.locations.is_empty()).map(|(name, _)| {
+            format!("locality = \"geographic\" has no effect (upstream {name}): gateway.locations names no file")
+        });
+        self.trouble("locality", lost);
         *self.rules.write() = config.routes().iter().map(|compiled| Arc::new(RouteRules::of(compiled))).collect();
         let mut rng = Rng::new(clock::seed());
         self.gateway.apply(config, &mut |endpoint, upstream| self.handle(endpoint, upstream), clock::now(), &mut rng);
@@ -216,6 +252,34 @@ impl Front {
         seen.services.retain(|name, _| upstreams.upstreams().contains_key(name));
         seen.listed.retain(|name, _| upstreams.upstreams().contains_key(name));
         self.relisten.notify_one();
+    }
+
+    fn tell_trust(&self, told: Told) {
+        for (upstream, what) in told {
+            self.trouble(&format!("TLS to upstream {upstream}"), what);
+        }
+    }
+
+    /// Reads again what has changed of the files that upstreams and balancing go by.
+    fn reload_files(self: &Arc<Self>) {
+        let told = self.auths.lock().reload();
+        self.tell_trust(told.unwrap_or_default());
+        let due = self.locations.lock().as_mut().and_then(|file| file.due().map(str::to_owned));
+        if let Some(path) = due {
+            let front = self.clone();
+            // A file of cities has a hundred million bytes.
+            tokio::task::spawn_blocking(move || match places::load(&path) {
+                Ok(place_of) => {
+                    front.gateway.locate_by(Some(place_of));
+                    front.trouble("gateway.locations", None);
+                    eprintln!("quorate: gateway: locations are read anew from {path}");
+                }
+                Err(why) => {
+                    let why = format!("{why}; what was read before is still used");
+                    front.trouble("gateway.locations", Some(why));
+                }
+            });
+        }
     }
 
     /// Gives every upstream the endpoints that it has now.
@@ -259,15 +323,22 @@ impl Front {
 
     /// What an endpoint is spoken to through.
     fn handle(&self, endpoint: &::gateway::balance::Endpoint, upstream: &Upstream) -> Arc<proxy::Endpoint> {
-        members::handle(endpoint, upstream, &mut |about, what| self.trouble(about, what))
+        let auths = self.auths.lock();
+        members::handle(endpoint, upstream, &auths, &mut |about, what| self.trouble(about, what))
     }
 
-    /// Listens, follows the registry and makes the checks until told to stop. `first` is the own listener's socket.
-    pub async fn run(self: Arc<Self>, first: tokio::net::TcpListener, mut stop: watch::Receiver<bool>) {
+    /// Opens the listeners: who connects when this has returned is served. `first` is the own listener's socket.
+    pub fn open(self: &Arc<Self>, first: tokio::net::TcpListener) -> Listeners {
         self.sync_now();
-        let mut listeners = listeners::Listeners::new(self.clone(), first);
+        let mut listeners = Listeners::new(self.clone(), first);
         listeners.follow();
-        let (mut looked, mut reloaded, mut rng) = (Instant::default(), clock::now(), Rng::new(clock::seed()));
+        listeners
+    }
+
+    /// Follows the registry and makes the checks until told to stop.
+    pub async fn run(self: Arc<Self>, mut listeners: Listeners, mut stop: watch::Receiver<bool>) {
+        let (mut looked, mut rng) = (Instant::default(), Rng::new(clock::seed()));
+        let mut reloaded = clock::now();
         loop {
             let now = clock::now();
             for probe in self.gateway.tick(now, &mut rng) {
@@ -291,9 +362,10 @@ impl Front {
                 self.sync_now();
             }
             // By the clock and not by the wait above, which a registry that changes all the time never lets come to its end.
-            if clock::now().since(reloaded) >= TICK_MAX {
+            if clock::now().since(reloaded) >= FILES_EVERY {
                 reloaded = clock::now();
                 listeners.reload_certificates();
+                self.reload_files();
             }
             let is_due = clock::now().since(looked) >= LOOKUP_EVERY && !base::is_planted(base::Bug::NamesLookedUpOnce);
             if is_due || looked == Instant::default() {
