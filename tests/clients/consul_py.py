@@ -1,11 +1,22 @@
 """py-consul and python-consul against the Consul door: agent, catalog, health, blocking queries, KV, transactions.
 
-Takes HOST and the Consul door's PORT; leaves nothing behind that it made.
+Takes HOST and the Consul door's PORT; leaves nothing behind that it made. Takes a good minute: that is the shortest time
+after which Consul's API lets a dead instance be deregistered.
 """
 
 import http.server
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 import consul
 
@@ -16,6 +27,21 @@ HOST, PORT = arguments()
 
 def client():
     return consul.Consul(host=HOST, port=PORT)
+
+
+def ask(method, path, body=None):
+    """What the libraries have no word for: status, headers and JSON (or text)."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{HOST}:{PORT}/v1/{path}", data=data, method=method)
+    try:
+        answer = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        answer = error
+    text = answer.read().decode()
+    try:
+        return answer.status, answer.headers, json.loads(text)
+    except ValueError:
+        return answer.status, answer.headers, text
 
 
 def registration(c):
@@ -164,13 +190,153 @@ def keys(c):
     print("keys, compare-and-set, transactions")
 
 
+def kinds(c):
+    """HTTPS, what an HTTP check sends, aliases."""
+    asked = []
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append((self.path, self.headers["X-Probe"], self.headers["Host"], body))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * 100_000)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.handle_error = lambda *_: None
+    port = server.server_address[1]
+    scheme, tls = "http", {}
+    if shutil.which("openssl"):
+        with tempfile.TemporaryDirectory() as at:
+            key, cert = os.path.join(at, "key"), os.path.join(at, "cert")
+            make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=probe", "-days", "2"]
+            subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(cert, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        scheme, tls = "https", {"TLSSkipVerify": True, "TLSServerName": "probe"}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"{scheme}://127.0.0.1:{port}/deep?x=1"
+    probe = {"HTTP": url, "Method": "POST", "Header": {"X-Probe": ["yes"]}, "Body": "ping", "Interval": "1s"}
+    checks = [{**probe, **tls, "CheckID": "sent"}, {"AliasService": "web-1", "CheckID": "as-web"}]
+    if tls:
+        checks.append({**probe, "CheckID": "doubted"})
+        checks.append({"TCP": f"127.0.0.1:{port}", "TCPUseTLS": True, "Interval": "1s", "CheckID": "handshake", **tls})
+    equal(ask("PUT", "agent/service/register", {"Name": "kinds", "Checks": checks})[0], 200)
+    by_id = lambda: {k["CheckID"]: k for k in c.health.checks("kinds")[1]}
+    until(lambda: by_id()["sent"]["Status"] == "passing", "the answer is 200")
+    equal(asked[0], ("/deep?x=1", "yes", f"127.0.0.1:{port}", b"ping"))
+    assert len(by_id()["sent"]["Output"]) <= 4096, "the output is bounded"
+    equal(by_id()["sent"]["Type"], "http")
+    until(lambda: by_id()["as-web"]["Status"] == "passing", "as web-1 is")
+    assert c.agent.check.ttl_fail("service:web-1", "broken")
+    until(lambda: by_id()["as-web"]["Status"] == "critical", "as web-1 is")
+    assert c.agent.check.ttl_pass("service:web-1")
+    until(lambda: by_id()["as-web"]["Status"] == "passing", "as web-1 is again")
+    if tls:
+        until(lambda: by_id()["handshake"]["Status"] == "passing", "a TLS session comes about")
+        # The status stays what it was, so only the node itself knows yet what the check said.
+        until(lambda: "certificate" in c.agent.checks()["doubted"]["Output"], "nobody vouches for that certificate")
+        equal(by_id()["doubted"]["Status"], "critical")
+    assert c.agent.service.deregister("kinds")
+    server.shutdown()
+    for check, why in [
+        ({"Args": ["true"], "Interval": "1s"}, "never runs programs"),
+        ({"HTTP": "ftp://x", "Interval": "1s"}, "begins with http://"),
+        ({"TTL": "1s", "Interval": "1s"}, "Interval and TTL cannot both be specified"),
+    ]:
+        status, _, text = ask("PUT", "agent/service/register", {"Name": "kinds", "Check": check})
+        assert status == 400 and why in text, (status, text)
+    print("kinds of checks")
+
+
+def queries(c):
+    """Filters, waiting by hash, and what Consul has only in its enterprise edition."""
+    tagged = lambda name, port, tags: {"Name": "filtered", "ID": name, "Port": port, "Tags": tags, "Meta": {"rack": name}}
+    for body in [tagged("f-1", 1, ["blue", "v1"]), tagged("f-2", 2, ["green"])]:
+        equal(ask("PUT", "agent/service/register", body)[0], 200)
+    for expression, wanted in [
+        ("Service.Port == 2", ["f-2"]),
+        ("blue in Service.Tags or Service.Port == 2", ["f-1", "f-2"]),
+        ("not (\"blue\" in Service.Tags)", ["f-2"]),
+        ("Service.Meta.rack matches `^f-[1]$`", ["f-1"]),
+        ("Service.Meta is empty", []),
+        ("Service.Tags contains v1 and Service.Port != 2", ["f-1"]),
+    ]:
+        found = ask("GET", f"health/service/filtered?filter={urllib.parse.quote(expression)}")[2]
+        equal([n["Service"]["ID"] for n in found], wanted, expression)
+    for endpoint, expression, wanted in [
+        ("agent/services", "Port == 1", {"f-1"}),
+        ("catalog/services", "ServiceName == filtered", {"filtered"}),
+        ("agent/checks", "ServiceName == filtered", set()),
+    ]:
+        equal(set(ask("GET", f"{endpoint}?filter={urllib.parse.quote(expression)}")[2]), wanted, endpoint)
+    equal(ask("GET", "health/service/filtered?filter=nonsense")[0], 400)
+    _, headers, own = ask("GET", "agent/service/f-1")
+    digest = headers["X-Consul-ContentHash"]
+    equal(own["ContentHash"], digest)
+    waiting = Background(lambda: ask("GET", f"agent/service/f-1?hash={digest}&wait=20s"))
+    assert c.agent.service.deregister("f-2")
+    time.sleep(0.2)
+    assert waiting.is_alive(), "another service is not this one"
+    equal(ask("PUT", "agent/service/register", tagged("f-1", 9, []))[0], 200)
+    equal(waiting.result()[2]["Port"], 9)
+    for query in ["cached", "stale", "consistent", "near=_agent", "cached&stale", "merge-central-config"]:
+        status, headers, found = ask("GET", f"health/service/filtered?{query}")
+        equal((status, len(found)), (200, 1), query)
+        assert int(headers["X-Consul-Index"]) >= 1 and headers["X-Consul-KnownLeader"] == "true", query
+    for query in ["ns=other", "partition=other"]:
+        status, _, text = ask("GET", f"health/service/filtered?{query}")
+        assert status == 400 and "Consul Enterprise feature" in text, (query, status, text)
+    for path in ["session/list", "event/list", "query", "kv/x?acquire=1"]:
+        method = "PUT" if "kv" in path else "GET"
+        status, _, text = ask(method, path)
+        assert status == 501 and "not available in quorate" in text, (path, status, text)
+    assert c.agent.service.deregister("f-1")
+    print("filters, hashes, what is not there")
+
+
+class Mortal:
+    """A real backend in a process of its own, which is killed: its instance goes by itself a minute later."""
+
+    def __init__(self, c):
+        serve = "import http.server as h; s = h.HTTPServer(('127.0.0.1', 0), h.SimpleHTTPRequestHandler); print(s.server_port, flush=True); s.serve_forever()"
+        with tempfile.TemporaryDirectory() as empty:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", serve], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=empty
+            )
+            port = int(self.process.stdout.readline())
+        check = {"TCP": f"127.0.0.1:{port}", "Interval": "1s", "DeregisterCriticalServiceAfter": "1s"}
+        equal(ask("PUT", "agent/service/register", {"Name": "mortal", "Port": port, "Check": check})[0], 200)
+        until(lambda: len(c.health.service("mortal", passing=True)[1]) == 1, "it lives")
+        self.process.kill()
+        self.process.wait()
+        until(lambda: c.health.service("mortal", passing=True)[1] == [], "it is dead")
+        self.died = time.monotonic()
+
+    def ends(self, c):
+        equal(len(c.health.service("mortal")[1]), 1, "and still registered: Consul raises the span to a minute")
+        until(lambda: c.health.service("mortal")[1] == [], "deregistered after a minute", 90)
+        took = time.monotonic() - self.died
+        assert 58 < took < 75, took
+        equal("mortal" in c.catalog.services()[1], False)
+        print(f"a killed process is deregistered after {took:.0f} s")
+
+
 def main():
     c = client()
+    mortal = Mortal(c)
     registration(c)
     blocking(c)
     loop(c)
     checks(c)
+    kinds(c)
+    queries(c)
     keys(c)
+    mortal.ends(c)
     assert c.agent.service.deregister("web-1")
     equal("web" in c.catalog.services()[1], False)
 

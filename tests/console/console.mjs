@@ -6,7 +6,7 @@
 // Before: `npm ci` here. The browser is /usr/bin/chromium or what CHROMIUM names. Exit code 0 where all of this holds, else 1
 // and what does not: the page says that the node is ready; rows appear for a SET and for a MULTI with a stream, each with
 // its commands, keys and bytes; a key full of markup is shown as text; the gateway's panel shows
-// routes, or how to add the first; the page asked for nothing but its own door; no error
+// routes, or how to add the first, and the registry's services, or how to register one; the page asked for nothing but its own door; no error
 // stood on the browser's console; and it is no wider than the window.
 import net from "node:net";
 import { chromium } from "playwright-core";
@@ -80,6 +80,11 @@ async function run(browser) {
   await front.waitFor({ timeout: PATIENCE_MS });
   const routes = await front.locator("#routes .line b").count(), first = await front.locator(".first code").count();
   check(routes > 0 ? first === 0 : first === 1, "the gateway shows neither its routes nor how to add the first");
+
+  // The registry: its services, or one line that says how to register the first.
+  await page.locator("#registry").waitFor({ timeout: PATIENCE_MS });
+  const services = await page.locator("#services .service").count(), begin = await page.locator("#registry-head .first code").count();
+  check(services > 0 ? begin === 0 : begin === 1, "the registry shows neither its services nor how to register the first");
 
   // The rates of this second come with the next one.
   await page.waitForTimeout(1200);

@@ -549,7 +549,7 @@ impl Catalog {
 
     /// Builds what is derived, after the last chunk.
     pub fn finish_restore(&mut self) {
-        self.kv.recount();
+        self.kv.recount(self.index);
         let documents = self.documents.records();
         self.documents_bytes = documents.iter().map(|(key, one)| document_size(key, one.body.0.len())).sum();
         self.by_name.clear();

@@ -134,6 +134,10 @@ pub struct Runner {
     running: usize,
     /// The index up to which the catalog was heard.
     synced: u64,
+    /// Those that stand for another node or instance.
+    aliases: BTreeSet<String>,
+    /// The catalog's index when they were judged last.
+    judged: u64,
     /// When [`Runner::next`] was asked last.
     looked: Instant,
 }
@@ -152,6 +156,8 @@ impl Runner {
             runs: 0,
             running: 0,
             synced: 0,
+            aliases: BTreeSet::new(),
+            judged: 0,
             looked: Instant::default(),
         }
     }
@@ -164,23 +170,53 @@ impl Runner {
     /// Takes over what the catalog says. Call after each change of it.
     pub fn sync(&mut self, catalog: &Catalog, now: Instant) {
         let index = catalog.index_of(&Watch::Node(self.node.clone()));
-        if index == self.synced {
-            return;
+        if index != self.synced {
+            self.hear(catalog, now);
+            self.synced = index;
         }
-        self.synced = index;
-        let mut seen = BTreeSet::new();
+        if !self.aliases.is_empty() && catalog.index() != self.judged {
+            self.judged = catalog.index();
+            self.judge(catalog, now);
+        }
+    }
+
+    /// Hears of this node's checks that have changed: of thousands it is mostly one.
+    fn hear(&mut self, catalog: &Catalog, now: Instant) {
+        let mut count = 0;
         for check in catalog.checks_on(&self.node).filter(|check| check.form.is_made_here()) {
-            seen.insert(check.form.id.as_str());
-            let known = self.tasks.get_mut(&check.form.id);
-            match known {
+            count += 1;
+            if check.ages.modified < self.synced {
+                continue;
+            }
+            match self.tasks.get_mut(&check.form.id) {
                 Some(task) if task.definition == check.form.definition => task.hear(check, now),
                 _ => self.begin(check, now),
             }
             self.plan(&check.form.id, now);
         }
-        let gone: Vec<String> = self.tasks.keys().filter(|id| !seen.contains(id.as_str())).cloned().collect();
+        if count == self.tasks.len() {
+            return;
+        }
+        let is_there = |id: &String| catalog.check_on(&self.node, id).is_some_and(|check| check.form.is_made_here());
+        let gone: Vec<String> = self.tasks.keys().filter(|id| !is_there(id)).cloned().collect();
         for id in gone {
             self.end(&id);
+        }
+    }
+
+    /// Aliases are as what they stand for is now.
+    fn judge(&mut self, catalog: &Catalog, now: Instant) {
+        for id in self.aliases.clone() {
+            let Some(task) = self.tasks.get_mut(&id) else {
+                continue;
+            };
+            let Probe::Alias { node, service } = &task.definition.probe else {
+                continue;
+            };
+            let node = if node.is_empty() { self.node.as_str() } else { node.as_str() };
+            let (status, output) = alias(catalog, node, service, (&self.node, &id));
+            task.result(status, output, now);
+            self.plan(&id, now);
         }
     }
 
@@ -191,6 +227,8 @@ impl Runner {
         let next = match definition.probe {
             // Who was fine before this node started has its whole time to say so again.
             Probe::Ttl => now + interval,
+            // As what it stands for, whenever that changes.
+            Probe::Alias { .. } => Instant(u64::MAX),
             // Spread, so that many checks that come together do not run together ever after.
             _ => now + Duration::from_nanos(self.rng.below((interval.as_nanos() as u64).max(1))),
         };
@@ -210,6 +248,10 @@ impl Runner {
             due: Instant(u64::MAX),
             definition,
         };
+        if matches!(task.definition.probe, Probe::Alias { .. }) {
+            self.aliases.insert(check.form.id.clone());
+            self.judged = 0;
+        }
         self.tasks.insert(check.form.id.clone(), task);
     }
 
@@ -217,6 +259,7 @@ impl Runner {
         if let Some(task) = self.tasks.remove(id) {
             self.due.remove(&(task.due, id.to_owned()));
             self.running -= usize::from(task.run.is_some());
+            self.aliases.remove(id);
         }
     }
 
@@ -331,6 +374,29 @@ impl Runner {
     /// What a check said last, which the catalog may learn later.
     pub fn output(&self, check: &str) -> Option<(Status, &str)> {
         self.tasks.get(check).map(|task| (task.status, task.output.as_str()))
+    }
+}
+
+/// How a node or an instance is, by the worst of its checks without the one that asks.
+fn alias(catalog: &Catalog, node: &str, service: &str, own: (&str, &str)) -> (Status, String) {
+    if catalog.node(node).is_none() {
+        return (Status::Critical, format!("Node {node} could not be found"));
+    }
+    let is_there = service.is_empty() || catalog.service_on(node, service).is_some();
+    if !is_there {
+        return (Status::Critical, format!("Service {service} could not be found on node {node}"));
+    }
+    let is_own = |check: &Check| lower(&check.node) == own.0 && check.form.id == own.1;
+    let counts =
+        |check: &&Check| (check.form.service_id.is_empty() || check.form.service_id == service) && !is_own(check);
+    let worst = catalog.checks_on(node).filter(counts).max_by_key(|check| check.form.status);
+    match worst {
+        None => (Status::Passing, "No checks found.".into()),
+        Some(check) if check.form.status == Status::Passing => (Status::Passing, "All checks passing.".into()),
+        Some(check) => {
+            let output = format!("Aliased check {:?} failing: {}", check.form.name, check.form.output);
+            (check.form.status, output)
+        }
     }
 }
 

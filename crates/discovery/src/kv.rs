@@ -1,6 +1,6 @@
 //! The key-value tree. Operations run against an overlay; only if none has failed does the overlay become the tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use crate::change::{KvFailure, KvOp, KvResult, Outcome, Refusal, Verb};
@@ -15,6 +15,39 @@ pub(crate) struct Kv {
     pub(crate) shelf: Shelf<String, KvEntry>,
     pub(crate) gone: Gone,
     pub(crate) bytes: u64,
+    recent: Recent,
+}
+
+/// The keys that changed last: so that who watches few of very many keys need not look at them all to learn that none was
+/// his. Derived, and this node's own.
+#[derive(Clone, Debug, Default)]
+struct Recent {
+    /// Index and key, the indexes rising.
+    keys: VecDeque<(u64, String)>,
+    /// All changes after this index are here.
+    floor: u64,
+}
+
+/// Changes that [`Recent`] remembers.
+const RECENT_MAX: usize = 1024;
+
+impl Recent {
+    fn forget_all(&mut self, index: u64) {
+        self.keys.clear();
+        self.floor = index;
+    }
+
+    fn add<'a>(&mut self, keys: impl ExactSizeIterator<Item = &'a String>, index: u64) {
+        if keys.len() > RECENT_MAX {
+            return self.forget_all(index);
+        }
+        self.keys.extend(keys.map(|key| (index, key.clone())));
+        while self.keys.len() > RECENT_MAX {
+            if let Some((index, _)) = self.keys.pop_front() {
+                self.floor = index;
+            }
+        }
+    }
 }
 
 /// What is to become of keys; `None` for going.
@@ -25,7 +58,7 @@ type Failure = (bool, String);
 
 impl Kv {
     pub(crate) fn new(number: u8) -> Kv {
-        Kv { shelf: Shelf::new(number), gone: Gone::default(), bytes: 0 }
+        Kv { shelf: Shelf::new(number), gone: Gone::default(), bytes: 0, recent: Recent::default() }
     }
 
     pub(crate) fn entry(&self, key: &str) -> Option<&KvEntry> {
@@ -38,8 +71,18 @@ impl Kv {
         self.shelf.records().range::<str, _>(from).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    /// Counts bytes anew, after a snapshot was read.
-    pub(crate) fn recount(&mut self) {
+    /// Whether a key that fits has changed after this index; `None` where that is too long ago to know.
+    pub(crate) fn has_changed(&self, since: u64, fits: impl Fn(&str) -> bool) -> Option<bool> {
+        if since < self.recent.floor {
+            return None;
+        }
+        let later = self.recent.keys.iter().rev().take_while(|(index, _)| *index > since);
+        Some(later.map(|(_, key)| key).any(|key| fits(key)))
+    }
+
+    /// Counts bytes anew, after a snapshot of this index was read.
+    pub(crate) fn recount(&mut self, index: u64) {
+        self.recent.forget_all(index);
         self.bytes = self.shelf.records().iter().map(|(key, entry)| size(key, entry)).sum();
     }
 
@@ -74,6 +117,7 @@ impl Kv {
         }
         let changes = !overlay.is_empty();
         self.bytes = bytes as u64;
+        self.recent.add(overlay.keys(), index);
         for (key, entry) in overlay {
             match entry {
                 Some(entry) => {

@@ -156,6 +156,34 @@ pub struct Service {
     pub status: Status,
 }
 
+/// The request of an HTTP check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// `http://…` or `https://…`.
+    pub url: String,
+    /// `GET` unless told.
+    pub method: String,
+    /// Further headers.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// A body.
+    pub body: String,
+    /// Whether a redirect is an answer by itself; otherwise one to the same host and port is followed.
+    pub no_redirects: bool,
+}
+
+form!(HttpRequest { url, method, headers, body, no_redirects });
+
+/// How a check's TLS is judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Whether any certificate will do.
+    pub skip_verify: bool,
+    /// The name that the certificate must bear; empty for the host that is connected to.
+    pub server_name: String,
+}
+
+form!(Tls { skip_verify, server_name });
+
 /// How a check is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Probe {
@@ -165,30 +193,54 @@ pub enum Probe {
     /// The service says that it is well within every span.
     Ttl,
     /// An HTTP request: 2xx passes, 429 warns, all else is critical.
-    Http {
-        /// `http://…`.
-        url: String,
-        /// `GET` unless told.
-        method: String,
-        /// Further headers.
-        headers: BTreeMap<String, Vec<String>>,
-        /// A body.
-        body: String,
-        /// Whether a redirect is an answer by itself; otherwise one to the same host and port is followed.
-        no_redirects: bool,
-    },
+    Http(HttpRequest),
     /// A TCP connection that comes about.
     Tcp {
         /// `host:port`.
         address: String,
+    },
+    /// The same over TLS.
+    Https(HttpRequest, Tls),
+    /// A TCP connection over which a TLS session comes about.
+    TcpTls {
+        /// `host:port`.
+        address: String,
+        /// How its certificate is judged.
+        tls: Tls,
+    },
+    /// A question to `grpc.health.v1.Health`: SERVING passes.
+    Grpc {
+        /// `host:port`, or `host:port/service`.
+        target: String,
+        /// Over TLS, judged so.
+        tls: Option<Tls>,
+    },
+    /// An HTTP/2 connection that answers a ping.
+    H2Ping {
+        /// `host:port`.
+        address: String,
+        /// Over TLS, judged so.
+        tls: Option<Tls>,
+    },
+    /// As another node or instance is: the worst of its checks.
+    Alias {
+        /// The node; empty for this one.
+        node: String,
+        /// The instance's id; empty for the node by itself.
+        service: String,
     },
 }
 
 form_enum!(Probe {
     0 = External,
     1 = Ttl,
-    2 = Http { url, method, headers, body, no_redirects },
+    2 = Http(request),
     3 = Tcp { address },
+    4 = Https(request, tls),
+    5 = TcpTls { address, tls },
+    6 = Grpc { target, tls },
+    7 = H2Ping { address, tls },
+    8 = Alias { node, service },
 });
 
 impl Probe {
@@ -197,8 +249,25 @@ impl Probe {
         match self {
             Probe::External => "",
             Probe::Ttl => "ttl",
-            Probe::Http { .. } => "http",
-            Probe::Tcp { .. } => "tcp",
+            Probe::Http(_) | Probe::Https(..) => "http",
+            Probe::Tcp { .. } | Probe::TcpTls { .. } => "tcp",
+            Probe::Grpc { .. } => "grpc",
+            Probe::H2Ping { .. } => "h2ping",
+            Probe::Alias { .. } => "alias",
+        }
+    }
+
+    /// Whether something is sent from time to time, and not only waited for.
+    pub fn runs(&self) -> bool {
+        !matches!(self, Probe::External | Probe::Ttl | Probe::Alias { .. })
+    }
+
+    /// How its TLS is judged, where it has one.
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Probe::Https(_, tls) | Probe::TcpTls { tls, .. } => Some(tls),
+            Probe::Grpc { tls, .. } | Probe::H2Ping { tls, .. } => tls.as_ref(),
+            _ => None,
         }
     }
 }

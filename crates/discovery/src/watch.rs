@@ -1,6 +1,6 @@
 //! What a query depends on, and when that last changed: the index rules of blocking queries.
 //!
-//! A waiting query is asked again after every change of the catalog ([`Waiting::is_over`]); it ends when something that it
+//! A waiting query is asked again after every change that may be of what it watches ([`Catalog::may_have_changed`]); it ends when something that it
 //! depends on has changed after the index it was given. It never misses a change, since names that have gone keep their
 //! index; and it does not end for what it does not depend on: the floor (see `index`) counts only where the query was not
 //! looked at since.
@@ -8,7 +8,7 @@
 use crate::catalog::{Catalog, lower};
 
 /// What a query depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Watch {
     /// The nodes.
     Nodes,
@@ -45,12 +45,32 @@ impl Waiting {
         Waiting { watch, after, seen: after }
     }
 
+    /// What it depends on.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     /// Whether something has changed.
     pub fn is_over(&mut self, catalog: &Catalog) -> bool {
-        let (last, floor) = catalog.last_change(&self.watch);
+        self.hears(catalog.last_change(&self.watch), catalog.index())
+    }
+
+    /// The same by what [`Catalog::last_change`] says of its watch, for many who watch the same.
+    pub fn hears(&mut self, (last, floor): (u64, u64), index: u64) -> bool {
         let over = last > self.after || floor > self.seen;
-        self.seen = self.seen.max(catalog.index());
+        self.seen = self.seen.max(index);
         over
+    }
+
+    /// Waits anew, for what comes after this state of the catalog.
+    pub fn restart(&mut self, catalog: &Catalog) {
+        self.after = catalog.index();
+        self.seen = self.after;
+    }
+
+    /// Nothing that it depends on has changed up to this index of the catalog.
+    pub fn looked(&mut self, index: u64) {
+        self.seen = self.seen.max(index);
     }
 
     /// The index to answer with: the one it was given where nothing has changed.
@@ -84,6 +104,27 @@ impl Catalog {
             Watch::Documents => (self.tables.documents, 0),
             Watch::Everything => (self.index(), 0),
         }
+    }
+
+    /// Whether what is watched can have changed after this index, from what is known of whole tables and of the last keys:
+    /// where it cannot, nobody need look closer.
+    pub fn may_have_changed(&self, watch: &Watch, since: u64) -> bool {
+        let tables = &self.tables;
+        let last = match watch {
+            Watch::Nodes => tables.nodes,
+            Watch::Services => tables.services,
+            Watch::Checks => tables.checks,
+            Watch::Node(_) | Watch::Service(_) => tables.nodes.max(tables.services).max(tables.checks),
+            Watch::Key(_) | Watch::Prefix(_) => tables.kv,
+            Watch::Documents => tables.documents,
+            Watch::Everything => self.index(),
+        };
+        last > since
+            && match watch {
+                Watch::Key(own) => self.kv.has_changed(since, |key| key == own).unwrap_or(true),
+                Watch::Prefix(prefix) => self.kv.has_changed(since, |key| key.starts_with(prefix)).unwrap_or(true),
+                _ => true,
+            }
     }
 
     /// The index that a query which does not wait answers with.

@@ -2,13 +2,15 @@
 //!
 //! The Consul door, DNS, the gateway and the admin door go through here.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use base::Instant;
+use discovery::watch::{Waiting, Watch};
 use discovery::{Catalog, Change, Outcome};
-use parking_lot::MappedRwLockReadGuard;
+use parking_lot::{MappedRwLockReadGuard, Mutex};
 use shard::live::Shard;
 use shard::meta::{Changed, frees};
 
@@ -22,6 +24,48 @@ const OUTCOME_BYTES_MAX: usize = 64 << 20;
 pub struct Registry {
     shard: Arc<Shard<Client>>,
     wake: Box<dyn Fn() + Send + Sync>,
+    /// Locked after the catalog, never before it.
+    board: Mutex<Board>,
+}
+
+/// Who waits for what. A change wakes those whom it concerns; the others sleep on, however many they are.
+#[derive(Debug, Default)]
+struct Board {
+    groups: BTreeMap<Watch, BTreeMap<u64, Waiter>>,
+    next: u64,
+    /// The catalog's index up to which everybody here was told.
+    told: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    waiting: Waiting,
+    waker: Waker,
+    is_over: bool,
+}
+
+impl Board {
+    /// Those whom the changes since the last call concern.
+    fn tell(&mut self, catalog: &Catalog) -> Vec<Waker> {
+        let (before, index) = (self.told, catalog.index());
+        self.told = index;
+        let mut woken = Vec::new();
+        for (watch, waiters) in &mut self.groups {
+            if !catalog.may_have_changed(watch, before) {
+                continue;
+            }
+            let last = catalog.last_change(watch);
+            for waiter in waiters.values_mut() {
+                // Up to here nothing was its own, or it would be over.
+                waiter.waiting.looked(before);
+                if waiter.waiting.hears(last, index) && !waiter.is_over {
+                    waiter.is_over = true;
+                    woken.push(waiter.waker.clone());
+                }
+            }
+        }
+        woken
+    }
 }
 
 /// Why a change has no outcome.
@@ -47,7 +91,7 @@ impl std::error::Error for ChangeError {}
 impl Registry {
     /// The registry of this meta group; `wake` wakes its driver.
     pub fn new(meta: Arc<Shard<Client>>, wake: Box<dyn Fn() + Send + Sync>) -> Registry {
-        Registry { shard: meta, wake }
+        Registry { shard: meta, wake, board: Mutex::default() }
     }
 
     /// The catalog, for a short look: changes wait meanwhile.
@@ -83,9 +127,83 @@ impl Registry {
         Changed::new(self.shard.clone(), after)
     }
 
-    /// How many wait for a change.
+    /// Waits until the query's own may have changed. `looked` is the catalog's index when it was polled last. Needs somebody
+    /// who calls [`Registry::tell`] after every change.
+    pub fn concerned<'a>(&'a self, waiting: &'a mut Waiting, looked: u64) -> Concerned<'a> {
+        Concerned { board: &self.board, waiting, looked, place: None }
+    }
+
+    /// Wakes those whom the changes since the last call concern.
+    pub fn tell(&self) {
+        let woken = {
+            let catalog = self.read();
+            self.board.lock().tell(&catalog)
+        };
+        for waker in woken {
+            waker.wake();
+        }
+    }
+
+    /// How many queries wait for a change.
     pub fn waiting(&self) -> usize {
-        self.shard.bell.waiting()
+        self.board.lock().groups.values().map(BTreeMap::len).sum()
+    }
+}
+
+/// A query that waits; see [`Registry::concerned`].
+#[must_use]
+pub struct Concerned<'a> {
+    board: &'a Mutex<Board>,
+    waiting: &'a mut Waiting,
+    looked: u64,
+    place: Option<u64>,
+}
+
+impl Future for Concerned<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let mut board = this.board.lock();
+        let Some(place) = this.place else {
+            // Others were told of something that came after its last look.
+            if board.told > this.looked {
+                return Poll::Ready(());
+            }
+            board.next += 1;
+            let place = board.next;
+            let waiter = Waiter { waiting: this.waiting.clone(), waker: context.waker().clone(), is_over: false };
+            board.groups.entry(this.waiting.watch().clone()).or_default().insert(place, waiter);
+            this.place = Some(place);
+            return Poll::Pending;
+        };
+        let waiter = board.groups.get_mut(this.waiting.watch()).and_then(|group| group.get_mut(&place));
+        let waiter = waiter.expect("only its own end takes it from the board");
+        if waiter.is_over {
+            return Poll::Ready(());
+        }
+        waiter.waker.clone_from(context.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Concerned<'_> {
+    fn drop(&mut self) {
+        let Some(place) = self.place else {
+            return;
+        };
+        let mut board = self.board.lock();
+        let told = board.told;
+        if let Some(group) = board.groups.get_mut(self.waiting.watch()) {
+            let waiter = group.remove(&place);
+            if group.is_empty() {
+                board.groups.remove(self.waiting.watch());
+            }
+            // What woke it is judged anew; what did not was none of its own.
+            if waiter.is_some_and(|waiter| !waiter.is_over) {
+                self.waiting.looked(told);
+            }
+        }
     }
 }
 
@@ -118,5 +236,99 @@ impl Future for Changing {
             Some(error) => Err(ChangeError::Refused(String::from_utf8_lossy(error).trim_end().to_owned())),
             None => Outcome::decode(&bytes).map_err(|_| ChangeError::Unknown),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use base::Rng;
+    use discovery::change::{KvOp, Verb};
+    use discovery::form::Blob;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn set(catalog: &mut Catalog, key: &str, index: u64) {
+        let op = KvOp { verb: Verb::Set, key: key.into(), value: Blob(index.to_string().into()), flags: 0, index: 0 };
+        catalog.apply(&Change::Kv(vec![op]), index);
+    }
+
+    /// Many wait for one key each; changes come, and are told of one by one or several together.
+    #[test]
+    fn a_change_wakes_those_whom_it_concerns_and_nobody_else() {
+        let mut rng = Rng::new(5);
+        let board = Mutex::new(Board::default());
+        let mut catalog = Catalog::default();
+        let mut waiting: Vec<Waiting> =
+            (0..300).map(|number| Waiting::new(Watch::Key(format!("k{}", number % 100)), 1)).collect();
+        let counts: Vec<Arc<Count>> = (0..300).map(|_| Arc::default()).collect();
+        {
+            let mut futures: Vec<_> = waiting
+                .iter_mut()
+                .map(|waiting| Box::pin(Concerned { board: &board, waiting, looked: 1, place: None }))
+                .collect();
+            let poll = |future: &mut Pin<Box<Concerned<'_>>>, count: &Arc<Count>| {
+                future.as_mut().poll(&mut Context::from_waker(&count.clone().into())).is_ready()
+            };
+            for (future, count) in futures.iter_mut().zip(&counts) {
+                assert!(!poll(future, count));
+            }
+            let mut changed = [false; 100];
+            for index in 2..60 {
+                let key = rng.index(100);
+                set(&mut catalog, &format!("k{key}"), index);
+                set(&mut catalog, "other", index);
+                changed[key] = true;
+                if rng.below(3) > 0 {
+                    continue;
+                }
+                board.lock().tell(&catalog).into_iter().for_each(Waker::wake);
+                for (number, (future, count)) in futures.iter_mut().zip(&counts).enumerate() {
+                    let is_concerned = changed[number % 100];
+                    assert_eq!(count.0.load(Ordering::Relaxed), usize::from(is_concerned), "woken once, if at all");
+                    assert_eq!(poll(future, count), is_concerned);
+                }
+            }
+            assert!(changed.contains(&false) && changed.contains(&true));
+            // More goes than is remembered: that is nothing to those who were there all the time.
+            for index in 100..5_000 {
+                set(&mut catalog, "gone", index);
+                let op = KvOp {
+                    verb: Verb::Delete,
+                    key: format!("gone{index}"),
+                    value: Blob::default(),
+                    flags: 0,
+                    index: 0,
+                };
+                set(&mut catalog, &format!("gone{index}"), index);
+                catalog.apply(&Change::Kv(vec![op]), index);
+                if index % 900 == 0 {
+                    board.lock().tell(&catalog).into_iter().for_each(Waker::wake);
+                }
+            }
+            let asleep =
+                futures.iter_mut().zip(&counts).filter_map(|(future, count)| (!poll(future, count)).then_some(count));
+            assert!(asleep.map(|count| count.0.load(Ordering::Relaxed)).all(|count| count == 0));
+            board.lock().tell(&catalog);
+        }
+        let sleeper =
+            waiting.iter_mut().find_map(|own| (!own.is_over(&catalog)).then_some(own)).expect("somebody slept");
+        assert_eq!(sleeper.index(&catalog), 1, "and its time over, it is told what it had");
+        assert!(board.lock().groups.is_empty(), "who goes leaves nothing");
+        // What was told before it came must be looked at again.
+        let mut late = Waiting::new(Watch::Key("k1".into()), 1);
+        let mut late = Concerned { board: &board, waiting: &mut late, looked: 1, place: None };
+        assert!(Pin::new(&mut late).poll(&mut Context::from_waker(Waker::noop())).is_ready());
     }
 }

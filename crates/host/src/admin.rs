@@ -83,6 +83,8 @@ struct Admin {
     auth_failures: AtomicU64,
     /// The last minute.
     minute: Mutex<Minute>,
+    /// The registry, for people.
+    services: Mutex<look::Services>,
     /// The status as JSON, once a second.
     told: watch::Sender<Arc<str>>,
     /// Places for connections, and among them for those that follow the events.
@@ -108,6 +110,7 @@ pub async fn serve(
         password,
         auth_failures: AtomicU64::new(0),
         minute: Mutex::default(),
+        services: Mutex::default(),
         told: watch::Sender::new(Arc::from("")),
         places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),

@@ -6,15 +6,17 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use base::Limit;
 use bytes::Bytes;
-use discovery::change::{Change, Registered};
+use discovery::change::Change;
 use discovery::check::Runner;
 use discovery::model::NodeForm;
 use doors::admin::guard::{self, Asked, Refused};
-use doors::consul::{BODY_BYTES_MAX, Declared, Door, NodeFacts, Plan, Read, Request, Response};
+use doors::consul::{BODY_BYTES_MAX, Declared, Door, NodeFacts, Plan, Read, Request, Response, declaration};
+use doors::registry::Registry;
 use doors::secret::Secret;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -34,7 +36,7 @@ use crate::net::not_accepted;
 use crate::node::Node;
 
 /// Most connections at once.
-const CONNECTIONS_MAX: usize = 4096;
+pub(crate) const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Lines of a request's head.
@@ -45,6 +47,13 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(120);
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long open connections may take when the door closes.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Changes of the configuration file's services that are under way together.
+const DECLARED_AT_ONCE_MAX: usize = 1000;
+/// Bytes of them.
+const DECLARED_BYTES_MAX: usize = 1 << 20;
+/// Of how many that are refused it is said why.
+const FAILURES_TOLD_MAX: usize = 10;
 
 /// How the door is told to be.
 #[derive(Clone, Debug, Default)]
@@ -61,8 +70,19 @@ pub struct ConsulConfig {
     pub services: Vec<Declared>,
 }
 
-/// The mark on services that came out of the configuration file, by Consul's convention for such marks.
-pub const SOURCE: (&str, &str) = ("external-source", "quorate.toml");
+/// What the door counts, for people.
+pub struct Figures {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+    /// Connections accepted.
+    pub connections: AtomicU64,
+    /// Connections refused.
+    pub refused: AtomicU64,
+    /// Requests received.
+    pub requests: AtomicU64,
+}
 
 struct Served {
     door: Door,
@@ -70,14 +90,24 @@ struct Served {
     /// Whether only this machine reaches the door: then a browser on it is the hole (see [`guard`]).
     is_guarded: bool,
     stop: watch::Receiver<bool>,
-    places: Arc<Semaphore>,
+    figures: Arc<Figures>,
 }
 
-/// Registers this node and its declared services, makes its checks, and serves the door until told to stop.
-pub async fn serve(listener: TcpListener, node: Arc<Node>, config: ConsulConfig, mut stop: watch::Receiver<bool>) {
-    let Ok(address) = listener.local_addr() else {
-        return;
-    };
+/// The door, its services registered and nobody served yet.
+pub struct Opened {
+    listener: TcpListener,
+    address: SocketAddr,
+    node: Arc<Node>,
+    door: Door,
+    checks: Checks,
+}
+
+/// Registers this node and its declared services. When it returns they are applied: whoever asks next finds them.
+///
+/// # Errors
+/// The listener has no address.
+pub async fn open(listener: TcpListener, node: Arc<Node>, config: ConsulConfig) -> Result<Opened, String> {
+    let address = listener.local_addr().map_err(|error| format!("the Consul door has no address: {error}"))?;
     let own = own_node(&node, &config, address);
     let runner = Arc::new(Mutex::new(Runner::new(&own.name, clock::seed())));
     let facts = NodeFacts {
@@ -89,39 +119,64 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>, config: ConsulConfig,
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let registry = node.registry.clone();
+    declare(&registry, &own, &config.services).await;
     let checks =
         Checks { registry: registry.clone(), runner: runner.clone(), node: own, ended: Arc::new(Notify::new()) };
-    let door = Door { registry, checks: runner, facts, token: config.token.clone() };
-    declare(&door, &checks.node, &config.services).await;
-    tokio::spawn(checks.run(stop.clone()));
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let served = Arc::new(Served {
-        door,
-        node,
-        is_guarded: address.ip().is_loopback(),
-        stop: stop.clone(),
-        places: places.clone(),
-    });
+    let door = Door { registry, checks: runner, facts, token: config.token };
+    Ok(Opened { listener, address, node, door, checks })
+}
+
+impl Opened {
+    /// Makes this node's checks, and serves the door until told to stop.
+    pub async fn serve(self, mut stop: watch::Receiver<bool>) {
+        let Opened { listener, address, node, door, checks } = self;
+        tokio::spawn(checks.run(stop.clone()));
+        tokio::spawn(tell(door.registry.clone(), stop.clone()));
+        let figures = Arc::new(Figures {
+            address,
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            connections: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        });
+        let _ = node.consul.set(figures.clone());
+        let is_guarded = address.ip().is_loopback();
+        let served = Arc::new(Served { door, node, is_guarded, stop: stop.clone(), figures: figures.clone() });
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => match figures.places.clone().try_acquire_owned() {
+                    Ok(place) => {
+                        figures.connections.fetch_add(1, Ordering::Relaxed);
+                        tokio::spawn(converse(stream, served.clone(), place));
+                    }
+                    Err(_) => {
+                        figures.refused.fetch_add(1, Ordering::Relaxed);
+                        served.node.door.limits.hit(Limit::consul_connections_max);
+                        let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n");
+                    }
+                },
+                Err(error) => not_accepted("Consul", &error, &served.node.door.limits).await,
+            }
+        }
+        let _ = tokio::time::timeout(STOP_PATIENCE, figures.places.acquire_many(CONNECTIONS_MAX as u32)).await;
+    }
+}
+
+/// Wakes the queries that a change concerns, after every change.
+async fn tell(registry: Arc<Registry>, mut stop: watch::Receiver<bool>) {
+    let mut index = registry.index();
     loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => match served.places.clone().try_acquire_owned() {
-                Ok(place) => {
-                    tokio::spawn(converse(stream, served.clone(), place));
-                }
-                Err(_) => {
-                    served.node.door.limits.hit(Limit::consul_connections_max);
-                    let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n");
-                }
-            },
-            Err(error) => not_accepted("Consul", &error, &served.node.door.limits).await,
+        registry.tell();
+        tokio::select! {
+            changed = registry.changed(index) => index = changed,
+            _ = stop.wait_for(|stop| *stop) => return,
         }
     }
-    let _ = tokio::time::timeout(STOP_PATIENCE, places.acquire_many(CONNECTIONS_MAX as u32)).await;
 }
 
 /// This node as it registers itself; its id stays what it was.
@@ -157,59 +212,40 @@ fn uuid() -> String {
 }
 
 /// Registers this node and what the configuration file declares, unless it is there already; takes away what the file no
-/// longer has.
-async fn declare(door: &Door, own: &NodeForm, services: &[Declared]) {
-    let mut changes = vec![checks::register(own)];
-    {
-        let catalog = door.registry.read();
-        for one in catalog.services_on(&own.name) {
-            let is_ours = one.service.form.meta.get(SOURCE.0).is_some_and(|source| source == SOURCE.1);
-            let id = &one.service.form.id;
-            if is_ours && !services.iter().any(|declared| declared.service.id == *id) {
-                changes.push(Change::Deregister { node: own.name.clone(), what: Registered::Service(id.clone()) });
-            }
-        }
-        for declared in services {
-            let mut service = declared.service.clone();
-            service.meta.insert(SOURCE.0.into(), SOURCE.1.into());
-            let known = catalog.service_on(&own.name, &service.id);
-            let same_checks = |checks: Vec<&discovery::model::Check>| {
-                checks.len() == declared.checks.len()
-                    && declared.checks.iter().all(|wanted| {
-                        checks.iter().any(|check| {
-                            check.form.id == wanted.id
-                                && check.form.name == wanted.name
-                                && check.form.notes == wanted.notes
-                                && check.form.definition == wanted.definition
-                        })
-                    })
+/// longer has. Many changes share an entry of the log, so thousands of services cost some syncs and not thousands.
+async fn declare(registry: &Registry, own: &NodeForm, services: &[Declared]) {
+    let changes = {
+        let catalog = registry.read();
+        let is_there = catalog.node(&own.name).is_some_and(|node| node.form == *own);
+        let node = (!is_there).then(|| checks::register(own));
+        node.into_iter().chain(declaration(&catalog, own, services)).collect::<Vec<_>>()
+    };
+    let (mut rest, mut failed) = (changes.as_slice(), 0);
+    while !rest.is_empty() {
+        // Under way together, whatever is queued becomes one entry: bounded, so that nobody waits long behind it.
+        let mut bytes = 0;
+        let mut fits = |change: &Change| {
+            bytes += change.encode().len();
+            bytes <= DECLARED_BYTES_MAX
+        };
+        let count = rest.iter().take(DECLARED_AT_ONCE_MAX).take_while(|change| fits(change)).count().max(1);
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        let under_way: Vec<_> = now.iter().map(|change| registry.change(change)).collect();
+        for changing in under_way {
+            let why = match changing.await {
+                Ok(discovery::Outcome::Refused(_, why)) => format!("a service of the configuration is refused: {why}"),
+                Ok(_) => continue,
+                Err(error) => format!("the registry does not take this node's services: {error}"),
             };
-            let is_same = known.is_some_and(|known| {
-                let own = known.checks().filter(|check| check.form.service_id == service.id).collect();
-                known.service.form == service && same_checks(own)
-            });
-            if !is_same {
-                changes.push(Change::Register {
-                    node: own.clone(),
-                    keep_node: true,
-                    service: Some(service),
-                    checks: declared.checks.clone(),
-                    replace_checks: true,
-                });
+            failed += 1;
+            if failed <= FAILURES_TOLD_MAX {
+                eprintln!("quorate: {why}");
             }
-        }
-        if catalog.node(&own.name).is_some_and(|node| node.form == *own) {
-            changes.remove(0);
         }
     }
-    for change in changes {
-        match door.registry.change(&change).await {
-            Ok(discovery::Outcome::Refused(_, why)) => {
-                eprintln!("quorate: a service of the configuration is refused: {why}")
-            }
-            Ok(_) => {}
-            Err(error) => eprintln!("quorate: the registry does not take this node's services: {error}"),
-        }
+    if failed > FAILURES_TOLD_MAX {
+        eprintln!("quorate: {} more services of the configuration are not registered", failed - FAILURES_TOLD_MAX);
     }
 }
 
@@ -238,6 +274,7 @@ async fn converse(stream: TcpStream, served: Arc<Served>, _place: OwnedSemaphore
 }
 
 async fn answer(served: &Served, request: hyper::Request<Incoming>) -> Response {
+    served.figures.requests.fetch_add(1, Ordering::Relaxed);
     if let Some(refused) = refusal(served, &request) {
         return refused;
     }
@@ -266,6 +303,8 @@ async fn answer(served: &Served, request: hyper::Request<Incoming>) -> Response 
         path: parts.uri.path(),
         query: parts.uri.query().unwrap_or(""),
         token,
+        namespace: header_text(&parts.headers, HeaderName::from_static("x-consul-namespace")),
+        partition: header_text(&parts.headers, HeaderName::from_static("x-consul-partition")),
         body: &body,
         now: clock::now(),
         random: clock::seed(),
@@ -294,9 +333,12 @@ async fn wait(served: &Served, mut read: Read) -> Response {
         };
         let left = read.deadline().map_or(Duration::ZERO, |deadline| deadline.since(clock::now()));
         tokio::select! {
-            _ = served.door.registry.changed(index) => {}
+            () = served.door.registry.concerned(read.waiting(), index) => {}
             () = tokio::time::sleep(left) => {}
-            _ = stop.wait_for(|stop| *stop) => read.give_up(),
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        if *stop.borrow() {
+            read.give_up();
         }
     }
 }

@@ -127,6 +127,8 @@ pub struct Node {
     pub registry: Arc<Registry>,
     /// The front door, once it has been opened.
     pub front: OnceLock<Arc<Front>>,
+    /// The Consul door, once it has been opened.
+    pub consul: OnceLock<Arc<crate::consul::Figures>>,
     /// The log.
     pub log: Arc<LogThread>,
     /// Snapshots.
@@ -143,6 +145,8 @@ pub struct Node {
     inbox: Arc<Inbox>,
     stop: watch::Sender<bool>,
     stopped: Arc<Notify>,
+    /// Whether all doors are open and the file's services and routes applied.
+    is_open: AtomicBool,
     _lock: std::fs::File,
 }
 
@@ -267,6 +271,7 @@ impl Node {
             shards: opened.shards,
             registry,
             front: OnceLock::new(),
+            consul: OnceLock::new(),
             log,
             snapshots,
             figures,
@@ -277,6 +282,7 @@ impl Node {
             inbox,
             stop,
             stopped,
+            is_open: AtomicBool::new(false),
             _lock: opened.lock,
         }))
     }
@@ -286,12 +292,19 @@ impl Node {
         if *self.stop.borrow() {
             return Some("stopping".into());
         }
-        self.shards.iter().find_map(|shard| match shard.current_refusal() {
+        let groups = self.shards.iter().find_map(|shard| match shard.current_refusal() {
             None => None,
             Some(Refusal::Loading) => Some(format!("{} has no leader yet", shard.group)),
             Some(Refusal::Full) => Some("the disk is full: writes are refused until there is room".into()),
             Some(Refusal::Stopped(why)) => Some(format!("the log has stopped: {why}")),
-        })
+        });
+        let opening = || (!self.is_open.load(Ordering::Acquire)).then(|| "the configuration is being applied".into());
+        groups.or_else(opening)
+    }
+
+    /// Every door is open, and what the configuration declares is applied: from now on the node may be ready.
+    pub fn opened(&self) {
+        self.is_open.store(true, Ordering::Release);
     }
 
     /// The groups, for people.

@@ -188,12 +188,11 @@ impl Settings {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
             format!("{name}:{line}: {}", error.message())
         })?;
-        let at = |span: std::ops::Range<usize>| format!("{name}:{}", line_of(text, span.start));
+        // Asked for every value of thousands of routes and services: not by counting from the begin each time.
+        let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+        let line = |offset: usize| ends.partition_point(|end| *end < offset) as u32 + 1;
+        let at = |span: std::ops::Range<usize>| format!("{name}:{}", line(span.start));
         self.read_table("", table.get_ref(), &at)?;
-        // Asked for every value of thousands of routes: not by counting from the begin each time.
-        let breaks: Vec<usize> =
-            text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
-        let line = |offset: usize| breaks.partition_point(|at| *at < offset) as u32 + 1;
         let whole = Node::from_toml_table(table.get_ref(), 0..text.len(), &line);
         let told = |wrongs: Vec<Wrong>| {
             let all: Vec<String> = wrongs.iter().map(|wrong| format!("{name}: {wrong}")).collect();

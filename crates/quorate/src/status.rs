@@ -79,6 +79,7 @@ fn summary(status: &Value) -> String {
         number(status, "/log/appends_total"),
         number(status, "/log/append_us_average")
     ));
+    out.push_str(&registry(status));
     out.push_str(&format!("  snapshots {} taken\n", number(status, "/snapshots/finished_total")));
     out.push_str(&format!(
         "  memory    {} MiB resident, {} keys\n",
@@ -86,6 +87,38 @@ fn summary(status: &Value) -> String {
         number(status, "/memory/keys")
     ));
     out.push_str(&format!("  data      {}\n", text("/data_dir")));
+    out
+}
+
+/// Services that are named: those in trouble.
+const NAMED_MAX: usize = 5;
+
+/// The registry: how much there is, and what of it is in trouble.
+fn registry(status: &Value) -> String {
+    let Some(registry) = status.get("registry") else {
+        return String::new();
+    };
+    let number = |value: &Value, path: &str| value.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    let health =
+        |value: &Value| ["passing", "warning", "critical"].map(|word| number(value, &format!("/instances/{word}")));
+    let [passing, warning, critical] = health(registry);
+    let mut out = format!(
+        "  registry  {} services, {} instances: {passing} passing, {warning} warning, {critical} critical; last change at index {}\n",
+        number(registry, "/services"),
+        passing + warning + critical,
+        number(registry, "/index"),
+    );
+    let listed = registry.get("listed").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let in_trouble = listed.iter().filter(|service| health(service)[1..] != [0, 0]);
+    for service in in_trouble.take(NAMED_MAX) {
+        let [passing, warning, critical] = health(service);
+        let name = service.get("name").and_then(Value::as_str).unwrap_or("-");
+        // A name is anybody's: nothing in it may steer the terminal.
+        out.push_str(&format!(
+            "    {}: {passing} passing, {warning} warning, {critical} critical\n",
+            name.escape_debug()
+        ));
+    }
     out
 }
 
@@ -98,5 +131,17 @@ mod tests {
         let status = serde_json::json!({"version": "1", "not_ready": "the disk is full", "doors": [{"name": "redis"}]});
         let text = summary(&status);
         assert!(text.starts_with("quorate 1, up 0 s, not ready: the disk is full\n  redis "), "{text}");
+    }
+
+    #[test]
+    fn services_in_trouble_are_named() {
+        let service = |name: &str, passing: u64, critical: u64| serde_json::json!({"name": name, "instances": {"passing": passing, "warning": 0, "critical": critical}});
+        let listed = [service("shop\u{1b}[2J", 1, 1), service("web", 2, 0)];
+        let health = serde_json::json!({"passing": 3, "warning": 0, "critical": 1});
+        let status =
+            serde_json::json!({"registry": {"services": 2, "instances": health, "index": 9, "listed": listed}});
+        let wanted = "  registry  2 services, 4 instances: 3 passing, 0 warning, 1 critical; last change at index 9\n    \
+                      shop\\u{1b}[2J: 1 passing, 0 warning, 1 critical\n";
+        assert_eq!(registry(&status), wanted);
     }
 }

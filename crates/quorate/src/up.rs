@@ -98,6 +98,8 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     tokio::spawn(adopt(node.clone(), handed));
     let answering = tokio::spawn(host::admin::serve(admin, admin_handed, node.clone(), stopping));
     wait_for_leaders(&node).await;
+    // Before anybody is served: who reads "ready" finds the file's services.
+    let consul = host::consul::open(consul.listener, node.clone(), settings.consul_config()).await?;
     let gateway = GatewayConfig { limits: node.door.limits.clone(), ..settings.gateway_config() };
     let front = Front::new(node.registry.clone(), gateway_address, gateway)?;
     front.declare(&settings.consul_config().node_name, &settings.documents).await?;
@@ -105,10 +107,10 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let (front_stop, front_stopping) = watch::channel(false);
     let listeners = front.open(door.listener);
     let front = tokio::spawn(front.run(listeners, front_stopping));
-    let consul = host::consul::serve(consul.listener, node.clone(), settings.consul_config(), stop.subscribe());
-    let consul = tokio::spawn(consul);
+    let consul = tokio::spawn(consul.serve(stop.subscribe()));
     let workers = settings.worker_threads();
     tokio::spawn(host::dns::serve(dns.listener, dns_door, node.clone(), workers, stop.subscribe()));
+    node.opened();
     say_found(&node, began.elapsed());
     let doors = [
         (redis_address, redis_moved),

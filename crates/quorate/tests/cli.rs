@@ -12,6 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 #[path = "cli/limits.rs"]
 mod limits;
+#[path = "cli/registry.rs"]
+mod registry;
 #[path = "cli/stopping.rs"]
 mod stopping;
 

@@ -3,7 +3,7 @@ use base::Rng;
 use super::*;
 use crate::change::{KvOp, Verb};
 use crate::form::Blob;
-use crate::model::{Definition, KvEntry};
+use crate::model::{Definition, HttpRequest, KvEntry, Tls};
 use crate::watch::{Waiting, Watch};
 
 fn text(prefix: &str, number: u64) -> String {
@@ -128,6 +128,10 @@ fn no_watcher_misses_a_change_and_the_indexes_never_fall() {
                 if now.0 != *view {
                     assert_eq!(now.1, index, "{watch:?} changed unseen (seed {seed})");
                 }
+                if catalog.last_change(watch).0 == index {
+                    assert!(catalog.may_have_changed(watch, index - 1), "{watch:?} would sleep on (seed {seed})");
+                }
+                assert!(now.1 >= 1, "0 would end every wait at once");
                 let mut waiting = Waiting::new(watch.clone(), *last);
                 if waiting.is_over(&catalog) {
                     assert_eq!(now.1, index);
@@ -174,6 +178,50 @@ fn a_watcher_of_one_name_sleeps_through_all_others() {
     }
     // Who comes back with an old index cannot be told that nothing was deleted: more has gone than is remembered.
     assert!(Waiting::new(Watch::Prefix("p/".into()), 5).is_over(&catalog));
+}
+
+#[test]
+fn an_index_of_another_life_is_answered_with_a_lower_one() {
+    let mut rng = Rng::new(1);
+    let mut catalog = Catalog::default();
+    for watch in watches() {
+        let mut waiting = Waiting::new(watch.clone(), 1_000_000);
+        assert!(!waiting.is_over(&catalog));
+        assert_eq!(waiting.index(&catalog), 1, "{watch:?} in an empty registry");
+    }
+    for index in 1..100 {
+        catalog.apply(&random_change(&mut rng), index);
+        for watch in watches() {
+            let mut waiting = Waiting::new(watch.clone(), 1_000_000);
+            waiting.is_over(&catalog);
+            let told = waiting.index(&catalog);
+            assert!((1..=index).contains(&told), "{watch:?}: a client that is told {told} begins anew");
+        }
+    }
+}
+
+#[test]
+fn whoever_watches_few_keys_is_not_asked_for_every_other() {
+    let mut catalog = Catalog::default();
+    let watch = Watch::Prefix("p/".into());
+    let mut index = 0;
+    let mut set = |catalog: &mut Catalog, key: &str| {
+        index += 1;
+        catalog.apply(&Change::Kv(vec![kv(Verb::Set, key, &text("", index), 0)]), index);
+        index
+    };
+    let first = set(&mut catalog, "p/a");
+    assert!(catalog.may_have_changed(&watch, first - 1) && !catalog.may_have_changed(&watch, first));
+    for number in 0..3000 {
+        let now = set(&mut catalog, &text("o/", number));
+        assert!(!catalog.may_have_changed(&watch, now - 1));
+        assert!(catalog.may_have_changed(&Watch::Prefix("o/".into()), now - 1));
+    }
+    assert!(catalog.may_have_changed(&watch, first), "too long ago to know");
+    let last = set(&mut catalog, "p/b");
+    assert!(catalog.may_have_changed(&watch, last - 1));
+    let tree = catalog.apply(&Change::Kv(vec![kv(Verb::DeleteTree, "", "", 0)]), last + 1);
+    assert!(matches!(tree, Outcome::Kv(_)) && catalog.may_have_changed(&watch, last));
 }
 
 #[test]
@@ -353,6 +401,16 @@ fn documents_change_together_and_only_if_nobody_was_faster() {
 }
 
 #[test]
+fn a_stored_http_check_keeps_its_form() {
+    use crate::form::Form;
+    let headers = [("h".to_owned(), vec!["v".to_owned()])].into();
+    let request = HttpRequest { url: "u".into(), method: "GET".into(), headers, body: "b".into(), no_redirects: true };
+    let mut out = Vec::new();
+    Probe::Http(request).put(&mut out);
+    assert_eq!(out, b"\x02\x01u\x03GET\x01\x01h\x01\x01v\x01b\x01");
+}
+
+#[test]
 fn stored_changes_read_back_and_damaged_ones_are_errors() {
     let mut rng = Rng::new(7);
     let definition = Definition { probe: Probe::Ttl, interval_ms: 10, ..Definition::default() };
@@ -361,7 +419,22 @@ fn stored_changes_read_back_and_damaged_ones_are_errors() {
         checks[0].definition = definition;
     }
     let mut all: Vec<Change> = (0..200).map(|_| random_change(&mut rng)).collect();
-    all.push(first);
+    let (request, tls) = (HttpRequest::default(), Tls { skip_verify: true, server_name: "x".into() });
+    for probe in [
+        Probe::External,
+        Probe::Http(request.clone()),
+        Probe::Tcp { address: "x:1".into() },
+        Probe::Https(request, tls.clone()),
+        Probe::TcpTls { address: "x:1".into(), tls: tls.clone() },
+        Probe::Grpc { target: "x:1/y".into(), tls: Some(tls) },
+        Probe::H2Ping { address: "x:1".into(), tls: None },
+        Probe::Alias { node: "n".into(), service: "s".into() },
+    ] {
+        if let Change::Register { checks, .. } = &mut first {
+            checks[0].definition.probe = probe;
+        }
+        all.push(first.clone());
+    }
     for change in all {
         let bytes = change.encode();
         assert_eq!(Change::decode(&bytes).as_ref(), Ok(&change));

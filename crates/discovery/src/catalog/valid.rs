@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::change::DocumentChange;
 use crate::limits::*;
-use crate::model::{CheckForm, NodeForm, Probe, ServiceForm};
+use crate::model::{CheckForm, HttpRequest, NodeForm, Probe, ServiceForm};
 
 fn short(what: &str, text: &str, most: usize) -> Result<(), String> {
     if text.len() > most {
@@ -85,17 +85,30 @@ pub(super) fn check(form: &CheckForm) -> Result<(), String> {
     short("the check's service ID", &form.service_id, NAME_BYTES_MAX)?;
     short("notes", &form.notes, NOTES_BYTES_MAX)?;
     short("a definition", &form.shown_definition, DEFINITION_BYTES_MAX)?;
-    if let Probe::Http { url, method, headers, body, .. } = &form.definition.probe {
-        let pair = |(name, values): (&String, &Vec<String>)| name.len() + values.iter().map(String::len).sum::<usize>();
-        let bytes = url.len() + method.len() + body.len() + headers.iter().map(pair).sum::<usize>();
-        if bytes > DEFINITION_BYTES_MAX {
-            return Err(format!(
-                "a check's URL, headers and body have {bytes} bytes, at most {DEFINITION_BYTES_MAX} are taken"
-            ));
+    match &form.definition.probe {
+        Probe::Http(request) | Probe::Https(request, _) => {
+            let pair =
+                |(name, values): (&String, &Vec<String>)| name.len() + values.iter().map(String::len).sum::<usize>();
+            let HttpRequest { url, method, headers, body, .. } = request;
+            let bytes = url.len() + method.len() + body.len() + headers.iter().map(pair).sum::<usize>();
+            if bytes > DEFINITION_BYTES_MAX {
+                return Err(format!(
+                    "a check's URL, headers and body have {bytes} bytes, at most {DEFINITION_BYTES_MAX} are taken"
+                ));
+            }
         }
+        Probe::Tcp { address } | Probe::TcpTls { address, .. } | Probe::H2Ping { address, .. } => {
+            short("a check's address", address, ADDRESS_BYTES_MAX)?;
+        }
+        Probe::Grpc { target, .. } => short("a check's address", target, ADDRESS_BYTES_MAX + NAME_BYTES_MAX)?,
+        Probe::Alias { node, service } => {
+            short("an alias's node", node, NAME_BYTES_MAX)?;
+            short("an alias's service ID", service, NAME_BYTES_MAX)?;
+        }
+        Probe::External | Probe::Ttl => {}
     }
-    if let Probe::Tcp { address } = &form.definition.probe {
-        short("a check's address", address, ADDRESS_BYTES_MAX)?;
+    if let Some(tls) = form.definition.probe.tls() {
+        short("TLSServerName", &tls.server_name, NAME_BYTES_MAX)?;
     }
     Ok(())
 }

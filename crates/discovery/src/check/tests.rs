@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{CheckForm, NodeForm, ServiceForm};
+use crate::model::{CheckForm, HttpRequest, NodeForm, ServiceForm};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -63,13 +63,7 @@ impl World {
 }
 
 fn http(interval: u64) -> Definition {
-    let probe = Probe::Http {
-        url: "http://x".into(),
-        method: "GET".into(),
-        headers: BTreeMap::new(),
-        body: String::new(),
-        no_redirects: false,
-    };
+    let probe = Probe::Http(HttpRequest { url: "http://x".into(), ..HttpRequest::default() });
     Definition { probe, interval_ms: interval * 1000, ..Definition::default() }
 }
 
@@ -106,6 +100,71 @@ fn thresholds_count_results_in_a_row() {
     }
     seen.dedup();
     assert_eq!(seen, [Some(Status::Passing), Some(Status::Warning), Some(Status::Critical)]);
+}
+
+#[test]
+fn an_alias_is_as_the_worst_check_of_what_it_stands_for() {
+    let probe = Probe::Alias { node: String::new(), service: "s2".into() };
+    let mut world = World::new(Definition { probe, ..Definition::default() });
+    let turn = |world: &mut World| {
+        let words = world.turn(at(1), Status::Critical);
+        let said = world.catalog.check_on("n", "c").expect("there").form.output.clone();
+        (words.len(), world.status(), said)
+    };
+    assert_eq!(turn(&mut world), (0, Some(Status::Critical), String::new()), "there is no such service");
+    let node = NodeForm { name: "N".into(), ..NodeForm::default() };
+    let check = |id: &str, status| CheckForm {
+        id: id.into(),
+        name: id.into(),
+        service_id: "s2".into(),
+        output: "hot".into(),
+        status,
+        ..CheckForm::default()
+    };
+    let register = |checks: Vec<CheckForm>| Change::Register {
+        node: node.clone(),
+        keep_node: true,
+        service: Some(ServiceForm { id: "s2".into(), name: "t".into(), ..ServiceForm::default() }),
+        checks,
+        replace_checks: true,
+    };
+    world.apply(&register(Vec::new()));
+    world.runner.sync(&world.catalog, at(1));
+    assert_eq!(turn(&mut world), (1, Some(Status::Passing), "No checks found.".into()));
+    world.apply(&register(vec![check("a", Status::Passing), check("b", Status::Warning)]));
+    world.runner.sync(&world.catalog, at(1));
+    assert_eq!(turn(&mut world), (1, Some(Status::Warning), "Aliased check \"b\" failing: hot".into()));
+    world.apply(&register(vec![check("a", Status::Passing)]));
+    world.runner.sync(&world.catalog, at(1));
+    assert_eq!(turn(&mut world), (1, Some(Status::Passing), "All checks passing.".into()));
+    assert_eq!(turn(&mut world).0, 0, "it says so once");
+    world.apply(&Change::Deregister { node: "N".into(), what: crate::change::Registered::Service("s2".into()) });
+    world.runner.sync(&world.catalog, at(1));
+    assert_eq!(turn(&mut world).1, Some(Status::Critical));
+}
+
+#[test]
+fn what_went_away_is_made_no_more_and_what_did_not_change_is_left_alone() {
+    let mut world = World::new(http(10));
+    assert_eq!(world.runner.counts(), (1, 0));
+    let node = NodeForm { name: "N".into(), ..NodeForm::default() };
+    let other = |id: &str| Change::Register {
+        node: node.clone(),
+        keep_node: true,
+        service: None,
+        checks: vec![CheckForm { id: id.into(), name: id.into(), definition: http(5), ..CheckForm::default() }],
+        replace_checks: false,
+    };
+    world.apply(&other("d"));
+    world.runner.sync(&world.catalog, at(0));
+    assert_eq!(world.runner.counts(), (2, 0));
+    // One goes and one comes between two looks: as many as before.
+    world.apply(&Change::Deregister { node: "N".into(), what: crate::change::Registered::Check("d".into()) });
+    world.apply(&other("e"));
+    world.runner.sync(&world.catalog, at(0));
+    assert_eq!(world.runner.counts(), (2, 0));
+    assert_eq!(world.runner.output("d"), None);
+    assert!(world.runner.output("e").is_some());
 }
 
 #[test]

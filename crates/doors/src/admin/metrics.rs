@@ -120,6 +120,7 @@ pub fn render(status: &Status) -> String {
     page.histograms("quorate_request_duration_seconds", help, "door", [("redis", &status.latency)].into_iter());
     log(&mut page, status);
     groups_and_memory(&mut page, status);
+    registry(&mut page, status);
     process(&mut page, status);
     page.text
 }
@@ -199,6 +200,24 @@ fn groups_and_memory(page: &mut Page, status: &Status) {
             (vec![("prefix", &space.prefix), ("durability", space.durability)], figure(space) as f64)
         });
     }
+}
+
+fn registry(page: &mut Page, status: &Status) {
+    let seen = &status.registry;
+    page.gauge("quorate_registry_nodes", "Nodes in the registry.", seen.nodes);
+    page.gauge("quorate_registry_services", "Services by name.", seen.services);
+    let health = [
+        ("passing", seen.instances.passing),
+        ("warning", seen.instances.warning),
+        ("critical", seen.instances.critical),
+    ];
+    page.each("gauge", "quorate_registry_instances", "Instances of services.", &health, |(status, count)| {
+        (vec![("status", *status)], *count as f64)
+    });
+    page.gauge("quorate_registry_checks", "Checks.", seen.checks);
+    page.gauge("quorate_registry_keys", "Keys of the key-value tree.", seen.keys);
+    page.gauge("quorate_registry_index", "Index of the registry's last change.", seen.index);
+    page.gauge("quorate_registry_queries_waiting", "Blocking queries that wait for a change.", seen.waiting);
 }
 
 fn process(page: &mut Page, status: &Status) {

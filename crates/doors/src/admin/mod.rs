@@ -1,6 +1,7 @@
 //! The admin door: what a person, a probe and Prometheus are told about a node.
 //!
-//! [`status`] is everything in one value, which goes out as JSON and as [`metrics`]; [`rates`] keeps the last minute;
+//! [`status`] is everything in one value, which goes out as JSON and as [`metrics`]; [`rates`] keeps the last minute; [`registry`] looks at
+//! the services;
 //! [`tape`] says what a commit holds; [`CONSOLE`] is the page that shows it all; [`guard`] says which requests are let in.
 //! Sockets, HTTP and clocks are the host's.
 //!
@@ -11,6 +12,7 @@ pub mod front;
 pub mod guard;
 pub mod metrics;
 pub mod rates;
+pub mod registry;
 pub mod status;
 pub mod tape;
 

@@ -7,6 +7,7 @@ use base::Counts;
 use serde::Serialize;
 
 use super::rates::{DoorRates, History, LogRates};
+use super::registry::Registry;
 
 /// A node. Times are milliseconds since the Unix epoch; 0 is never.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -35,6 +36,8 @@ pub struct Status {
     pub groups: Vec<Group>,
     /// The log.
     pub log: Log,
+    /// Services and their health.
+    pub registry: Registry,
     /// Snapshots.
     pub snapshots: Snapshots,
     /// Memory and keys.
@@ -66,7 +69,7 @@ pub struct Problem {
 /// A door.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Door {
-    /// `redis`, `admin`.
+    /// `redis`, `admin`, `consul`.
     pub name: String,
     /// Where it listens.
     pub address: String,
@@ -90,7 +93,7 @@ pub struct Door {
     pub bytes_in_total: u64,
     /// Bytes written.
     pub bytes_out_total: u64,
-    /// Clients that wait in BLPOP and kin.
+    /// Clients that wait in BLPOP and kin, or in a blocking query.
     pub waiting: u64,
     /// The last ten seconds; none where they are not measured.
     pub last_10s: Option<DoorRates>,
@@ -357,7 +360,7 @@ pub(super) mod tests {
         assert_eq!(json["ready"], true);
         let names: Vec<_> = json.as_object().expect("an object").keys().cloned().collect();
         let expected = "data_dir disk doors found groups history limits_hit log memory node not_ready problems process \
-                        ready snapshots started_ms time_ms uptime_seconds version";
+                        ready registry snapshots started_ms time_ms uptime_seconds version";
         assert_eq!(names.join(" "), expected);
     }
 

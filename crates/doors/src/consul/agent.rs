@@ -11,7 +11,7 @@ use serde_json::json;
 use super::body::{self, Declared, Fields};
 use super::query::{Query, segment};
 use super::shape::{self, NODE_MAINTENANCE, SERVICE_MAINTENANCE};
-use super::{Door, Plan, Refused, Request, Response, bad, map, only};
+use super::{CONTENT_HASH, Door, Plan, Refused, Request, Response, bad, map, only};
 
 impl Door {
     pub(super) fn agent(&self, path: &str, request: &Request<'_>, query: &Query) -> Result<Plan, Refused> {
@@ -111,10 +111,15 @@ impl Door {
         only(request, &["GET"])?;
         let (facts, id, is_pretty) = (self.facts.clone(), id.to_owned(), query.is_pretty());
         self.read(request, query, Watch::Node(facts.name.clone()), move |catalog| {
-            match catalog.service_on(&facts.name, &id) {
-                Some(one) => Response::json(&shape::agent_service(one.service, &facts.datacenter), is_pretty),
-                None => Response::text(404, format!("unknown service ID: {id}")),
-            }
+            let Some(one) = catalog.service_on(&facts.name, &id) else {
+                return Response::text(404, format!("unknown service ID: {id}"));
+            };
+            let mut shown = shape::agent_service(one.service, &facts.datacenter);
+            let hash = shape::hash(&serde_json::to_vec(&shown).expect("our shapes are JSON"));
+            shown.content_hash.clone_from(&hash);
+            let mut response = Response::json(&shown, is_pretty);
+            response.headers.push((CONTENT_HASH, hash));
+            response
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base::Duration;
 use discovery::check::{DEREGISTER_AFTER_MIN, INTERVAL_MIN, TIMEOUT};
 use discovery::limits::OUTPUT_BYTES_MAX;
-use discovery::model::{CheckForm, Definition, NodeForm, Probe, ServiceForm, Status, TaggedAddress};
+use discovery::model::{CheckForm, Definition, HttpRequest, NodeForm, Probe, ServiceForm, Status, TaggedAddress, Tls};
 use serde_json::{Map, Value};
 
 use super::query::span;
@@ -193,47 +193,71 @@ const ABSENT: &[(&str, &str)] = &[
     ("ScriptArgs", SCRIPTS),
     ("Script", SCRIPTS),
     ("DockerContainerID", SCRIPTS),
-    ("GRPC", "gRPC checks are not available in quorate"),
-    ("H2PING", "HTTP/2 ping checks are not available in quorate"),
     ("UDP", "UDP checks are not available in quorate"),
     ("OSService", "OS service checks are not available in quorate"),
-    ("AliasNode", "alias checks are not available in quorate"),
-    ("AliasService", "alias checks are not available in quorate"),
-    ("TCPUseTLS", "checks over TLS are not available in quorate"),
     ("ProxyHTTP", "proxied checks are not available in quorate"),
+    ("ProxyGRPC", "proxied checks are not available in quorate"),
 ];
 const SCRIPTS: &str =
-    "Scripts are disabled on this agent: quorate never runs programs for a check; use an HTTP, TCP or TTL check";
+    "Scripts are disabled on this agent: quorate never runs programs for a check; use an HTTP, TCP, gRPC or TTL check";
 
 /// The definition of a check that this node makes, and its first status.
 fn definition(fields: &Fields<'_>) -> Read<(Definition, Status)> {
     if let Some((_, why)) = ABSENT.iter().find(|(name, _)| fields.is_set(name)) {
         return Err((*why).into());
     }
-    let (http, tcp) = (fields.text("HTTP")?, fields.text("TCP")?);
-    let (ttl, interval) = (fields.span("TTL")?, fields.span("Interval")?);
-    if !http.is_empty() && !tcp.is_empty() {
-        return Err("a check has one of HTTP, TCP and TTL".into());
+    let kinds = ["HTTP", "TCP", "GRPC", "H2PING"].map(|name| fields.text(name).map(|target| (name, target)));
+    let mut given = Vec::new();
+    for kind in kinds {
+        let (name, target) = kind?;
+        if !target.is_empty() {
+            given.push((name, target));
+        }
     }
-    let is_made = !http.is_empty() || !tcp.is_empty();
+    let (alias_node, alias_service) = (fields.text("AliasNode")?, fields.text("AliasService")?);
+    let is_alias = !alias_node.is_empty() || !alias_service.is_empty();
+    let (ttl, interval) = (fields.span("TTL")?, fields.span("Interval")?);
+    if given.len() + usize::from(is_alias) > 1 {
+        return Err("a check has one of HTTP, TCP, GRPC, H2PING, TTL and an alias".into());
+    }
+    let is_made = !given.is_empty();
     if !ttl.is_zero() && (!interval.is_zero() || is_made) {
         return Err("Interval and TTL cannot both be specified".into());
     }
     if is_made && interval.is_zero() {
         return Err("Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks".into());
     }
-    if !is_made && ttl.is_zero() {
+    if is_alias && !interval.is_zero() {
+        return Err("Interval cannot be set for Alias checks".into());
+    }
+    if is_alias && !ttl.is_zero() {
+        return Err("TTL must be not be set for Alias checks".into());
+    }
+    if !is_made && !is_alias && ttl.is_zero() {
         return Err("TTL must be > 0 for TTL checks".into());
     }
-    let probe = if !http.is_empty() {
-        http_probe(fields, http)?
-    } else if !tcp.is_empty() {
-        if tcp.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-            return Err(format!("TCP wants host:port, not {tcp:?}"));
+    let tls = Tls { skip_verify: fields.truth("TLSSkipVerify")?, server_name: fields.text("TLSServerName")? };
+    let probe = match given.pop() {
+        Some(("HTTP", url)) => http_probe(fields, url, tls)?,
+        Some((_, address)) if address.bytes().any(|byte| !byte.is_ascii_graphic()) => {
+            return Err(format!("{address:?} is no address"));
         }
-        Probe::Tcp { address: tcp }
-    } else {
-        Probe::Ttl
+        Some(("TCP", address)) => {
+            host_and_port("TCP", &address)?;
+            if fields.truth("TCPUseTLS")? { Probe::TcpTls { address, tls } } else { Probe::Tcp { address } }
+        }
+        Some(("GRPC", target)) => {
+            host_and_port("GRPC", target.split_once('/').map_or(target.as_str(), |(address, _)| address))?;
+            Probe::Grpc { target, tls: fields.truth("GRPCUseTLS")?.then_some(tls) }
+        }
+        Some((_, address)) => {
+            host_and_port("H2PING", &address)?;
+            // As Consul: over TLS unless told otherwise.
+            let is_tls = fields.get("H2PingUseTLS").is_none() || fields.truth("H2PingUseTLS")?;
+            Probe::H2Ping { address, tls: is_tls.then_some(tls) }
+        }
+        None if is_alias => Probe::Alias { node: alias_node, service: alias_service },
+        None => Probe::Ttl,
     };
     let count = |name: &str| fields.number(name, 1000).map(|count| count as u32);
     let critical = count("FailuresBeforeCritical")?;
@@ -253,13 +277,17 @@ fn definition(fields: &Fields<'_>) -> Read<(Definition, Status)> {
         0 => OUTPUT_BYTES_MAX as u32,
         bytes => (bytes as u32).min(OUTPUT_BYTES_MAX as u32),
     };
-    let span = if probe == Probe::Ttl { ttl } else { interval.max(INTERVAL_MIN) };
+    let span = match probe {
+        Probe::Ttl => ttl,
+        Probe::Alias { .. } => Duration::ZERO,
+        _ => interval.max(INTERVAL_MIN),
+    };
     // A year is longer than any node lives.
     let millis = |span: Duration| span.min(Duration::from_secs(365 * 86400)).as_millis() as u64;
     let definition = Definition {
-        timeout_ms: if probe == Probe::Ttl { 0 } else { millis(timeout).max(1) },
+        timeout_ms: if probe.runs() { millis(timeout).max(1) } else { 0 },
+        interval_ms: millis(span).max(u64::from(!is_alias)),
         probe,
-        interval_ms: millis(span).max(1),
         deregister_after_ms: millis(after),
         successes_before_passing: count("SuccessBeforePassing")?,
         failures_before_warning: warning,
@@ -269,13 +297,16 @@ fn definition(fields: &Fields<'_>) -> Read<(Definition, Status)> {
     Ok((definition, status(fields)?))
 }
 
-fn http_probe(fields: &Fields<'_>, url: String) -> Read<Probe> {
-    let Some(rest) = url.strip_prefix("http://") else {
-        return Err(if url.starts_with("https://") {
-            "checks over TLS are not available in quorate yet: give an http:// URL".into()
-        } else {
-            format!("HTTP wants a URL that begins with http://, not {url:?}")
-        });
+fn host_and_port(name: &str, address: &str) -> Read<()> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        _ => Err(format!("{name} wants host:port, not {address:?}")),
+    }
+}
+
+fn http_probe(fields: &Fields<'_>, url: String, tls: Tls) -> Read<Probe> {
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return Err(format!("HTTP wants a URL that begins with http:// or https://, not {url:?}"));
     };
     let is_plain = |byte: u8| byte.is_ascii_graphic();
     if rest.is_empty() || rest.starts_with(['/', '?', '#']) || !url.bytes().all(is_plain) {
@@ -301,7 +332,9 @@ fn http_probe(fields: &Fields<'_>, url: String) -> Read<Probe> {
         }
     }
     let (body, no_redirects) = (fields.text("Body")?, fields.truth("DisableRedirects")?);
-    Ok(Probe::Http { url, method, headers, body, no_redirects })
+    let is_tls = url.starts_with("https://");
+    let request = HttpRequest { url, method, headers, body, no_redirects };
+    Ok(if is_tls { Probe::Https(request, tls) } else { Probe::Http(request) })
 }
 
 fn status(fields: &Fields<'_>) -> Read<Status> {

@@ -7,8 +7,10 @@
 //!   selector := name ("." name | "[" string "]")*      value := "…" | `…` | word
 //! ```
 //!
-//! `matches` (regular expressions) is refused with an error, as are `all` and `any`.
+//! `matches` takes regular expressions as Go's and ours have them in common (no look-around, no backreferences: a match takes
+//! linear time). `all` and `any` are refused with an error.
 
+use regex_lite::{Regex, RegexBuilder};
 use serde_json::Value;
 
 /// Bytes of an expression.
@@ -16,8 +18,11 @@ const BYTES_MAX: usize = 4 << 10;
 /// Parentheses and negations inside each other.
 const DEPTH_MAX: usize = 32;
 
+/// Bytes of a compiled regular expression.
+const REGEX_BYTES_MAX: usize = 64 << 10;
+
 /// A filter.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Filter {
     And(Box<Filter>, Box<Filter>),
     Or(Box<Filter>, Box<Filter>),
@@ -26,6 +31,7 @@ pub(super) enum Filter {
     /// The value is in what is selected.
     In(Vec<String>, String),
     Empty(Vec<String>),
+    Matches(Vec<String>, Regex),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +75,9 @@ impl Filter {
                 Some(Value::String(own)) => own.is_empty(),
                 other => other.is_none(),
             },
+            Filter::Matches(selector, regex) => {
+                select(item, selector)?.and_then(Value::as_str).is_some_and(|own| regex.is_match(own))
+            }
         })
     }
 }
@@ -239,8 +248,12 @@ impl Parser {
             let filter = Filter::In(selector, self.value()?);
             return Ok(if is_not { Filter::Not(Box::new(filter)) } else { filter });
         }
-        if self.negated("matches").is_some() {
-            return Err("\"matches\" (regular expressions) is not available in quorate".into());
+        if let Some(is_not) = self.negated("matches") {
+            let text = self.value()?;
+            let regex = RegexBuilder::new(&text).size_limit(REGEX_BYTES_MAX).build();
+            let regex = regex.map_err(|error| format!("failed to compile regular expression {text:?}: {error}"))?;
+            let filter = Filter::Matches(selector, regex);
+            return Ok(if is_not { Filter::Not(Box::new(filter)) } else { filter });
         }
         Err(format!("expected an operator, got {}", show(self.peek())))
     }
@@ -333,14 +346,29 @@ mod tests {
             ("not (Service.Meta is empty or ServiceID == redis)", false),
             ("ServiceID == a or ServiceID == b and ServiceID == redis", false),
             ("edi in ServiceID", true),
+            ("Service.Service matches \"^w.b$\"", true),
+            ("Service.Service not matches `^(web|shop)$`", false),
+            ("Node.Meta.absent matches `.*`", false),
+            ("Service.Tags[\"x\"] is empty", true),
         ] {
             let filter = Filter::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"));
             assert_eq!(filter.keeps(&item), Ok(wanted), "{text}");
         }
         assert!(Filter::parse("Absent == 1").is_ok_and(|filter| filter.keeps(&item).is_err()));
-        for wrong in
-            ["", "a", "a ==", "a == \"b", "(a == b", "a == b c", "a matches \"x\"", "and", "a[b] == c", "== a", "ü€"]
-        {
+        for wrong in [
+            "",
+            "a",
+            "a ==",
+            "a == \"b",
+            "(a == b",
+            "a == b c",
+            "a matches \"(\"",
+            "a matches `(x{1000}){1000}`",
+            "and",
+            "a[b] == c",
+            "== a",
+            "ü€",
+        ] {
             assert!(Filter::parse(wrong).is_err(), "{wrong}");
         }
         assert!(Filter::parse(&"(".repeat(4000)).is_err());

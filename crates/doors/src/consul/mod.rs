@@ -29,12 +29,14 @@ use crate::secret::Secret;
 mod agent;
 mod body;
 mod catalog;
+mod declare;
 mod filter;
 mod kv;
 mod query;
 mod shape;
 
 pub use body::{Declared, declared_service};
+pub use declare::{SOURCE, declaration};
 use filter::Filter;
 use query::Query;
 
@@ -85,6 +87,10 @@ pub struct Request<'a> {
     pub query: &'a str,
     /// `X-Consul-Token`, or the bearer of `Authorization`.
     pub token: Option<&'a str>,
+    /// `X-Consul-Namespace`.
+    pub namespace: Option<&'a str>,
+    /// `X-Consul-Partition`.
+    pub partition: Option<&'a str>,
     /// The body.
     pub body: &'a [u8],
     /// Now.
@@ -106,6 +112,8 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
+/// The hash of an answer, by which clients wait for another one.
+const CONTENT_HASH: &str = "x-consul-contenthash";
 /// JSON.
 const JSON: &str = "application/json";
 /// Text.
@@ -123,6 +131,10 @@ impl Response {
             body.push(b'\n');
         }
         Response { status: 200, kind: JSON, headers: Vec::new(), body }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str())
     }
 
     fn empty() -> Response {
@@ -154,6 +166,8 @@ pub struct Read {
     /// Until when it waits for a change; `None` where it does not.
     deadline: Option<Instant>,
     consistency: &'static str,
+    /// The hash of what the client has: it waits while that is still the answer's.
+    hash: Option<String>,
     render: Render,
 }
 
@@ -161,10 +175,15 @@ impl Read {
     /// The answer, if there is one now; else the query is to be polled again after a change, and at its deadline.
     pub fn poll(&mut self, catalog: &Catalog, now: Instant) -> Option<Response> {
         let is_over = self.waiting.is_over(catalog);
-        if !is_over && self.deadline.is_some_and(|deadline| now < deadline) {
+        let may_wait = self.deadline.is_some_and(|deadline| now < deadline);
+        if !is_over && may_wait {
             return None;
         }
         let mut response = (self.render)(catalog);
+        if may_wait && self.hash.is_some() && self.hash.as_deref() == response.header(CONTENT_HASH) {
+            self.waiting.restart(catalog);
+            return None;
+        }
         let index = self.waiting.index(catalog);
         response.headers.extend([
             ("x-consul-index", index.to_string()),
@@ -173,6 +192,11 @@ impl Read {
             ("x-consul-effective-consistency", self.consistency.into()),
         ]);
         Some(response)
+    }
+
+    /// What it waits for.
+    pub fn waiting(&mut self) -> &mut Waiting {
+        &mut self.waiting
     }
 
     /// Has it answered by the next poll, whatever has come.
@@ -252,6 +276,7 @@ impl Door {
         if let Some(other) = query.get("dc").filter(|dc| !dc.is_empty() && *dc != self.facts.datacenter) {
             return Err(Response::text(500, format!("No path to datacenter: {other:?}")));
         }
+        only_default(request, query)?;
         let (room, path) = rest.split_once('/').unwrap_or((rest, ""));
         match room {
             "agent" => self.agent(path, request, query),
@@ -300,13 +325,24 @@ impl Door {
         // Spread, so that those who came together do not ask again together.
         let jitter = wait.as_nanos() as u64 / 16;
         let jitter = if jitter == 0 { 0 } else { request.random % jitter };
-        let deadline = (after > 0).then_some(request.now + wait + Duration::from_nanos(jitter));
+        let hash = query.get("hash").filter(|hash| !hash.is_empty()).map(str::to_owned);
+        if hash.is_some() && after > 0 {
+            return Err(bad("Cannot wait by index and by hash at the same time"));
+        }
+        let waits = after > 0 || hash.is_some();
+        let deadline = waits.then_some(request.now + wait + Duration::from_nanos(jitter));
         let consistency = match (query.has("stale"), query.has("consistent")) {
             (true, _) => "stale",
             (_, true) => "consistent",
             _ => "leader",
         };
-        Ok(Plan::Read(Read { waiting: Waiting::new(watch, after), deadline, consistency, render: Box::new(render) }))
+        Ok(Plan::Read(Read {
+            waiting: Waiting::new(watch, after),
+            deadline,
+            consistency,
+            hash,
+            render: Box::new(render),
+        }))
     }
 
     fn write(&self, change: Change, then: impl FnOnce(Outcome) -> Response + Send + 'static) -> Plan {
@@ -341,6 +377,32 @@ fn only(request: &Request<'_>, methods: &[&str]) -> Result<(), Refused> {
     let mut response = Response::text(405, format!("method {} not allowed", request.method));
     response.headers.push(("allow", methods.join(",")));
     Err(response)
+}
+
+/// Consul without its enterprise licence has one namespace and one partition, and refuses to hear of others; so does this.
+fn only_default(request: &Request<'_>, query: &Query) -> Result<(), Refused> {
+    let named = |name: &str| query.get(name).is_some_and(|value| !value.is_empty());
+    let refuse = |what: &str, name: &str, feature: &str| {
+        Err(bad(format!("Invalid {what}: {name:?} - {feature} are a Consul Enterprise feature")))
+    };
+    if request.namespace.is_some_and(|name| !name.is_empty()) {
+        return refuse("header", "X-Consul-Namespace", "Namespaces");
+    }
+    if request.partition.is_some_and(|name| !name.is_empty()) {
+        return refuse("header", "X-Consul-Partition", "Partitions");
+    }
+    if named("ns") {
+        return refuse("query parameter", "ns", "Namespaces");
+    }
+    if named("partition") {
+        return refuse("query parameter", "partition", "Partitions");
+    }
+    for (name, what) in [("peer", "cluster peering is"), ("sg", "sameness groups are")] {
+        if named(name) {
+            return Err(Response::text(501, format!("{what} not available in quorate")));
+        }
+    }
+    Ok(())
 }
 
 /// Items that the filter lets through, as a JSON list.

@@ -129,7 +129,16 @@ pub(super) struct AgentServiceShape<'a> {
     tagged_addresses: BTreeMap<&'a str, AddressShape<'a>>,
     weights: Weights,
     enable_tag_override: bool,
+    /// Only where one service is asked for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) content_hash: String,
     datacenter: &'a str,
+}
+
+/// The hash of an answer (FNV-1a, 64 bits): two of a service that differ have different ones, but for one in 2^64.
+pub(super) fn hash(bytes: &[u8]) -> String {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    format!("{:016x}", bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
 pub(super) fn agent_service<'a>(service: &'a Service, datacenter: &'a str) -> AgentServiceShape<'a> {
@@ -143,6 +152,7 @@ pub(super) fn agent_service<'a>(service: &'a Service, datacenter: &'a str) -> Ag
         tagged_addresses: tagged(&service.form.tagged_addresses),
         weights: weights(service),
         enable_tag_override: service.form.enable_tag_override,
+        content_hash: String::new(),
         datacenter,
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use base::{GroupId, Limits, Rng};
+use discovery::change::Registered;
+use discovery::model::{CheckForm, NodeForm};
 use serde_json::{Value, json};
 use shard::live::Shard;
 use shard::state::State;
@@ -46,6 +48,8 @@ impl World {
             path: &path,
             query,
             token: None,
+            namespace: None,
+            partition: None,
             body: body.as_bytes(),
             now: self.now,
             random: 0,
@@ -250,8 +254,11 @@ fn registrations_that_cannot_be_are_refused_with_consuls_words() {
             json!({"Name": "a", "Check": {"Args": ["rm"], "Interval": "1s"}}),
             "Invalid check: Scripts are disabled on this agent",
         ),
-        (json!({"Name": "a", "Check": {"GRPC": "x:1", "Interval": "1s"}}), "gRPC checks are not available"),
-        (json!({"Name": "a", "Check": {"HTTP": "https://x", "Interval": "1s"}}), "over TLS"),
+        (json!({"Name": "a", "Check": {"UDP": "x:1", "Interval": "1s"}}), "UDP checks are not available"),
+        (json!({"Name": "a", "Check": {"GRPC": "x", "Interval": "1s"}}), "GRPC wants host:port"),
+        (json!({"Name": "a", "Check": {"GRPC": "x:1", "TCP": "x:1", "Interval": "1s"}}), "a check has one of"),
+        (json!({"Name": "a", "Check": {"TCP": "x:1\r\n", "Interval": "1s"}}), "is no address"),
+        (json!({"Name": "a", "Check": {"AliasService": "x", "Interval": "1s"}}), "cannot be set for Alias checks"),
         (json!({"Name": "a", "Check": {"HTTP": "file:///etc/passwd", "Interval": "1s"}}), "begins with http://"),
         (json!({"Name": "a", "Check": {"HTTP": "http://x\r\nX: y", "Interval": "1s"}}), "wants a URL"),
         (json!({"Name": "a", "Check": {"HTTP": "http://x", "Interval": "1s", "Header": {"A": ["b\r\nc"]}}}), "Header"),
@@ -294,6 +301,56 @@ fn the_catalog_takes_what_others_monitor() {
     assert_eq!(world.text("PUT", "catalog/deregister", &gone), (200, "true".into()), "gone is gone");
     assert_eq!(world.json("health/state/any"), json!([]));
     assert_eq!(world.text("PUT", "catalog/register", "{\"Node\": \"x\"}").0, 400);
+}
+
+#[test]
+fn services_of_a_file_come_stay_and_go_with_it() {
+    let mut world = World::new();
+    world.web();
+    let own = NodeForm { name: "node1".into(), address: "10.0.0.1".into(), ..NodeForm::default() };
+    let read =
+        |values: &[Value]| values.iter().map(|value| declared_service(value).expect("valid")).collect::<Vec<_>>();
+    let start = |world: &mut World, services: &[Declared]| {
+        let changes = declaration(&world.catalog, &own, services);
+        for change in &changes {
+            assert!(matches!(world.apply(change), Outcome::Done(_)));
+        }
+        changes.iter().map(Change::word).collect::<Vec<_>>()
+    };
+    let mut file = vec![
+        json!({"name": "shop", "id": "shop-1", "port": 1, "check": {"http": "http://127.0.0.1:1/", "interval": "10s"}}),
+        json!({"name": "shop", "id": "shop-2", "port": 2}),
+    ];
+    assert_eq!(start(&mut world, &read(&file)), ["register", "register"]);
+    assert_eq!(start(&mut world, &read(&file)), [""; 0], "a start that changes nothing writes nothing");
+    assert_eq!(world.json("catalog/service/shop").as_array().map(Vec::len), Some(2));
+    let maintenance = CheckForm {
+        id: "_service_maintenance:shop-1".into(),
+        name: "Service Maintenance Mode".into(),
+        service_id: "shop-1".into(),
+        ..CheckForm::default()
+    };
+    let put = |check| Change::Register {
+        node: own.clone(),
+        keep_node: true,
+        service: None,
+        checks: vec![check],
+        replace_checks: false,
+    };
+    world.apply(&put(maintenance));
+    world.apply(&Change::Deregister { node: "node1".into(), what: Registered::Check("service:shop-1".into()) });
+    assert_eq!(start(&mut world, &read(&file)), ["register"], "its check is there again");
+    let checks = world.json("health/checks/shop");
+    let ids: Vec<_> = checks.as_array().expect("a list").iter().map(|check| &check["CheckID"]).collect();
+    assert_eq!(ids, ["_service_maintenance:shop-1", "service:shop-1"], "and it is still in maintenance");
+    file[0]["port"] = json!(3);
+    assert_eq!(start(&mut world, &read(&file)), ["register"]);
+    assert_eq!(world.json("catalog/service/shop")[0]["ServicePort"], 3);
+    file.remove(0);
+    assert_eq!(start(&mut world, &read(&file)), ["deregister"]);
+    file.remove(0);
+    assert_eq!(start(&mut world, &read(&file)), ["deregister"]);
+    assert_eq!(world.json("catalog/services"), json!({"web": ["blue", "v1"]}), "what clients registered stays");
 }
 
 #[test]

@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use doors::admin::rates::Sample;
+use doors::admin::registry::{self, Registry, Times};
 use doors::admin::status::{Disk, Door, Found, Group, Keyspace, Log, Memory, Process, Snapshots, Status};
 use store::keyspace::{Durability, Eviction};
 
 use super::{Admin, CONNECTIONS_MAX};
 use crate::clock;
+use crate::consul;
 use crate::node::{Node, cpu_seconds, resident_bytes};
 
 /// What INFO calls instantaneous.
@@ -29,6 +31,7 @@ pub(super) async fn every_second(admin: Arc<Admin>) {
             _ = second.tick() => {}
         }
         let now = sample(&admin.node);
+        admin.services.lock().times.note(admin.node.registry.index(), clock::wall());
         let rates = {
             let mut minute = admin.minute.lock();
             let rates = minute.door(&now, INSTANT);
@@ -89,9 +92,10 @@ pub(super) fn status(admin: &Admin) -> Status {
         ready: not_ready.is_none(),
         not_ready,
         problems: Vec::new(),
-        doors: vec![redis, own(admin)],
+        doors: [redis, own(admin)].into_iter().chain(consul(node)).collect(),
         groups,
         log,
+        registry: admin.services.lock().look(node),
         snapshots: snapshots(node),
         memory,
         disk: disk(node),
@@ -103,6 +107,36 @@ pub(super) fn status(admin: &Admin) -> Status {
     };
     status.find_problems();
     status
+}
+
+/// The registry as it was looked at last, and when it reached which index.
+#[derive(Default)]
+pub(super) struct Services {
+    times: Times,
+    seen: Option<(tokio::time::Instant, Registry)>,
+}
+
+/// A registry with more instances is looked at once a second at most: it is a walk over all of them.
+const INSTANCES_FEW: usize = 1000;
+
+impl Services {
+    fn look(&mut self, node: &Node) -> Registry {
+        let catalog = node.registry.read();
+        let now = tokio::time::Instant::now();
+        let is_due = match &self.seen {
+            None => true,
+            Some((at, seen)) if seen.index != catalog.index() => {
+                catalog.counts().instances <= INSTANCES_FEW || now.duration_since(*at) >= Duration::from_secs(1)
+            }
+            Some(_) => false,
+        };
+        self.times.note(catalog.index(), clock::wall());
+        if is_due {
+            self.seen = Some((now, registry::look(&catalog, &self.times)));
+        }
+        let seen = self.seen.as_ref().map(|(_, seen)| seen.clone()).unwrap_or_default();
+        Registry { waiting: node.registry.waiting() as u64, ..seen }
+    }
 }
 
 fn redis(node: &Node, now: &Sample) -> Door {
@@ -137,6 +171,21 @@ fn own(admin: &Admin) -> Door {
         auth_failures_total: admin.auth_failures.load(Ordering::Relaxed),
         ..Door::default()
     }
+}
+
+fn consul(node: &Node) -> Option<Door> {
+    let figures = node.consul.get()?;
+    Some(Door {
+        name: "consul".into(),
+        address: figures.address.to_string(),
+        connections: (consul::CONNECTIONS_MAX - figures.places.available_permits()) as u64,
+        connections_max: consul::CONNECTIONS_MAX as u64,
+        connections_total: figures.connections.load(Ordering::Relaxed),
+        refused_total: figures.refused.load(Ordering::Relaxed),
+        commands_total: figures.requests.load(Ordering::Relaxed),
+        waiting: node.registry.waiting() as u64,
+        ..Door::default()
+    })
 }
 
 fn groups_and_memory(node: &Node) -> (Vec<Group>, Memory) {

@@ -165,7 +165,7 @@ fn hit(limit: Limit, scratch: &Scratch) {
             assert_eq!(&answer, b"HTTP/1.1 413");
             wait_for(&node, limit);
         }
-        // More connections than a process of tests may have open.
+        // `registry.rs` fills that door.
         Limit::consul_connections_max => {}
         Limit::dns_connections_max => {
             let node = start(&[]);
