@@ -31,8 +31,8 @@ pub const DEREGISTER_AFTER_MIN: Duration = Duration::from_secs(60);
 pub const OUTPUT_EVERY: Duration = Duration::from_secs(300);
 /// When a proposal of which nothing is heard is made again.
 const PROPOSE_AGAIN: Duration = Duration::from_secs(5);
-/// Checks that run at the same time.
-pub const RUNNING_MAX: usize = 64;
+/// Checks that run at the same time: so many that some hundred backends which hang do not keep the others' checks waiting.
+pub const RUNNING_MAX: usize = 512;
 
 /// What the host has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ struct Task {
     streak: Streak,
     /// The run under way.
     run: Option<u64>,
+    /// Since when its run waits for a place.
+    late: Option<Instant>,
     /// The next run; with a TTL its end.
     next: Instant,
     proposed: Option<Proposed>,
@@ -129,6 +131,8 @@ pub struct Runner {
     node: String,
     tasks: BTreeMap<String, Task>,
     due: BTreeSet<(Instant, String)>,
+    /// Whose runs wait for a place, longest first.
+    late: BTreeSet<(Instant, String)>,
     rng: Rng,
     runs: u64,
     running: usize,
@@ -142,9 +146,6 @@ pub struct Runner {
     looked: Instant,
 }
 
-/// With every place taken, how often it is looked whether one is free.
-const PLACE_EVERY: Duration = Duration::from_millis(100);
-
 impl Runner {
     /// Makes the checks of this node.
     pub fn new(node: &str, seed: u64) -> Runner {
@@ -152,6 +153,7 @@ impl Runner {
             node: lower(node).into_owned(),
             tasks: BTreeMap::new(),
             due: BTreeSet::new(),
+            late: BTreeSet::new(),
             rng: Rng::new(seed),
             runs: 0,
             running: 0,
@@ -243,6 +245,7 @@ impl Runner {
             critical: (status == Status::Critical).then_some(now),
             streak: Streak::default(),
             run: None,
+            late: None,
             next,
             proposed: None,
             due: Instant(u64::MAX),
@@ -258,6 +261,9 @@ impl Runner {
     fn end(&mut self, id: &str) {
         if let Some(task) = self.tasks.remove(id) {
             self.due.remove(&(task.due, id.to_owned()));
+            if let Some(since) = task.late {
+                self.late.remove(&(since, id.to_owned()));
+            }
             self.running -= usize::from(task.run.is_some());
             self.aliases.remove(id);
         }
@@ -276,26 +282,33 @@ impl Runner {
         }
     }
 
-    /// When [`Runner::next`] has something to do at the latest.
+    /// When [`Runner::next`] has something to do at the latest. While every place is taken, a run that ends is news too.
     pub fn deadline(&self) -> Option<Instant> {
-        let first = self.due.first().map(|(due, _)| *due)?;
-        Some(if self.running >= RUNNING_MAX { first.max(self.looked + PLACE_EVERY) } else { first })
+        if !self.late.is_empty() && self.running < RUNNING_MAX {
+            return Some(self.looked);
+        }
+        self.due.first().map(|(due, _)| *due)
     }
 
     /// What is to be done now.
     pub fn next(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        let mut put_off = Vec::new();
         self.looked = now;
+        // Who has waited longest for a place gets the first: no check is passed over for ever.
+        while self.running < RUNNING_MAX
+            && let Some((_, id)) = self.late.pop_first()
+        {
+            self.tasks.get_mut(&id).expect("who waits is a task").late = None;
+            actions.push(self.start(&id, now));
+            self.plan(&id, now);
+        }
         while self.due.first().is_some_and(|(due, _)| *due <= now) {
-            let (_, id) = self.due.pop_first().expect("there is a first");
+            let (due, id) = self.due.pop_first().expect("there is a first");
             let task = self.tasks.get_mut(&id).expect("what is due is a task");
             task.due = Instant(u64::MAX);
-            let is_due = task.next <= now && task.run.is_none();
-            let interval = Duration::from_millis(task.definition.interval_ms);
-            let must_wait = is_due && task.definition.probe != Probe::Ttl && self.running >= RUNNING_MAX;
+            let is_due = task.next <= now && task.run.is_none() && task.late.is_none();
             if is_due && task.definition.probe == Probe::Ttl {
-                task.next = now + interval;
+                task.next = now + Duration::from_millis(task.definition.interval_ms);
                 if task.status != Status::Critical {
                     let output = match task.output.as_str() {
                         "" => "TTL expired".to_owned(),
@@ -303,34 +316,35 @@ impl Runner {
                     };
                     task.result(Status::Critical, output, now);
                 }
-            } else if is_due && !must_wait {
-                self.runs += 1;
-                self.running += 1;
-                task.run = Some(self.runs);
-                // A sixteenth of jitter keeps checks apart that have come together.
-                let jitter = self.rng.below((interval.as_nanos() as u64 / 16).max(1));
-                task.next = now + interval - Duration::from_nanos(jitter);
-                actions.push(Action::Run {
-                    check: id.clone(),
-                    run: self.runs,
-                    probe: task.definition.probe.clone(),
-                    timeout: Duration::from_millis(task.definition.timeout_ms),
-                    output_bytes_max: task.definition.output_bytes_max as usize,
-                });
+            } else if is_due && self.running >= RUNNING_MAX {
+                task.late = Some(due);
+                self.late.insert((due, id.clone()));
+            } else if is_due {
+                actions.push(self.start(&id, now));
             }
+            let task = self.tasks.get_mut(&id).expect("it was there a moment ago");
             actions.extend(task.propose(&self.node, &id, now).map(Action::Propose));
-            if must_wait {
-                put_off.push(id);
-            } else {
-                self.plan(&id, now);
-            }
-        }
-        for id in put_off {
-            let task = self.tasks.get_mut(&id).expect("it was put off a moment ago");
-            task.due = now;
-            self.due.insert((now, id));
+            self.plan(&id, now);
         }
         actions
+    }
+
+    fn start(&mut self, id: &str, now: Instant) -> Action {
+        let task = self.tasks.get_mut(id).expect("only a task is started");
+        self.runs += 1;
+        self.running += 1;
+        task.run = Some(self.runs);
+        let interval = Duration::from_millis(task.definition.interval_ms);
+        // A sixteenth of jitter keeps checks apart that have come together.
+        let jitter = self.rng.below((interval.as_nanos() as u64 / 16).max(1));
+        task.next = now + interval - Duration::from_nanos(jitter);
+        Action::Run {
+            check: id.to_owned(),
+            run: self.runs,
+            probe: task.definition.probe.clone(),
+            timeout: Duration::from_millis(task.definition.timeout_ms),
+            output_bytes_max: task.definition.output_bytes_max as usize,
+        }
     }
 
     /// A run has ended. One that was overtaken by a change of its check is not heard.
@@ -443,7 +457,8 @@ impl Task {
 
     /// When something is to be done.
     fn when(&self, now: Instant) -> Instant {
-        let mut when = if self.run.is_none() { self.next } else { Instant(u64::MAX) };
+        let is_idle = self.run.is_none() && self.late.is_none();
+        let mut when = if is_idle { self.next } else { Instant(u64::MAX) };
         let wanted = if self.status != self.told.0 { Some(now) } else { None };
         let wanted = [wanted, self.reap_at(), self.output_at()].into_iter().flatten().min();
         if let Some(wanted) = wanted {

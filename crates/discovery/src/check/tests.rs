@@ -293,3 +293,49 @@ fn so_many_run_at_once_and_nobody_is_forgotten() {
         assert!(now < at(60), "{} ran", ran.len());
     }
 }
+
+#[test]
+fn where_all_places_are_taken_the_checks_take_turns() {
+    let mut world = World::new(http(10));
+    let count = 3 * RUNNING_MAX;
+    let node = NodeForm { name: "N".into(), ..NodeForm::default() };
+    for number in 0..count {
+        let id = format!("c{number}");
+        let check = CheckForm { id: id.clone(), name: id, definition: http(10), ..CheckForm::default() };
+        let owner = ServiceForm { id: number.to_string(), name: "s".into(), ..ServiceForm::default() };
+        world.apply(&Change::Register {
+            node: node.clone(),
+            keep_node: true,
+            checks: vec![CheckForm { service_id: owner.id.clone(), ..check }],
+            service: Some(owner),
+            replace_checks: false,
+        });
+    }
+    world.runner.sync(&world.catalog, at(0));
+    // Every backend hangs for ten seconds, so a round of all takes thirty.
+    let mut under_way = Vec::new();
+    let mut ran = BTreeMap::<String, u32>::new();
+    for second in 1..=300 {
+        under_way.retain(|(check, run, until)| {
+            let is_over = *until <= second;
+            if is_over {
+                world.runner.finished(check, *run, Status::Critical, String::new(), at(second));
+            }
+            !is_over
+        });
+        for action in world.runner.next(at(second)) {
+            if let Action::Run { check, run, .. } = action {
+                *ran.entry(check.clone()).or_default() += 1;
+                under_way.push((check, run, second + 10));
+            }
+        }
+        assert!(world.runner.counts().1 <= RUNNING_MAX);
+    }
+    let (least, most) = (ran.values().min(), ran.values().max());
+    assert_eq!(ran.len(), count + 1);
+    assert!(least >= Some(&8) && most <= Some(&11), "{least:?} to {most:?} runs in 300 s");
+    // Those that go meanwhile leave no place taken.
+    world.apply(&Change::Deregister { node: "N".into(), what: crate::change::Registered::Node });
+    world.runner.sync(&world.catalog, at(301));
+    assert_eq!((world.runner.counts(), world.runner.deadline()), ((0, 0), None));
+}
