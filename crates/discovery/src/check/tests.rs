@@ -313,7 +313,7 @@ fn where_all_places_are_taken_the_checks_take_turns() {
     }
     world.runner.sync(&world.catalog, at(0));
     // Every backend hangs for ten seconds, so a round of all takes thirty.
-    let mut under_way = Vec::new();
+    let mut under_way: Vec<(String, u64, u64)> = Vec::new();
     let mut ran = BTreeMap::<String, u32>::new();
     for second in 1..=300 {
         under_way.retain(|(check, run, until)| {
