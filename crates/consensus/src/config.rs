@@ -13,9 +13,11 @@ pub struct GroupConfig {
     pub node: NodeId,
     /// Who belongs to the group as of `applied`.
     pub membership: Membership,
-    /// The index that the state machine stands at: that of the snapshot it was loaded from, 0 for an empty one. Entries
-    /// behind it that are known to be committed are handed out again as `Commit`.
+    /// The index that the state machine stands at, 0 for an empty one. Entries behind it that are known to be committed are
+    /// handed out again as `Commit`.
     pub applied: u64,
+    /// The index of the newest durable snapshot, which another node can be sent; 0 for none. Not beyond `applied`.
+    pub snapshot: u64,
     /// The position before the first of `entries`; at or before `applied`.
     pub start: Position,
     /// The log as found on disk, in order, without gaps.
@@ -90,6 +92,22 @@ impl Default for GroupLimits {
 pub struct Planted {
     /// Term and vote are never written.
     pub hard_state_not_persisted: bool,
+    /// Entries are acknowledged, and votes given, before they are durable.
+    pub acks_before_durable: bool,
+    /// A lease counts from when its heartbeat was answered, not from when it was sent.
+    pub lease_from_answer: bool,
+    /// A lease goes on after the lead was given away.
+    pub lease_survives_transfer: bool,
+    /// A restarted node votes at once, though a lease may run on its word.
+    pub votes_at_once: bool,
+    /// A leader reads by lease before it has applied an entry of its own term.
+    pub lease_before_own_term: bool,
+    /// Rounds of reads all have the same name.
+    pub read_names_reused: bool,
+    /// Followers are told at once what they have decided without the leader's own disk.
+    pub commit_told_early: bool,
+    /// A decided change of membership need not reach the disk.
+    pub membership_rides_along: bool,
 }
 
 /// Why a group cannot start from this. Each but the first four means that the disk lost or invented something: starting
@@ -170,6 +188,7 @@ impl GroupConfig {
             node,
             membership,
             applied: 0,
+            snapshot: 0,
             start: Position::default(),
             entries: Vec::new(),
             hard_state: HardState::default(),

@@ -82,6 +82,8 @@ pub struct Group {
     lease: Lease,
     reads: Reads,
     snapshot_wanted: bool,
+    /// Followers were told of less than is committed: see [`Group::send`].
+    withheld: bool,
 
     announced: (Role, u64, Option<NodeId>),
     announced_lease: Option<Instant>,
@@ -132,7 +134,12 @@ impl Group {
         let applied_term = config.check()?;
         let applied = config.applied;
         let hard_state = HardState { commit: config.hard_state.commit.max(applied), ..config.hard_state };
-        let snapshot = Position { index: applied, term: applied_term };
+        // One from before `applied` could help nobody: the log's start is not known to reach back so far, and who belonged to
+        // the group then is forgotten.
+        let snapshot = match config.snapshot == applied {
+            true => Position { index: applied, term: applied_term },
+            false => Position::default(),
+        };
         let log = MemLog::new(config.start, &config.entries, hard_state, snapshot, &config.membership);
         let limits = config.limits;
         let crate_config = Config {
@@ -154,7 +161,12 @@ impl Group {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raft = RawNode::new(&crate_config, log, &logger).map_err(|e| ConfigError::Refused(e.to_string()))?;
         let mut rng = Rng::new(config.seed);
-        let reads = Reads::new(config.node, rng.next_u64());
+        #[allow(unused_mut)]
+        let mut reads = Reads::new(config.node, rng.next_u64());
+        #[cfg(any(test, feature = "planted"))]
+        {
+            reads.planted_one_name = config.planted.read_names_reused;
+        }
         Ok(Group {
             id: config.group,
             node: config.node,
@@ -178,6 +190,7 @@ impl Group {
             lease: Lease::default(),
             reads,
             snapshot_wanted: false,
+            withheld: false,
             announced: (Role::Follower, hard_state.term, None),
             announced_lease: None,
             refused: 0,
@@ -244,7 +257,10 @@ impl Group {
     /// The end of the lease: the far end of time for a lone voter. `None` where there is none.
     pub fn lease_until(&self) -> Option<Instant> {
         let core = &self.raft.raft;
-        if core.state != StateRole::Leader || self.lease.is_surrendered() || !core.apply_to_current_term() {
+        let settled = core.apply_to_current_term();
+        #[cfg(any(test, feature = "planted"))]
+        let settled = settled || self.planted.lease_before_own_term;
+        if core.state != StateRole::Leader || self.lease.is_surrendered() || !settled {
             None
         } else if self.is_lone_voter() {
             Some(Instant(u64::MAX))
@@ -329,7 +345,10 @@ impl Group {
         self.started = true;
         self.election_at = self.draw_election(now);
         // Before it stopped, this node may have answered a heartbeat on which a lease still runs.
-        if self.hard_state.term > 0 && !self.is_lone_voter() {
+        let careful = self.hard_state.term > 0 && !self.is_lone_voter();
+        #[cfg(any(test, feature = "planted"))]
+        let careful = careful && !self.planted.votes_at_once;
+        if careful {
             self.loyal_until = now + self.timing.election;
         }
         self.drain(now, out);
@@ -487,6 +506,8 @@ impl Group {
             && core.term == term
         {
             let (_, membership) = self.memberships.back().expect("there is always a membership");
+            #[cfg(any(test, feature = "planted"))]
+            let stamp = if self.planted.lease_from_answer { now } else { stamp };
             let halves = [membership.voters.as_slice(), membership.voters_outgoing.as_slice()];
             self.lease.echo(NodeId(from), stamp, now, self.node, halves, self.timing.lease);
         }
@@ -503,6 +524,9 @@ impl Group {
         // With nothing under way, `Ready`s that needed no write are done as well.
         let ready = if self.writes.is_empty() { self.last_ready } else { newest };
         self.raft.on_persist_ready(ready);
+        if std::mem::take(&mut self.withheld) && self.is_leader() {
+            self.raft.ping();
+        }
         if let Some(index) = snapshot {
             self.delivered = self.delivered.max(index);
             self.applied(index);
@@ -539,7 +563,13 @@ impl Group {
             return;
         }
         // First the lease, then the message: the successor's election is not held back by anyone's word.
-        self.lease.surrender();
+        #[cfg(any(test, feature = "planted"))]
+        let keeps = self.planted.lease_survives_transfer;
+        #[cfg(not(any(test, feature = "planted")))]
+        let keeps = false;
+        if !keeps {
+            self.lease.surrender();
+        }
         self.announce_lease(out);
         self.transfer_until = Some(now + self.timing.election);
         self.raft.transfer_leader(to.0);
@@ -615,7 +645,7 @@ impl Group {
             let entries = ready.take_entries();
             let ballot = self.has_new_ballot();
             if !entries.is_empty() || ballot {
-                self.persist(&entries, ready.number(), out);
+                self.persist(&entries, ready.number(), false, out);
                 self.raft.raft.mut_store().append(entries);
             }
             // A leader's messages may overtake its own entries, but not its term and vote.
@@ -624,6 +654,8 @@ impl Group {
                 self.send(now, message, ballot_token, out);
             }
             let newest_token = self.writes.back().map(|write| write.token);
+            #[cfg(any(test, feature = "planted"))]
+            let newest_token = newest_token.filter(|_| !self.planted.acks_before_durable);
             for message in ready.take_persisted_messages() {
                 self.send(now, message, newest_token, out);
             }
@@ -648,7 +680,7 @@ impl Group {
     }
 
     /// Hands out a write of these entries and of the hard state, if that changed.
-    fn persist(&mut self, entries: &[eraftpb::Entry], ready: u64, out: &mut Vec<Output>) {
+    fn persist(&mut self, entries: &[eraftpb::Entry], ready: u64, needed: bool, out: &mut Vec<Output>) {
         let ballot = self.has_new_ballot();
         // Whatever part of this write a power cut leaves: nothing is called committed that the log does not hold.
         let known = self.hard_state.commit.min(self.raft.raft.raft_log.persisted);
@@ -664,6 +696,10 @@ impl Group {
             token,
             entries: entries.iter().map(Entry::from_raft).collect(),
             hard_state: changed.then_some(hard_state),
+            #[cfg(any(test, feature = "planted"))]
+            needed: (needed && !self.planted.membership_rides_along) || ballot || !entries.is_empty(),
+            #[cfg(not(any(test, feature = "planted")))]
+            needed: needed || ballot || !entries.is_empty(),
         });
     }
 
@@ -685,6 +721,16 @@ impl Group {
 
     fn send(&mut self, now: Instant, mut message: Message, after: Option<WriteToken>, out: &mut Vec<Output>) {
         let kind = message.get_msg_type();
+        // A majority of followers may be faster than this disk. What they have decided is not applied here before it is
+        // durable here; if they applied it earlier, a read there would show what a later read by lease here does not.
+        let persisted = self.raft.raft.raft_log.persisted;
+        let tells_commit = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat) && self.is_leader();
+        #[cfg(any(test, feature = "planted"))]
+        let tells_commit = tells_commit && !self.planted.commit_told_early;
+        if tells_commit && message.commit > persisted {
+            message.commit = persisted;
+            self.withheld = true;
+        }
         if kind == MessageType::MsgHeartbeat {
             wire::stamp(&mut message, now);
         }
@@ -725,7 +771,7 @@ impl Group {
         }
         // That this is decided must be known after a restart: a former lone voter must not elect itself again.
         if index > self.hard_state_written.commit {
-            self.persist(&[], self.last_ready, out);
+            self.persist(&[], self.last_ready, true, out);
         }
         out.push(Output::Membership { index, membership });
     }

@@ -90,6 +90,9 @@ pub enum Output {
         /// a term that the hard state does not know are refused at the next start. Its commit index names only what was
         /// durable before this write.
         hard_state: Option<HardState>,
+        /// Must reach the disk even if only the commit index changed. Otherwise such a write may be answered at once and ride
+        /// along with a later one, for a commit index can be found again; a decided change of membership must not be forgotten.
+        needed: bool,
     },
     /// Replace state machine and log by the snapshot at this position, which came with the message just stepped; answer
     /// `Persisted` once that is durable. The log is empty after it and starts behind `index`.

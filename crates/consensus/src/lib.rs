@@ -20,6 +20,7 @@ mod io;
 mod lease;
 mod log;
 mod reads;
+mod replay;
 mod types;
 mod wire;
 

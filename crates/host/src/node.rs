@@ -294,7 +294,8 @@ impl Node {
         }
         let groups = self.shards.iter().find_map(|shard| match shard.current_refusal() {
             None => None,
-            Some(Refusal::Loading) => Some(format!("{} has no leader yet", shard.group)),
+            Some(Refusal::Loading | Refusal::Elsewhere(None)) => Some(format!("{} has no leader yet", shard.group)),
+            Some(Refusal::Elsewhere(Some(_)) | Refusal::Overloaded) => None,
             Some(Refusal::Full) => Some("the disk is full: writes are refused until there is room".into()),
             Some(Refusal::Stopped(why)) => Some(format!("the log has stopped: {why}")),
         });
@@ -456,7 +457,14 @@ impl DriverTask {
                 }
             },
             // A lone voter has nobody to send to.
-            Output::Send(..) => {}
+            // There is nobody else yet.
+            Output::Send(..) | Output::ReadReady(_) | Output::ReadDropped(_) => {}
+            Output::SendSnapshot { group, to, .. } => return Some(Input::SnapshotSent { group, to, ok: false }),
+            Output::SnapshotInstalled(group, position, old) => {
+                self.snapshots.ask(Job::Adopt(group, position.index, old));
+                self.snapshots.ask(Job::Sweep(group, position.index));
+            }
+            Output::SnapshotUnwanted(group, index) => self.snapshots.ask(Job::Discard(group, index)),
             Output::SnapshotBegin { group, position, membership, chunk } => {
                 self.snapshots.ask(Job::Begin(group, position, membership, chunk));
             }

@@ -9,8 +9,9 @@ use std::time::Instant;
 use base::GroupId;
 use consensus::{Membership, Position};
 use shard::driver::Input;
+use shard::state::State;
 use store::log::LogError;
-use store::snapshot::{SnapshotWriter, hold_ballast, release_ballast, remove_older};
+use store::snapshot::{SnapshotWriter, adopt, discard, hold_ballast, release_ballast, remove_older};
 
 use crate::files::Directory;
 
@@ -27,6 +28,10 @@ pub enum Job {
     End(GroupId),
     /// Drop it.
     Abort(GroupId),
+    /// The log speaks of the one that arrived at this index; the state that it replaced is dropped, which may take a while.
+    Adopt(GroupId, u64, Box<State>),
+    /// The one that arrived at this index is of no use.
+    Discard(GroupId, u64),
     /// The log has been told: older ones may go.
     Sweep(GroupId, u64),
 }
@@ -105,6 +110,17 @@ impl Worker {
             Job::Abort(group) => {
                 self.open.remove(&group);
                 self.figures.running.store(0, Ordering::Relaxed);
+                return;
+            }
+            Job::Adopt(group, index, old) => {
+                if let Err(error) = adopt(&self.disk, group, index) {
+                    eprintln!("quorate: a snapshot of {group} keeps its first name until the next start: {error}");
+                }
+                return drop(old);
+            }
+            Job::Discard(group, index) => {
+                // It only costs room.
+                let _ = discard(&self.disk, group, index);
                 return;
             }
             Job::Sweep(group, keep) => {

@@ -53,6 +53,14 @@ impl Clock {
         self.slewed.store(milliseconds(mono), Ordering::Relaxed);
     }
 
+    /// Follows a leader: shard time is at least this entry's stamp.
+    pub fn follow(&self, mono: Instant, stamp: Millis) {
+        let base = stamp.saturating_sub(milliseconds(mono));
+        if base > self.base.load(Ordering::Relaxed) {
+            self.base.store(base, Ordering::Relaxed);
+        }
+    }
+
     /// When shard time will be `at`, on the monotonic clock, as far as known now.
     pub fn when(&self, at: Millis) -> Instant {
         Instant(at.saturating_sub(self.base.load(Ordering::Relaxed)).saturating_mul(1_000_000))

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use base::{GroupId, Instant, Limit, Limits, Millis};
+use base::{GroupId, Instant, Limit, Limits, Millis, NodeId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::clock::Clock;
@@ -23,6 +23,10 @@ use crate::state::State;
 pub enum Refusal {
     /// Not yet ready: the log is being replayed.
     Loading,
+    /// Another node leads this shard, or none at the moment.
+    Elsewhere(Option<NodeId>),
+    /// Too much waits for a majority of the nodes.
+    Overloaded,
     /// The disk is full: only what frees is taken.
     Full,
     /// The log has stopped for good, for this reason.
@@ -34,6 +38,15 @@ impl Refusal {
     pub fn error(&self) -> CommandError {
         match self {
             Refusal::Loading => CommandError::new("LOADING Redis is loading the dataset in memory"),
+            Refusal::Elsewhere(Some(node)) => CommandError::from(format!(
+                "TRYAGAIN node {node} leads the shard of this key; nothing was done: ask there, or here again in a moment"
+            )),
+            Refusal::Elsewhere(None) => CommandError::new(
+                "TRYAGAIN the shard of this key has no leader at the moment (a majority of its nodes is needed); nothing was done",
+            ),
+            Refusal::Overloaded => CommandError::new(
+                "BUSY too many bytes wait for a majority of the nodes (limit uncommitted_bytes_max); nothing was done, try again in a moment",
+            ),
             Refusal::Full => CommandError::new(
                 "MISCONF the disk is full: writes are refused until there is room; reads, deletes and expiry go on",
             ),
@@ -84,6 +97,10 @@ pub struct Shard<C> {
     /// When the driver will look at expiries and waits by itself, shard time; `u64::MAX` for never.
     due: AtomicU64,
     limits: Limits,
+    /// Until when this node may answer reads by itself, on its monotonic clock; 0 for not at all.
+    lease: AtomicU64,
+    /// The node that leads, as far as known; 0 for none.
+    leader: AtomicU64,
     /// Rings when the registry has changed.
     pub bell: Bell,
 }
@@ -102,6 +119,33 @@ impl<C> Shard<C> {
             refusal: RwLock::new(Some(Refusal::Loading)),
             due: AtomicU64::new(u64::MAX),
             limits: limits.clone(),
+            lease: AtomicU64::new(0),
+            leader: AtomicU64::new(0),
+        }
+    }
+
+    /// The node that leads, where known.
+    pub fn leader(&self) -> Option<NodeId> {
+        Some(NodeId(self.leader.load(Ordering::Acquire))).filter(|node| node.0 != 0)
+    }
+
+    pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
+        self.leader.store(leader.map_or(0, |node| node.0), Ordering::Release);
+    }
+
+    pub(crate) fn set_lease(&self, until: Option<Instant>) {
+        self.lease.store(until.map_or(0, |until| until.0), Ordering::Release);
+    }
+
+    /// Whether what was just read from the state is what a leader would have answered: nothing newer had been acknowledged by
+    /// anybody. `now` is asked for *after* the read, so that a reader which was held up in between does not answer from the
+    /// past; a lone voter needs no clock.
+    #[inline]
+    pub fn may_read(&self, now: impl FnOnce() -> Instant) -> bool {
+        match self.lease.load(Ordering::Acquire) {
+            0 => false,
+            u64::MAX => true,
+            until => now().0 < until,
         }
     }
 

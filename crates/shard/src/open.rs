@@ -10,7 +10,7 @@ use consensus::{Entry, EntryKind, GroupConfig, HardState, Membership, Position};
 use store::disk::{Disk, DiskError, DiskFile};
 use store::keyspace::Keyspaces;
 use store::log::{self, Batch, Log, LogError, LogOptions, Record};
-use store::snapshot::{SnapshotReader, pick, snapshot_name, sweep};
+use store::snapshot::{SnapshotReader, adopt, pick, snapshot_name, sweep};
 
 use crate::driver::{Append, Driver, DriverConfig, Room, WALK_BYTES};
 use crate::live::Shard;
@@ -27,6 +27,8 @@ const SHARDS_UNFINISHED: &str = "SHARDS.tmp";
 pub struct OpenOptions {
     /// This node.
     pub node: NodeId,
+    /// Who the groups belonged to when they were founded: the same on all nodes for ever.
+    pub founders: Vec<NodeId>,
     /// Data shards beside the meta group; part of the data.
     pub data_shards: usize,
     /// Bytes of a group's entries after which it takes a snapshot.
@@ -38,7 +40,7 @@ pub struct OpenOptions {
     /// The log.
     pub log: LogOptions,
     /// Bugs to be found (see `sim`).
-    #[cfg(feature = "planted")]
+    #[cfg(any(test, feature = "planted"))]
     pub planted: Planted,
 }
 
@@ -47,19 +49,20 @@ impl OpenOptions {
     pub fn new(node: NodeId, data_shards: usize, log: LogOptions) -> OpenOptions {
         OpenOptions {
             node,
+            founders: vec![node],
             data_shards,
             snapshot_log_bytes: 256 << 20,
             snapshot_chunk_bytes: WALK_BYTES,
             limits: Limits::DEFAULT,
             log,
-            #[cfg(feature = "planted")]
+            #[cfg(any(test, feature = "planted"))]
             planted: Planted::default(),
         }
     }
 }
 
 /// Bugs of a whole node.
-#[cfg(feature = "planted")]
+#[cfg(any(test, feature = "planted"))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Planted {
     /// Not a bug: the simulator's clients belong to a shard whatever their keys' slots.
@@ -68,6 +71,10 @@ pub struct Planted {
     pub consensus: consensus::Planted,
     /// In the shards.
     pub state: crate::state::Planted,
+    /// In the driver.
+    pub driver: crate::driver::Planted,
+    /// A start believes that the group still belongs to its founders.
+    pub membership_forgotten: bool,
 }
 
 /// A node ready to run.
@@ -180,7 +187,7 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
     };
     let shown =
         &mut |segment: u64, offset: u64| progress(&format!("reading the log: segment {segment}, {} MiB", offset >> 20));
-    let (log, recovery) = Log::open_with_progress(disk.clone(), options.log.clone(), visit, shown)
+    let (mut log, recovery) = Log::open_with_progress(disk.clone(), options.log.clone(), visit, shown)
         .map_err(|error| OpenError::Log(error, found.damaged_snapshots.clone()))?;
     if known.is_none() {
         write_shards(disk, options.data_shards).map_err(LogError::from)?;
@@ -200,22 +207,45 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
         snapshot_log_bytes: options.snapshot_log_bytes,
         snapshot_chunk_bytes: options.snapshot_chunk_bytes,
         limits: options.limits.clone(),
-        believe_wall: true,
+        #[cfg(any(test, feature = "planted"))]
+        planted: options.planted.driver,
     });
     driver.found_log(found.log_bytes);
     let mut shards = Vec::new();
     for (group, recovery) in recoveries {
-        let membership = Membership::new([options.node], []);
+        let recovered = recovery.finish().map_err(OpenError::Refused)?;
+        if let Some((position, void)) = recovered.installed {
+            settle_arrival(disk, &mut log, group, position, void.then_some(recovered.hard_state))?;
+        }
         #[allow(unused_mut)]
-        let mut config = GroupConfig::new(group, options.node, membership, seed());
-        #[cfg(feature = "planted")]
+        let mut config = GroupConfig::new(group, options.node, recovered.membership.clone(), seed());
+        #[cfg(any(test, feature = "planted"))]
         {
             config.planted = options.planted.consensus;
+            if options.planted.membership_forgotten {
+                config.membership = Membership::new(options.founders.iter().copied(), []);
+            }
         }
-        let recovered = recovery.finish().map_err(OpenError::Refused)?;
         shards.push(driver.add(config, recovered).map_err(OpenError::Refused)?);
     }
     Ok(Opened { log, driver, shards, found })
+}
+
+/// The node died before it had done with another node's snapshot: the log hears of it, if it has not, and it is adopted.
+fn settle_arrival<D: Disk>(
+    disk: &D,
+    log: &mut Log<D>,
+    group: GroupId,
+    position: Position,
+    unheard: Option<HardState>,
+) -> Result<(), LogError> {
+    if let Some(hard) = unheard {
+        let mut batch = Batch::new();
+        batch.snapshot_mark(group, position.index, position.term, true);
+        batch.hard_state(group, hard.term, hard.vote, hard.commit);
+        log.append(&mut batch, log::Room::Reserve)?;
+    }
+    adopt(disk, group, position.index)
 }
 
 /// Makes what the driver asked for durable.
@@ -224,6 +254,9 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
 /// As [`Log::append`].
 pub fn append<D: Disk>(log: &mut Log<D>, batch: &mut Batch, append: &Append) -> Result<log::Appended, LogError> {
     batch.clear();
+    for (group, position) in &append.installs {
+        batch.snapshot_mark(*group, position.index, position.term, true);
+    }
     for (group, entry) in &append.entries {
         batch.entry(*group, entry.index, entry.term, entry.kind as u8, &entry.data);
     }
@@ -278,49 +311,80 @@ fn load_snapshot<D: Disk>(
     found: &mut Found,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Recovery, LogError> {
+    let mut state = empty_state(group, options, seed);
+    let picked = pick(disk, group, (0, 0))?;
+    found.damaged_snapshots.extend(picked.damaged.iter().map(ToString::to_string));
+    let Some(id) = picked.snapshot else {
+        let founders = Membership::new(options.founders.iter().copied(), []);
+        return Ok(Recovery::new(group, state, Position::default(), founders, false));
+    };
+    let (membership, keys) = restore(disk, group, id.index, &mut state, progress)?;
+    found.snapshot_keys += keys;
+    Ok(Recovery::new(group, state, Position { index: id.index, term: id.term }, membership, picked.installed))
+}
+
+/// An empty state of a group, as this node keeps it.
+fn empty_state(group: GroupId, options: &OpenOptions, seed: u64) -> State {
     let mut state = State::new(group, &options.limits, Arc::new(Keyspaces::default()), seed);
-    #[cfg(feature = "planted")]
+    #[cfg(any(test, feature = "planted"))]
     let split = !options.planted.slots_ignored;
-    #[cfg(not(feature = "planted"))]
+    #[cfg(not(any(test, feature = "planted")))]
     let split = true;
     if let Some(index) = (group.0 as usize).checked_sub(1).filter(|_| split) {
         state.set_slots(Slots { index, count: options.data_shards });
     }
-    #[cfg(feature = "planted")]
+    #[cfg(any(test, feature = "planted"))]
     {
         state.planted = options.planted.state;
     }
-    let picked = pick(disk, group, (0, 0))?;
-    found.damaged_snapshots.extend(picked.damaged.iter().map(ToString::to_string));
-    let Some(id) = picked.snapshot else {
-        return Ok(Recovery::new(group, state, Position::default()));
-    };
-    let mut reader = SnapshotReader::open(disk, group, id.index)?;
+    state
+}
+
+/// The state that another node's snapshot holds, which has arrived ([`store::snapshot::Arrival`]), for
+/// [`crate::driver::Input::SnapshotArrived`]. Long work; nothing of the running group is touched.
+///
+/// # Errors
+/// `Damaged`, with the place; `Disk`.
+pub fn arrived<D: Disk>(
+    disk: &D,
+    group: GroupId,
+    index: u64,
+    options: &OpenOptions,
+    seed: u64,
+) -> Result<State, LogError> {
+    let mut state = empty_state(group, options, seed);
+    restore(disk, group, index, &mut state, &mut |_| {})?;
+    Ok(state)
+}
+
+/// Reads a snapshot into an empty state. Who belonged to the group as of then, and how many keys there are.
+fn restore<D: Disk>(
+    disk: &D,
+    group: GroupId,
+    index: u64,
+    state: &mut State,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(Membership, u64), LogError> {
+    let mut reader = SnapshotReader::open(disk, group, index)?;
+    let damaged =
+        |offset, what: &str| LogError::Damaged { file: snapshot_name(group, index), offset, what: what.to_owned() };
+    let membership =
+        Membership::from_bytes(reader.meta()).ok_or_else(|| damaged(0, "the snapshot names no members"))?;
     let mut chunk = Vec::new();
     let mut first = true;
     let mut keys = 0u64;
     while reader.chunk(&mut chunk)? {
-        let damaged = |corrupt: store::codec::Corrupt| LogError::Damaged {
-            file: snapshot_name(group, id.index),
-            offset: 0,
-            what: corrupt.to_string(),
-        };
-        if first {
-            state.restore_first(&chunk).map_err(damaged)?;
-            first = false;
+        let wrong = |corrupt: store::codec::Corrupt| damaged(0, &corrupt.to_string());
+        if std::mem::take(&mut first) {
+            state.restore_first(&chunk).map_err(wrong)?;
         } else {
-            keys += state.restore(&chunk).map_err(damaged)? as u64;
+            keys += state.restore(&chunk).map_err(wrong)? as u64;
         }
         progress(&format!("reading the snapshot of {group}: {} of {} MiB", reader.offset() >> 20, reader.len() >> 20));
     }
     if !state.is_whole() {
-        return Err(LogError::Damaged {
-            file: snapshot_name(group, id.index),
-            offset: reader.offset(),
-            what: "the snapshot ends in the middle of a key".to_owned(),
-        });
+        return Err(damaged(reader.offset(), "the snapshot ends in the middle of a key"));
     }
     state.finish_restore();
-    found.snapshot_keys += keys;
-    Ok(Recovery::new(group, state, Position { index: id.index, term: id.term }))
+    Ok((membership, keys))
 }

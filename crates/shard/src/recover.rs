@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use base::GroupId;
-use consensus::{Entry, EntryKind, HardState, Position};
+use consensus::{Entry, EntryKind, HardState, Membership, Position};
 
 use crate::pending::Batch;
 use crate::state::{Silent, State};
@@ -17,6 +17,9 @@ pub struct Recovery {
     /// The state as far as it has been brought back.
     pub state: State,
     snapshot: Position,
+    /// Whether the snapshot came from another node, and the log may not speak of it yet.
+    installed: bool,
+    membership: Membership,
     start: Position,
     entries: VecDeque<Entry>,
     hard_state: HardState,
@@ -33,25 +36,31 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
     /// The newest hard state.
     pub hard_state: HardState,
-    /// The last entry that the snapshot covers.
+    /// Who belongs to the group as of `state`.
+    pub membership: Membership,
+    /// The index of the newest snapshot.
     pub snapshot: u64,
-    /// Bytes of the entries behind it.
+    /// Another node's snapshot that the group goes on from and that has not been adopted; whether the log has to be told of it.
+    pub installed: Option<(Position, bool)>,
+    /// Bytes of the entries behind the snapshot.
     pub bytes: u64,
 }
 
 impl Recovery {
-    /// Starts from a state that was read from the snapshot at this position (zeros: an empty one).
-    pub fn new(group: GroupId, state: State, snapshot: Position) -> Recovery {
+    /// Starts from a state that was read from the snapshot at this position (zeros: an empty one), and who belonged to the
+    /// group then. `installed`: another node made that snapshot, and what this node's log holds may be void or end before it.
+    pub fn new(group: GroupId, state: State, snapshot: Position, membership: Membership, installed: bool) -> Recovery {
         let mut recovery = Recovery {
             group,
             state,
             snapshot,
+            installed,
+            membership,
             start: Position::default(),
             entries: VecDeque::new(),
             hard_state: HardState::default(),
             bytes: 0,
         };
-        recovery.hard_state.commit = snapshot.index;
         recovery.hard_state.term = snapshot.term;
         recovery
     }
@@ -101,8 +110,12 @@ impl Recovery {
         self.apply_decided()
     }
 
+    /// Only what the log itself calls decided: what a snapshot covers may stand in the log in an earlier, void version first.
     fn apply_decided(&mut self) -> Result<(), String> {
         while let Some(entry) = self.entries.front().filter(|entry| entry.index <= self.hard_state.commit) {
+            if entry.kind == EntryKind::Membership && entry.index > self.snapshot.index {
+                self.membership = self.membership.after(entry);
+            }
             apply_entry(&mut self.state, entry, self.group)?;
             self.start = Position { index: entry.index, term: entry.term };
             self.entries.pop_front();
@@ -112,6 +125,13 @@ impl Recovery {
 
     /// Everything has been read.
     pub fn finish(mut self) -> Result<Recovered, String> {
+        let void = self.installed && !self.leads_through_snapshot();
+        if void {
+            // The node died between the arrival of the snapshot and the log's word of it.
+            self.entries.clear();
+            self.start = self.snapshot;
+        }
+        self.hard_state.commit = self.hard_state.commit.max(self.snapshot.index);
         self.apply_decided()?;
         let last = self.entries.back().map_or(self.start.index, |entry| entry.index);
         if last < self.snapshot.index || self.state.applied() < self.start.index {
@@ -125,9 +145,21 @@ impl Recovery {
             start: self.start,
             entries: self.entries.into(),
             hard_state: self.hard_state,
+            membership: self.membership,
             snapshot: self.snapshot.index,
+            installed: self.installed.then_some((self.snapshot, void)),
             bytes: self.bytes,
         })
+    }
+
+    /// Whether the log holds the very entry at which the snapshot ends, or has decided what lies behind it.
+    fn leads_through_snapshot(&self) -> bool {
+        let Position { index, term } = self.snapshot;
+        let own = match self.start.index {
+            start if start == index => Some(self.start.term),
+            _ => self.entries.iter().find(|entry| entry.index == index).map(|entry| entry.term),
+        };
+        self.start.index > index || own == Some(term)
     }
 }
 

@@ -1,11 +1,13 @@
-//! `cargo run --release -p sim -- --seeds A..B`: seeds of the simulator, for nights and for a seed that failed.
+//! `cargo run --release -p sim -- [cluster] --seeds A..B`: seeds of the simulator, for nights and for a seed that failed.
 
-use sim::world::{Options, Report, run};
+use sim::{cluster, world};
 
 fn main() {
     let mut seeds = 0..100u64;
-    let mut options = Options::default();
-    let mut args = std::env::args().skip(1);
+    let mut one = world::Options::default();
+    let mut several = cluster::Options::default();
+    let mut args = std::env::args().skip(1).peekable();
+    let clusters = args.next_if(|word| word == "cluster").is_some();
     while let Some(arg) = args.next() {
         let value = args.next().unwrap_or_default();
         let number = || value.parse().unwrap_or_else(|_| usage());
@@ -15,20 +17,24 @@ fn main() {
                 let bound = |text: &str| text.parse().unwrap_or_else(|_| usage());
                 seeds = bound(from)..bound(to);
             }
-            "--lives" => options.lives = number(),
-            "--steps" => options.ticks = number(),
+            "--lives" => one.lives = number() as usize,
+            "--steps" => one.ticks = number() as usize,
+            "--nodes" => several.nodes = number(),
+            "--millis" => several.millis = number(),
+            "--trace" => several.trace = number() > 0,
             _ => usage(),
         }
     }
-    let mut total = Report::default();
+    if clusters { run_clusters(seeds, &several) } else { run_nodes(seeds, &one) }
+}
+
+fn run_nodes(seeds: std::ops::Range<u64>, options: &world::Options) {
+    let mut total = world::Report::default();
     let count = seeds.end.saturating_sub(seeds.start);
     for (done, seed) in seeds.enumerate() {
-        match run(seed, &options) {
+        match world::run(seed, options) {
             Ok(report) => total.add(&report),
-            Err(failure) => {
-                eprintln!("{failure} --lives {} --steps {}", options.lives, options.ticks);
-                std::process::exit(1);
-            }
+            Err(failure) => fail(format!("{failure} --lives {} --steps {}", options.lives, options.ticks)),
         }
         if (done + 1) % 100 == 0 {
             println!("{} of {count} seeds: {total}", done + 1);
@@ -37,7 +43,28 @@ fn main() {
     println!("{count} seeds: {total}; checksum {:016x}", total.digest);
 }
 
+fn run_clusters(seeds: std::ops::Range<u64>, options: &cluster::Options) {
+    let mut total = cluster::Report::default();
+    let count = seeds.end.saturating_sub(seeds.start);
+    for (done, seed) in seeds.enumerate() {
+        match cluster::run(seed, options) {
+            Ok(report) => total.add(&report),
+            Err(failure) => fail(format!("{failure} --millis {}", options.millis)),
+        }
+        if (done + 1) % 20 == 0 {
+            println!("{} of {count} seeds: {total}", done + 1);
+        }
+    }
+    println!("{count} seeds: {total}; checksum {:016x}", total.digest);
+}
+
+fn fail(why: String) -> ! {
+    eprintln!("{why}");
+    std::process::exit(1)
+}
+
 fn usage() -> ! {
     eprintln!("usage: sim --seeds A..B [--lives N] [--steps N]");
+    eprintln!("       sim cluster --seeds A..B [--nodes N] [--millis N] [--trace 1]");
     std::process::exit(2)
 }

@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use base::{GroupId, Instant, Millis};
-use consensus::{Membership, Position};
-use shard::driver::{Append, Driver, Input, Output};
+use base::{GroupId, Instant, Millis, NodeId};
+use consensus::{Envelope, Membership, Position};
+use shard::driver::{Append, Arrived, Driver, Input, Output};
 use shard::live::Shard;
 use shard::open::{self, Found, OpenError, OpenOptions};
 use shard::state::Sink;
 use store::log::{Batch, Log, LogError, Upkeep};
-use store::snapshot::{SnapshotWriter, hold_ballast, release_ballast, remove_older};
+use store::snapshot::{
+    Arrival, SnapshotWriter, adopt, discard, hold_ballast, release_ballast, remove_older, snapshot_name,
+};
 
 use crate::disk::VirtualDisk;
 
@@ -85,6 +87,40 @@ enum SnapshotJob {
     End(GroupId),
     Abort(GroupId),
     Sweep(GroupId, u64),
+    Adopt(GroupId, u64),
+    Discard(GroupId, u64),
+    Arrive(Stream),
+    Stream(Stream),
+}
+
+/// A snapshot on its way to another node: the file, and what is said with it.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Whose.
+    pub group: GroupId,
+    /// From where.
+    pub from: NodeId,
+    /// To where.
+    pub to: NodeId,
+    /// At which index.
+    pub index: u64,
+    /// The file's bytes.
+    pub bytes: Vec<u8>,
+    /// What the receiver's group is told behind it.
+    pub announcement: Envelope,
+}
+
+/// What a node wants carried to others, and what it has to say about reads.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Messages, in order.
+    pub messages: Vec<Envelope>,
+    /// Snapshots.
+    pub streams: Vec<Stream>,
+    /// Snapshots that have arrived here: the group, from whom, and whether they could be used.
+    pub arrived: Vec<(GroupId, NodeId, bool)>,
+    /// Reads by token: whether the index is there.
+    pub reads: Vec<(u64, bool)>,
 }
 
 /// A running node.
@@ -112,6 +148,10 @@ pub struct Node {
     inbox: VecDeque<Input>,
     ballast: u64,
     dir_not_synced: bool,
+    options: OpenOptions,
+    seed: u64,
+    /// For other nodes.
+    pub outbox: Outbox,
 }
 
 impl Node {
@@ -147,12 +187,25 @@ impl Node {
             inbox: VecDeque::from([Input::Wake]),
             ballast,
             dir_not_synced,
+            options: options.clone(),
+            seed: seed(),
+            outbox: Outbox::default(),
         })
     }
 
     /// Tells the driver that requests wait.
     pub fn wake(&mut self) {
         self.inbox.push_back(Input::Wake);
+    }
+
+    /// Tells the driver something.
+    pub fn tell(&mut self, input: Input) {
+        self.inbox.push_back(input);
+    }
+
+    /// A snapshot's file has come from another node.
+    pub fn arrive(&mut self, stream: Stream) {
+        self.snapshot_jobs.push_back(SnapshotJob::Arrive(stream));
     }
 
     /// Asks for a snapshot.
@@ -231,8 +284,21 @@ impl Node {
                             self.log_jobs.push_back(LogJob::Append(append));
                         }
                     }
-                    // A lone voter has nobody to send to.
-                    Output::Send(..) => {}
+                    Output::Send(_, envelope) => self.outbox.messages.push(envelope),
+                    Output::SendSnapshot { group, to, index, announcement } => {
+                        let from = announcement.from();
+                        let stream = Stream { group, from, to, index, bytes: Vec::new(), announcement };
+                        self.snapshot_jobs.push_back(SnapshotJob::Stream(stream));
+                    }
+                    Output::SnapshotInstalled(group, position, _) => {
+                        self.snapshot_jobs.push_back(SnapshotJob::Adopt(group, position.index));
+                        self.snapshot_jobs.push_back(SnapshotJob::Sweep(group, position.index));
+                    }
+                    Output::SnapshotUnwanted(group, index) => {
+                        self.snapshot_jobs.push_back(SnapshotJob::Discard(group, index));
+                    }
+                    Output::ReadReady(token) => self.outbox.reads.push((token, true)),
+                    Output::ReadDropped(token) => self.outbox.reads.push((token, false)),
                     Output::SnapshotBegin { group, position, membership, chunk } => {
                         self.snapshot_jobs.push_back(SnapshotJob::Begin(group, position, membership, chunk));
                     }
@@ -395,6 +461,30 @@ impl Node {
                 self.writers.remove(&group);
                 return;
             }
+            SnapshotJob::Adopt(group, index) => return drop(adopt(&self.disk, group, index)),
+            SnapshotJob::Discard(group, index) => return drop(discard(&self.disk, group, index)),
+            SnapshotJob::Stream(mut stream) => {
+                // The file may have gone for a newer one meanwhile.
+                match self.disk.bytes(&snapshot_name(stream.group, stream.index)) {
+                    Some(bytes) => {
+                        stream.bytes = bytes;
+                        self.outbox.streams.push(stream);
+                    }
+                    None => self.inbox.push_back(Input::SnapshotSent { group: stream.group, to: stream.to, ok: false }),
+                }
+                return;
+            }
+            SnapshotJob::Arrive(stream) => {
+                let (group, from) = (stream.group, stream.from);
+                match self.read_arrival(stream) {
+                    Ok(arrived) => {
+                        self.inbox.push_back(Input::SnapshotArrived(arrived));
+                        self.outbox.arrived.push((group, from, true));
+                    }
+                    Err(_) => self.outbox.arrived.push((group, from, false)),
+                }
+                return;
+            }
             SnapshotJob::Sweep(group, keep) => {
                 let _ = remove_older(&self.disk, group, keep);
                 let _ = hold_ballast(&self.disk, self.ballast);
@@ -411,6 +501,17 @@ impl Node {
                 }
             }
         }
+    }
+
+    fn read_arrival(&mut self, stream: Stream) -> Result<Arrived, LogError> {
+        let Stream { group, index, bytes, announcement, .. } = stream;
+        let mut arrival = Arrival::begin(&self.disk, group, index)?;
+        for piece in bytes.chunks(997) {
+            arrival.write(piece)?;
+        }
+        arrival.finish()?;
+        let state = open::arrived(&self.disk, group, index, &self.options, self.seed)?;
+        Ok(Arrived { group, announcement, index, state: Box::new(state) })
     }
 
     fn begin(

@@ -42,7 +42,10 @@ pub enum Outcome {
 
 /// Whether an answer says that nothing was done.
 pub fn is_refusal(reply: &[u8]) -> bool {
-    reply.starts_with(b"-MISCONF") || reply.starts_with(b"-LOADING") || reply.starts_with(b"-BUSY ")
+    reply.starts_with(b"-MISCONF")
+        || reply.starts_with(b"-LOADING")
+        || reply.starts_with(b"-BUSY ")
+        || reply.starts_with(b"-TRYAGAIN ")
 }
 
 struct Lane {

@@ -245,7 +245,7 @@ pub fn crash_at(
 }
 
 /// A panic anywhere in the product is a failure like others: the seed must be told.
-fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+pub(crate) fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(format!("panicked: {}", text.unwrap_or("without a text")))

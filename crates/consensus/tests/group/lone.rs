@@ -40,7 +40,7 @@ fn it_elects_itself_at_once_and_reads_once_its_first_entry_is_applied() {
     assert_eq!(group.deadline(), Some(Instant(0)), "it wants to be stepped");
     let role = Output::Role { role: Role::Leader, term: 1, leader: Some(ME) };
     let hard_state = Some(HardState { term: 1, vote: 1, commit: 0 });
-    let persist = Output::Persist { token: 1, entries: vec![entry(1, 1, "")], hard_state };
+    let persist = Output::Persist { token: 1, entries: vec![entry(1, 1, "")], hard_state, needed: true };
     assert_eq!(step(&mut group, Input::Wake), [role, persist]);
     assert_eq!(step(&mut group, Input::ReadIndex { token: 9 }), [Output::ReadDropped { token: 9 }]);
     let commit = Output::Commit { entries: vec![entry(1, 1, "")] };
@@ -66,12 +66,12 @@ fn what_is_proposed_together_is_one_write_and_nothing_is_decided_before_it_is_du
             Output::Proposed { token: 10, index: 2, term: 1 },
             Output::Proposed { token: 11, index: 3, term: 1 },
             dropped,
-            Output::Persist { token: 2, entries: vec![entry(2, 1, "a"), entry(3, 1, "b")], hard_state },
+            Output::Persist { token: 2, entries: vec![entry(2, 1, "a"), entry(3, 1, "b")], hard_state, needed: true },
         ]
     );
     // The next batch fills while the first is being written.
     let second = step(&mut group, propose(13, "c"));
-    let persist = Output::Persist { token: 3, entries: vec![entry(4, 1, "c")], hard_state: None };
+    let persist = Output::Persist { token: 3, entries: vec![entry(4, 1, "c")], hard_state: None, needed: true };
     assert_eq!(second, [Output::Proposed { token: 13, index: 4, term: 1 }, persist]);
     let commit = Output::Commit { entries: vec![entry(2, 1, "a"), entry(3, 1, "b")] };
     assert_eq!(step(&mut group, Input::Persisted { token: 2 }), [commit]);
@@ -94,7 +94,7 @@ fn after_a_crash_it_goes_on_from_what_was_durable() {
     let known = Output::Commit { entries: vec![entry(1, 1, ""), entry(2, 1, "a")] };
     let role = Output::Role { role: Role::Leader, term: 2, leader: Some(ME) };
     let hard_state = Some(HardState { term: 2, vote: 1, commit: 2 });
-    let persist = Output::Persist { token: 1, entries: vec![entry(4, 2, "")], hard_state };
+    let persist = Output::Persist { token: 1, entries: vec![entry(4, 2, "")], hard_state, needed: true };
     assert_eq!(out, [known, role, persist]);
     let rest = Output::Commit { entries: vec![entry(3, 1, "b"), entry(4, 2, "")] };
     assert_eq!(step(&mut group, Input::Persisted { token: 1 }), [rest]);
@@ -119,6 +119,7 @@ fn it_compacts_whatever_is_applied_since_nobody_lags_and_restarts_from_there() {
     let found = GroupConfig {
         start,
         applied: 2,
+        snapshot: 2,
         entries: vec![entry(3, 1, "b")],
         hard_state: HardState { term: 1, vote: 1, commit: 1 },
         ..config()

@@ -160,6 +160,7 @@ fn group(kind: u8) -> Group {
     let entry = |index| Entry { index, term: 2 + index / 4, kind: EntryKind::Normal, data: Bytes::from_static(b"x") };
     let config = GroupConfig {
         applied: 4,
+        snapshot: 4,
         start: Position { index: 3, term: 2 },
         entries: (4..8).map(entry).collect(),
         hard_state: HardState { term: 4, vote: 0, commit: 5 },

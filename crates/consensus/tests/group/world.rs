@@ -308,6 +308,7 @@ impl World {
         node.image = node.disk.snapshot.clone();
         let config = GroupConfig {
             applied: node.image.index(),
+            snapshot: node.image.index(),
             start: node.disk.start,
             entries: node.disk.log.clone(),
             hard_state: node.disk.hard_state,
@@ -534,7 +535,7 @@ impl World {
     /// Does one output; answers the index to say `Applied` for.
     fn obey(&mut self, id: NodeId, output: Output) -> Option<u64> {
         match output {
-            Output::Persist { token, entries, hard_state } => {
+            Output::Persist { token, entries, hard_state, needed: _ } => {
                 self.write(id, token, Write::Log { entries, hard_state });
             }
             Output::InstallSnapshot { token, index, term, membership, hard_state } => {

@@ -9,7 +9,12 @@
 //! One append is under way at a time; whatever arrives meanwhile becomes the next one (group commit). An answer leaves only
 //! from apply, and apply only follows a commit, so nothing is acknowledged that is not durable on a quorum.
 //!
+//! With other nodes: messages go out once what they vouch for is durable (`held`); a follower that lags too far is sent the
+//! newest snapshot's file and swaps its state for that one's (`nodes`).
+//!
 //! **Invariant:** knows no files, sockets, threads or clocks; a failed append is never retried.
+
+mod nodes;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,8 +22,8 @@ use std::sync::Arc;
 use base::{Duration, GroupId, Instant, Limit, Limits, Millis, NodeId, Rng};
 use bytes::Bytes;
 use consensus::{
-    Entry, EntryKind, Envelope, Group, GroupConfig, HardState, Input as Told, Membership, Output as Asked, Position,
-    Role,
+    Change, DropReason, Entry, EntryKind, Envelope, Group, GroupConfig, HardState, Input as Told, Membership,
+    Output as Asked, Position,
 };
 use smallvec::SmallVec;
 use store::keyspace::Keyspaces;
@@ -28,7 +33,9 @@ use crate::entry::Unblock;
 use crate::live::{Gate, Refusal, Shard};
 use crate::pending::Batch;
 use crate::recover::Recovered;
-use crate::state::{MEMORY_WAIT, Sink};
+use crate::state::{MEMORY_WAIT, Sink, State};
+pub use nodes::Arrived;
+use nodes::Installing;
 
 /// Keys that one expiry entry removes at most, so that it stays short work.
 const EXPIRE_KEYS_MAX: usize = 512;
@@ -67,6 +74,26 @@ pub enum Input {
     SnapshotFailed(GroupId),
     /// Take a snapshot of this group soon, whatever the log's length.
     SnapshotWanted(GroupId),
+    /// A snapshot that another node sent has arrived, durably, and has been read.
+    SnapshotArrived(Arrived),
+    /// What became of an [`Output::SendSnapshot`]: the other node has it, or it has to be tried again.
+    SnapshotSent {
+        /// Whose.
+        group: GroupId,
+        /// The other node.
+        to: NodeId,
+        /// False to have it tried again.
+        ok: bool,
+    },
+    /// Messages to this node were lost.
+    Unreachable(NodeId),
+    /// Change who belongs to the group, if this node leads it and no other change is under way. Ask [`Driver::status`]
+    /// what came of it.
+    ChangeMembers(GroupId, Vec<Change>),
+    /// Hand the lead of the group to this voter, if this node has it.
+    TransferLead(GroupId, NodeId),
+    /// Say [`Output::ReadReady`] once reading this group's state here reflects all that was acknowledged before.
+    Read(GroupId, u64),
 }
 
 /// What the log can take.
@@ -81,6 +108,8 @@ pub enum Room {
 /// Records that become durable together, in this order.
 #[derive(Debug, Default)]
 pub struct Append {
+    /// Groups whose log starts anew behind a snapshot that has arrived; before their entries.
+    pub installs: Vec<(GroupId, Position)>,
     /// Entries by group; the first of a group may replace what was written before.
     pub entries: Vec<(GroupId, Entry)>,
     /// The newest hard states, after the entries.
@@ -98,7 +127,7 @@ impl Append {
     }
 
     fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.hard_states.is_empty()
+        self.installs.is_empty() && self.entries.is_empty() && self.hard_states.is_empty()
     }
 
     /// For an append that found no room: its entries are in their groups already and cannot be taken back, and everything
@@ -138,6 +167,26 @@ pub enum Output {
     SnapshotAbort(GroupId),
     /// A durable snapshot covers the group's log up to here.
     CompactLog(GroupId, Position),
+    /// Stream this group's snapshot file at `index` to another node, the announcement last, and say [`Input::SnapshotSent`].
+    SendSnapshot {
+        /// Whose.
+        group: GroupId,
+        /// To whom.
+        to: NodeId,
+        /// Which file.
+        index: u64,
+        /// What the other node's group is told once it has the file.
+        announcement: Envelope,
+    },
+    /// The log says durably that the group starts behind the snapshot that arrived: it is one like the others now
+    /// ([`store::snapshot::adopt`]), older ones may go. Drop the state that it replaced, which may take a while.
+    SnapshotInstalled(GroupId, Position, Box<State>),
+    /// The snapshot that arrived is of no use ([`store::snapshot::discard`]).
+    SnapshotUnwanted(GroupId, u64),
+    /// The read with this token may be done now.
+    ReadReady(u64),
+    /// Ask again, here or at the leader.
+    ReadDropped(u64),
     /// An entry was applied, for the tape of commits.
     Applied(Applied),
     /// Something that must never happen did: stop the node and say this.
@@ -164,6 +213,10 @@ pub struct Applied {
     /// Whether others may have asked too.
     pub more_clients: bool,
 }
+
+/// Tokens of proposals: requests, and who belongs to the group.
+const BATCH: u64 = 0;
+const MEMBERS: u64 = 1;
 
 /// Requests that are looked at for the tape's clients: an entry may answer thousands.
 const NAMED_REQUESTS_MAX: usize = 64;
@@ -225,8 +278,17 @@ struct Lane<C> {
     /// Consensus writes in the append under way, and in the next one.
     persisting: Option<u64>,
     waiting: Option<u64>,
-    /// Messages that must wait for a write.
-    held: VecDeque<(u64, Envelope)>,
+    /// The last write known durable.
+    durable: u64,
+    /// What is sent once a write is durable.
+    held: VecDeque<(u64, Output)>,
+    /// A snapshot that has arrived and that consensus has not decided about; one that the log is about to speak of.
+    arrived: Option<(u64, Box<State>)>,
+    installing: Option<Installing>,
+    /// The last index that an installed snapshot covers.
+    installed: u64,
+    /// Reads that wait until this index is applied.
+    reads: VecDeque<(u64, u64)>,
     leads: bool,
     applied: Position,
     rng: Rng,
@@ -240,6 +302,8 @@ struct Lane<C> {
     /// Bytes of applied entries that consensus may still hold in memory.
     bytes_held: usize,
     looked: Instant,
+    #[cfg(any(test, feature = "planted"))]
+    planted: Planted,
 }
 
 /// How a driver behaves.
@@ -254,8 +318,23 @@ pub struct DriverConfig {
     pub snapshot_chunk_bytes: usize,
     /// Bounds.
     pub limits: Limits,
-    /// Tells the wall clock's word at a fresh start: whether this node may believe it (a lone voter).
-    pub believe_wall: bool,
+    /// Bugs to be found (see `sim`).
+    #[cfg(any(test, feature = "planted"))]
+    pub planted: Planted,
+}
+
+/// Bugs of the joint between consensus, log and state.
+#[cfg(any(test, feature = "planted"))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    /// An entry answers the batch that was proposed at its index, whoever's entry it is.
+    pub flight_term_ignored: bool,
+    /// The log does not hear of a snapshot that was installed.
+    pub install_without_mark: bool,
+    /// A read by index does not wait until the index is applied.
+    pub read_before_applied: bool,
+    /// Leases do not end.
+    pub endless_lease: bool,
 }
 
 /// All groups of one log.
@@ -302,6 +381,7 @@ impl<C: Clone + PartialEq> Driver<C> {
         let applied = recovered.state.applied();
         config.applied = applied;
         config.start = recovered.start;
+        config.snapshot = recovered.snapshot;
         config.hard_state = recovered.hard_state;
         let term_at = |index| {
             let behind = recovered.entries.iter().find(|entry| entry.index == index).map(|entry| entry.term);
@@ -322,7 +402,12 @@ impl<C: Clone + PartialEq> Driver<C> {
             lazy: None,
             persisting: None,
             waiting: None,
+            durable: 0,
             held: VecDeque::new(),
+            arrived: None,
+            installing: None,
+            installed: 0,
+            reads: VecDeque::new(),
             leads: false,
             applied,
             rng: Rng::new(seed ^ 0x0071_756f_7261_7465),
@@ -332,6 +417,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             covered: recovered.snapshot,
             bytes_held: 0,
             looked: Instant::default(),
+            #[cfg(any(test, feature = "planted"))]
+            planted: self.config.planted,
         });
         Ok(shard)
     }
@@ -420,13 +507,27 @@ impl<C: Clone + PartialEq> Driver<C> {
             Input::Room(room) => self.set_room(room),
             Input::LogStopped(why) => return self.log_stopped(&why, sink),
             Input::Message(group, envelope) => {
-                if let Some(at) = self.lanes.iter().position(|lane| lane.shard.group == group) {
-                    self.tell(at, now, wall, Told::Message(envelope), sink, out);
-                }
+                self.tell_group(group, now, wall, Told::Message(envelope), sink, out);
             }
             Input::SnapshotWritten(group) => self.walk(group, out),
             Input::SnapshotDurable(group) => self.snapshot_durable(group, now, wall, sink, out),
             Input::SnapshotFailed(group) => self.snapshot_failed(group),
+            Input::SnapshotArrived(arrived) => self.snapshot_arrived(arrived, now, wall, sink, out),
+            Input::SnapshotSent { group, to, ok } => {
+                self.tell_group(group, now, wall, Told::SnapshotSent { to, ok }, sink, out);
+            }
+            Input::Unreachable(node) => {
+                for at in 0..self.lanes.len() {
+                    self.tell(at, now, wall, Told::Unreachable { node }, sink, out);
+                }
+            }
+            Input::ChangeMembers(group, changes) => {
+                self.tell_group(group, now, wall, Told::ProposeMembership { token: MEMBERS, changes }, sink, out);
+            }
+            Input::TransferLead(group, to) => {
+                self.tell_group(group, now, wall, Told::TransferLeader { to }, sink, out);
+            }
+            Input::Read(group, token) => self.tell_group(group, now, wall, Told::ReadIndex { token }, sink, out),
             Input::SnapshotWanted(group) => {
                 for lane in self.lanes.iter_mut().filter(|lane| lane.shard.group == group) {
                     if matches!(lane.snapshot, Snapshot::None) {
@@ -450,7 +551,10 @@ impl<C: Clone + PartialEq> Driver<C> {
                 self.tell(at, now, wall, Told::Wake, sink, out);
             }
             let lane = &mut self.lanes[at];
-            lane.shard.clock.slew(now, wall);
+            if lane.leads {
+                // Followers go by the leader's stamps: a wrong clock of theirs must not come with them into the lead.
+                lane.shard.clock.slew(now, wall);
+            }
             if lane.leads && now.since(lane.looked) >= LOOK_EVERY {
                 lane.look(now, sink);
             }
@@ -548,7 +652,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             lane.bytes_since_snapshot += data.len() as u64;
             self.log_bytes += data.len() as u64;
             lane.flights.push_back(Flight { index: 0, term: 0, kind: Kind::Own, batch });
-            self.tell(at, now, wall, Told::Propose { token: 0, data }, sink, out);
+            self.tell(at, now, wall, Told::Propose { token: BATCH, data }, sink, out);
         }
     }
 
@@ -569,12 +673,13 @@ impl<C: Clone + PartialEq> Driver<C> {
             let lane = &mut self.lanes[at];
             let mut more = Vec::new();
             match ask {
-                Asked::Persist { token, entries, hard_state } => {
+                Asked::Persist { token, entries, hard_state, needed } => {
                     let only_commit =
                         hard_state.is_none_or(|hard| (hard.term, hard.vote) == (lane.written.term, lane.written.vote));
-                    if entries.is_empty() && only_commit && lane.waiting.is_none() && lane.persisting.is_none() {
+                    if !needed && only_commit && lane.waiting.is_none() && lane.persisting.is_none() {
                         // A commit index alone may be lost without harm: it rides along with the next append.
                         lane.lazy = hard_state.or(lane.lazy);
+                        lane.durable = token;
                         lane.group.step(now, Told::Persisted { token }, &mut more);
                     } else {
                         let group = lane.shard.group;
@@ -588,12 +693,11 @@ impl<C: Clone + PartialEq> Driver<C> {
                         lane.waiting = Some(token);
                     }
                 }
-                Asked::Send { message, after } => match after {
-                    Some(token) if lane.waiting.or(lane.persisting).is_some_and(|last| token <= last) => {
-                        lane.held.push_back((token, message));
-                    }
-                    _ => out.push(Output::Send(lane.shard.group, message)),
-                },
+                Asked::Send { message, after } => lane.send(Output::Send(lane.shard.group, message), after, out),
+                Asked::SendSnapshot { message, index, after } => {
+                    let (group, to) = (lane.shard.group, message.to());
+                    lane.send(Output::SendSnapshot { group, to, index, announcement: message }, after, out);
+                }
                 Asked::Commit { entries } => {
                     for entry in &entries {
                         if let Err(why) = lane.apply(entry, now, sink, out) {
@@ -610,40 +714,50 @@ impl<C: Clone + PartialEq> Driver<C> {
                     }
                 }
                 Asked::Membership { membership, .. } => lane.membership = membership,
+                Asked::Proposed { token: MEMBERS, .. } | Asked::ProposalDropped { token: MEMBERS, .. } => {}
                 Asked::Proposed { index, term, .. } => {
                     if let Some(flight) = lane.flights.iter_mut().rev().find(|flight| flight.kind == Kind::Own) {
                         (flight.index, flight.term) = (index, term);
                     }
                 }
-                Asked::ProposalDropped { .. } => {
+                Asked::ProposalDropped { reason, leader, .. } => {
+                    let refusal = match reason {
+                        DropReason::Overloaded => Refusal::Overloaded,
+                        _ => Refusal::Elsewhere(leader),
+                    };
                     if let Some(flight) = lane.flights.pop_back() {
-                        lane.turn_away(flight.batch, Refusal::Loading, sink);
+                        lane.turn_away(flight.batch, refusal, sink);
                     }
                 }
-                Asked::Role { role, .. } => {
-                    let leads = role == Role::Leader;
-                    if leads && !lane.leads {
-                        let stamp = lane.shard.state().stamp();
-                        lane.shard.clock.begin(now, stamp, self.config.believe_wall.then_some(wall));
-                    }
-                    if !leads && lane.leads {
-                        lane.lose(sink);
-                    }
-                    lane.leads = leads;
-                    if !leads {
-                        lane.shard.set_refusal(Some(Refusal::Loading));
-                    }
+                Asked::Role { role, leader, .. } => {
+                    lane.take_role(role, leader, now, wall, sink);
                 }
                 Asked::Lease { until } => {
+                    #[cfg(any(test, feature = "planted"))]
+                    let until = until.map(|end| if lane.planted.endless_lease { Instant(u64::MAX) } else { end });
+                    lane.shard.set_lease(until);
                     if lane.leads && until.is_some() {
                         let full = self.room == Room::Reserve;
                         lane.shard.set_refusal(full.then_some(Refusal::Full));
                     }
                 }
-                // One voter asks for none of these; the cluster brings them.
-                Asked::ReadReady { .. } | Asked::ReadDropped { .. } => {}
-                Asked::InstallSnapshot { .. } | Asked::SendSnapshot { .. } | Asked::SnapshotWanted { .. } => {
-                    out.push(Output::Fatal("snapshots between nodes are not there yet".into()));
+                Asked::ReadReady { token, index } if index <= lane.applied.index => out.push(Output::ReadReady(token)),
+                #[cfg(any(test, feature = "planted"))]
+                Asked::ReadReady { token, .. } if lane.planted.read_before_applied => {
+                    out.push(Output::ReadReady(token))
+                }
+                Asked::ReadReady { token, index } => lane.reads.push_back((index, token)),
+                Asked::ReadDropped { token } => out.push(Output::ReadDropped(token)),
+                Asked::InstallSnapshot { token, index, term, membership, hard_state } => {
+                    let position = Position { index, term };
+                    if let Err(why) = self.install(at, token, position, membership, hard_state) {
+                        return out.push(Output::Fatal(why));
+                    }
+                }
+                Asked::SnapshotWanted { .. } => {
+                    if matches!(lane.snapshot, Snapshot::None) {
+                        lane.snapshot = Snapshot::Wanted;
+                    }
                 }
             }
             queue.extend(more);
@@ -658,8 +772,10 @@ impl<C: Clone + PartialEq> Driver<C> {
             let Some(token) = lane.persisting.take() else {
                 continue;
             };
-            while let Some((_, message)) = lane.held.pop_front_if(|(after, _)| *after <= token) {
-                out.push(Output::Send(lane.shard.group, message));
+            lane.durable = token;
+            lane.swap_in(token, sink, out);
+            while let Some((_, held)) = lane.held.pop_front_if(|(after, _)| *after <= token) {
+                out.push(held);
             }
             self.tell(at, now, wall, Told::Persisted { token }, sink, out);
         }
@@ -752,7 +868,10 @@ impl<C: Clone + PartialEq> Driver<C> {
         self.lanes[at].covered = position.index;
         self.tell(at, now, wall, Told::Snapshotted { index: position.index }, sink, out);
         self.tell(at, now, wall, Told::Compact { index: position.index }, sink, out);
-        out.push(Output::CompactLog(group, position));
+        // An older one than what another node has sent meanwhile is of no use to the log.
+        if position.index > self.lanes[at].installed {
+            out.push(Output::CompactLog(group, position));
+        }
     }
 
     fn snapshot_failed(&mut self, group: GroupId) {
@@ -781,8 +900,12 @@ impl<C: Clone> Lane<C> {
             EntryKind::Normal => {
                 let flight =
                     self.flights.pop_front_if(|flight| flight.kind == Kind::Own && flight.index == entry.index);
+                #[cfg(any(test, feature = "planted"))]
+                let trusting = self.planted.flight_term_ignored;
+                #[cfg(not(any(test, feature = "planted")))]
+                let trusting = false;
                 let flight = match flight {
-                    Some(flight) if flight.term != entry.term => {
+                    Some(flight) if flight.term != entry.term && !trusting => {
                         // Another leader's entry stands where this batch should: it is lost, and its clients cannot know.
                         lose(&flight.batch, sink);
                         None
@@ -798,6 +921,12 @@ impl<C: Clone> Lane<C> {
             }
         }
         self.applied = Position { index: entry.index, term: entry.term };
+        if !self.leads {
+            self.shard.clock.follow(now, state.stamp());
+        }
+        while let Some((_, token)) = self.reads.pop_front_if(|(index, _)| *index <= entry.index) {
+            out.push(Output::ReadReady(token));
+        }
         let behind = |flight: &mut Flight<C>| flight.kind != Kind::Own && flight.index <= entry.index;
         while let Some(flight) = self.flights.pop_front_if(behind) {
             if let Kind::Refused(refusal) = &flight.kind {

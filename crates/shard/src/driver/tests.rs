@@ -60,7 +60,7 @@ impl World {
             snapshot_log_bytes: u64::MAX,
             snapshot_chunk_bytes: super::WALK_BYTES,
             limits,
-            believe_wall: true,
+            planted: super::Planted::default(),
         };
         let mut driver = Driver::new(config);
         let state = State::new(GroupId(1), &Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);

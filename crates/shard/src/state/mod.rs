@@ -88,6 +88,12 @@ pub struct Planted {
     pub watch_ignored: bool,
 }
 
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a state at {}", self.applied)
+    }
+}
+
 impl State {
     /// An empty shard that owns every key. Of the limits it takes `output_bytes_max` alone: what an entry meets is in the log.
     pub fn new(group: GroupId, limits: &Limits, keyspaces: Arc<Keyspaces>, seed: u64) -> State {
@@ -117,6 +123,14 @@ impl State {
             #[cfg(any(test, feature = "planted"))]
             planted: Planted::default(),
         }
+    }
+
+    /// Becomes a newer state of the same group; what this node has counted stays. Returns the old one, which may be large.
+    pub fn replace(&mut self, newer: State) -> State {
+        let old = std::mem::replace(self, newer);
+        (self.commands, self.panics) = (old.commands, old.panics);
+        (self.expired, self.evicted) = (old.expired, old.evicted);
+        old
     }
 
     /// Index of the last entry that was applied.

@@ -13,15 +13,20 @@
 //! blocks, are never taken for this one's. A snapshot is written under another name, synced, renamed, and the directory
 //! synced: a file called `snap-GROUP-INDEX.snap` was whole once, and what is wrong with it now is damage.
 //!
+//! A snapshot that another node made arrives byte by byte ([`Arrival`]) and is called `inst-GROUP-INDEX.snap` from when it is whole
+//! until the log says that the group starts behind it ([`adopt`]): only such a one may reach further than the log.
+//!
 //! The order that keeps every acknowledged entry: finish the new snapshot, then tell the log ([`crate::log::Log::compact`]),
 //! then remove older snapshots.
 
+mod arrival;
 mod ballast;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use arrival::{Arrival, adopt, discard};
 pub use ballast::{hold_ballast, release_ballast};
 pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
@@ -58,6 +63,8 @@ pub struct SnapshotId {
 pub struct Picked {
     /// `None`: the group starts empty, all of it is in the log.
     pub snapshot: Option<SnapshotId>,
+    /// Whether it came from another node and the log may not say so yet.
+    pub installed: bool,
     /// Newer snapshots that are damaged; the log still holds what they covered. To be reported, then removed.
     pub damaged: Vec<LogError>,
 }
@@ -67,11 +74,21 @@ pub fn snapshot_name(group: GroupId, index: u64) -> String {
     format!("snap-{:08x}-{index:016x}.snap", group.0)
 }
 
+/// The name of a snapshot that has arrived whole and that the log may not speak of yet.
+fn installed_name(group: GroupId, index: u64) -> String {
+    snapshot_name(group, index).replacen("snap", "inst", 1)
+}
+
 /// Which snapshot a file name speaks of.
 pub fn parse_name(name: &str) -> Option<(GroupId, u64)> {
     let (group, index) = name.strip_prefix("snap-")?.strip_suffix(".snap")?.split_once('-')?;
     let id = (GroupId(u32::from_str_radix(group, 16).ok()?), u64::from_str_radix(index, 16).ok()?);
     (snapshot_name(id.0, id.1) == name).then_some(id)
+}
+
+/// The same for the name of one that has arrived.
+fn parse_installed(name: &str) -> Option<(GroupId, u64)> {
+    parse_name(&format!("snap{}", name.strip_prefix("inst")?))
 }
 
 /// Indexes of the group's snapshots, oldest first.
@@ -87,6 +104,13 @@ pub fn indexes<D: Disk>(disk: &D, group: GroupId) -> Result<Vec<u64>, LogError> 
     Ok(indexes)
 }
 
+/// Indexes of the group's snapshots that have arrived and not been adopted.
+fn arrived<D: Disk>(disk: &D, group: GroupId) -> Result<Vec<u64>, LogError> {
+    let names = disk.list()?;
+    let ids = names.iter().filter_map(|name| parse_installed(name));
+    Ok(ids.filter(|(have, _)| *have == group).map(|(_, index)| index).collect())
+}
+
 /// The group's newest snapshot as its name says, unread. `None`: it has none.
 pub fn latest<D: Disk>(disk: &D, group: GroupId) -> Result<Option<u64>, LogError> {
     Ok(indexes(disk, group)?.pop())
@@ -100,15 +124,20 @@ pub fn latest<D: Disk>(disk: &D, group: GroupId) -> Result<Option<u64>, LogError
 /// lies between, so there is none to offer.
 pub fn pick<D: Disk>(disk: &D, group: GroupId, mark: (u64, u64)) -> Result<Picked, LogError> {
     let mut picked = Picked::default();
-    for index in indexes(disk, group)?.into_iter().rev().take_while(|index| *index >= mark.0) {
-        match check(disk, &snapshot_name(group, index), &mut |_, _| {}) {
+    let mut candidates: Vec<(u64, bool)> = indexes(disk, group)?.into_iter().map(|index| (index, false)).collect();
+    candidates.extend(arrived(disk, group)?.into_iter().map(|index| (index, true)));
+    candidates.sort_unstable_by_key(|(index, installed)| (std::cmp::Reverse(*index), *installed));
+    for (index, installed) in candidates.into_iter().take_while(|(index, _)| *index >= mark.0) {
+        let name = if installed { installed_name(group, index) } else { snapshot_name(group, index) };
+        match check(disk, &name, &mut |_, _| {}) {
             Ok(id) if id.index == mark.0 && id.term != mark.1 => picked.damaged.push(LogError::Damaged {
-                file: snapshot_name(group, index),
+                file: name,
                 offset: 24,
                 what: format!("the snapshot is of term {}, the log says {}", id.term, mark.1),
             }),
             Ok(id) => {
                 picked.snapshot = Some(id);
+                picked.installed = installed;
                 return Ok(picked);
             }
             Err(error @ LogError::Damaged { .. }) => picked.damaged.push(error),
@@ -160,7 +189,8 @@ pub fn remove_older<D: Disk>(disk: &D, group: GroupId, keep: u64) -> Result<usiz
 pub fn sweep<D: Disk>(disk: &D) -> Result<usize, LogError> {
     let mut gone = 0;
     for name in disk.list()? {
-        if name.starts_with("snap-") && name.ends_with(".tmp") {
+        let unfinished = name.starts_with("snap-") && name.ends_with(".tmp");
+        if unfinished || arrival::is_part(&name) {
             match disk.remove(&name) {
                 Ok(()) => gone += 1,
                 Err(DiskError::NotFound) => {}

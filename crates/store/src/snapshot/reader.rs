@@ -1,8 +1,8 @@
 //! Reading a snapshot: piece by piece, nothing given out that was not checked.
 
 use super::{
-    CHUNK_BYTES_MAX, CHUNK_HEADER, FOOTER, FOOTER_MARK, HEADER, MAGIC, META_BYTES_MAX, SnapshotId, VERSION, chunk_crc,
-    footer_crc, parse_name, snapshot_name,
+    CHUNK_BYTES_MAX, CHUNK_HEADER, FOOTER, FOOTER_MARK, HEADER, MAGIC, META_BYTES_MAX, SnapshotId, VERSION, arrived,
+    chunk_crc, footer_crc, installed_name, parse_installed, parse_name, snapshot_name,
 };
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::log::LogError;
@@ -37,7 +37,12 @@ impl<D: Disk> SnapshotReader<D> {
     /// # Errors
     /// `Damaged`, also if there is none; `Disk`.
     pub fn open(disk: &D, group: GroupId, index: u64) -> Result<SnapshotReader<D>, LogError> {
-        SnapshotReader::open_name(disk, &snapshot_name(group, index))
+        match SnapshotReader::open_name(disk, &snapshot_name(group, index)) {
+            Err(LogError::Damaged { .. }) if arrived(disk, group)?.contains(&index) => {
+                SnapshotReader::open_name(disk, &installed_name(group, index))
+            }
+            other => other,
+        }
     }
 
     /// Opens by file name.
@@ -60,7 +65,8 @@ impl<D: Disk> SnapshotReader<D> {
             return Err(damaged(4, "snapshot of a format that this program does not know (written by a newer one?)"));
         }
         let id = SnapshotId { group: GroupId(get_u32(&head, 8)), index: get_u64(&head, 16), term: get_u64(&head, 24) };
-        if parse_name(name) != Some((id.group, id.index)) {
+        let named = parse_name(name).or_else(|| parse_installed(name)).or_else(|| super::arrival::parse_part(name));
+        if named != Some((id.group, id.index)) {
             return Err(damaged(8, "the snapshot is another one than its name says"));
         }
         let meta_length = get_u32(&head, 12) as usize;

@@ -1,0 +1,1263 @@
+//! Whole clusters on one thread: nodes, disks and a network in virtual time, faults of many kinds, and clients whose histories
+//! must be explained by one order.
+//!
+//! While faults strike, safety is asked after every step: one leader a term, every replica applies the same entries, and each
+//! life begins with what earlier ones had made durable. Then everything is mended, and the cluster must come to rest: all
+//! members alike to the byte, and writing goes on. Last, each list's history is checked (`history`).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::fmt;
+
+use base::{GroupId, Instant, NodeId, Rng};
+use consensus::{Change, Membership, Role};
+use shard::command;
+use shard::driver::{Append, Input};
+use shard::entry::MultiBuilder;
+use shard::open::OpenOptions;
+use shard::pending::Place;
+use shard::reply::{Protocol, Reply};
+use shard::state::Call;
+use store::log::LogOptions;
+
+use crate::disk::{Keep, VirtualDisk};
+use crate::history::{List, Outcome};
+use crate::model;
+use crate::node::{Actor, Answer, Node, Outbox, Step, Stream, Watch};
+use crate::oracle::{contents, is_refusal};
+use crate::world::{Bugs, guarded};
+
+const MILLI: u64 = 1_000_000;
+const ACTORS: [Actor; 4] = [Actor::Driver, Actor::Log, Actor::Upkeep, Actor::Snapshots];
+const BALLAST: u64 = 24 << 10;
+const DATA: GroupId = GroupId(1);
+const GROUPS: usize = 2;
+const LISTS: u64 = 5;
+/// A request that has found no answer so long is given up; its outcome stays unknown.
+const PATIENCE: u64 = 5_000 * MILLI;
+/// A snapshot of which nothing is heard so long is sent again.
+const STREAM_PATIENCE: u64 = 2_000 * MILLI;
+/// How long a mended cluster may take to come to rest.
+const REST: u64 = 60_000 * MILLI;
+
+/// How a seed is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Nodes that found the cluster.
+    pub nodes: u64,
+    /// Virtual milliseconds of faults.
+    pub millis: u64,
+    /// See [`Bugs`].
+    pub bugs: Bugs,
+    /// Tells the story on standard output.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { nodes: 3, millis: 15_000, bugs: Bugs::default(), trace: false }
+    }
+}
+
+macro_rules! report {
+    ($($(#[$doc:meta])* $name:ident $words:literal,)*) => {
+        /// What happened: a kind of event that never does is a harness that lies.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Report {
+            $($(#[$doc])* pub $name: u64,)*
+            /// A checksum over everything that clients were told.
+            pub digest: u64,
+        }
+
+        impl Report {
+            /// Adds another seed's.
+            pub fn add(&mut self, other: &Report) {
+                $(self.$name += other.$name;)*
+                self.digest = self.digest.rotate_left(9) ^ other.digest;
+            }
+
+            /// Each figure with its name.
+            pub fn figures(&self) -> Vec<(&'static str, u64)> {
+                vec![$(($words, self.$name),)*]
+            }
+        }
+    };
+}
+
+report! {
+    /// Events.
+    events "events",
+    /// Terms in which somebody led.
+    elections "elections",
+    /// Changes of membership that were decided.
+    changes "membership changes",
+    /// Power cuts of one node.
+    crashes "power cuts",
+    /// Processes killed.
+    kills "kills",
+    /// Power cuts of all nodes at once.
+    blackouts "power cuts of all nodes",
+    /// Processes stopped for a while.
+    pauses "pauses",
+    /// Nodes cut off both ways.
+    isolations "isolations",
+    /// Links cut one way.
+    one_way "one-way cuts",
+    /// The network in two halves.
+    halves "partitions",
+    /// Links cut and mended in random order.
+    swizzles "swizzles",
+    /// Disks slowed down.
+    slow "slow disks",
+    /// Syncs that failed.
+    bad_syncs "failed syncs",
+    /// Wall clocks set.
+    jumps "wall clocks set",
+    /// Leaders asked to hand over.
+    transfers "transfers asked for",
+    /// Messages lost.
+    lost "messages lost",
+    /// Messages that came twice.
+    doubled "messages doubled",
+    /// Snapshots that came to another node and were used.
+    installed "snapshots installed",
+    /// Appends acknowledged.
+    appends "appends acknowledged",
+    /// Requests refused.
+    refused "requests refused",
+    /// Requests of unknown outcome.
+    unknown "outcomes unknown",
+    /// Reads by lease.
+    lease_reads "reads by lease",
+    /// Reads behind other requests.
+    queued_reads "reads in the queue",
+    /// Reads by index, at any node.
+    index_reads "reads by index",
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<String> = self.figures().iter().map(|(name, count)| format!("{count} {name}")).collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// By which seed.
+    pub seed: u64,
+    /// With how many founders.
+    pub nodes: u64,
+    /// At which virtual millisecond.
+    pub at: u64,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, nodes, at, what } = self;
+        write!(
+            f,
+            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --seeds {seed}..{}",
+            seed + 1
+        )
+    }
+}
+
+/// Runs a seed: the same events and answers each time.
+///
+/// # Errors
+/// A promise that was broken.
+pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
+    let mut world = World::new(seed, options);
+    let done = guarded(|| world.live());
+    world.report.events = world.sequence;
+    world.report.elections = world.leaders.len() as u64;
+    match done {
+        Ok(()) => Ok(world.report),
+        Err(what) => Err(Box::new(Failure { seed, nodes: options.nodes, at: world.now / MILLI, what })),
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Packet {
+    Message(consensus::Envelope),
+    Stream(Box<Stream>),
+    /// What became of a snapshot that this node had sent.
+    Arrived(GroupId, bool),
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// Somebody on a node works; of that life only.
+    Act(NodeId, u64, Actor),
+    Idle(NodeId, u64),
+    /// The driver's deadline, unless there is another one by now.
+    Wake(NodeId, u64),
+    Packet {
+        from: NodeId,
+        to: NodeId,
+        packet: Packet,
+    },
+    /// Nothing was heard of a snapshot sent to that node.
+    StreamLost(NodeId, u64, GroupId, NodeId),
+    Client(usize),
+    GiveUp(u64),
+    /// The second half of a read by lease.
+    Look(u64),
+    Fault,
+    Start(NodeId),
+    Resume(NodeId),
+    Mend(Vec<(NodeId, NodeId)>),
+    Cut(Vec<(NodeId, NodeId)>),
+    Quick(NodeId),
+}
+
+struct Timed(u64, u64, Event);
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Timed) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+impl Eq for Timed {}
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Timed) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Timed {
+    fn cmp(&self, other: &Timed) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+struct Machine {
+    id: NodeId,
+    open: OpenOptions,
+    disk: VirtualDisk,
+    node: Option<Node>,
+    life: u64,
+    /// Its monotonic clock against the world's, and its wall clock against that.
+    clock_offset: u64,
+    clock_ppm: i64,
+    wall_offset: u64,
+    paused: bool,
+    stalled: VecDeque<Event>,
+    /// Disk work takes this many times as long.
+    slow: u64,
+    /// Who has an event under way.
+    scheduled: [bool; 4],
+    wake_at: u64,
+    /// Snapshots under way to others.
+    streams: BTreeSet<(GroupId, NodeId)>,
+}
+
+impl Machine {
+    fn local(&self, now: u64) -> Instant {
+        Instant((i128::from(now) * self.rate() / 1_000_000) as u64 + self.clock_offset)
+    }
+
+    fn global(&self, at: Instant) -> u64 {
+        let since = i128::from(at.0.saturating_sub(self.clock_offset));
+        (since * 1_000_000 / self.rate()) as u64
+    }
+
+    fn rate(&self) -> i128 {
+        1_000_000 + i128::from(self.clock_ppm)
+    }
+
+    fn runs(&self) -> bool {
+        self.node.is_some() && !self.paused
+    }
+}
+
+/// What a request is to its client.
+enum Kind {
+    /// Lists, each with the append's number there.
+    Append(Vec<(u64, usize)>),
+    Read(u64),
+}
+
+struct Request {
+    client: usize,
+    node: NodeId,
+    kind: Kind,
+    begun: u64,
+}
+
+struct Weather {
+    delay: (u64, u64),
+    lost: u64,
+    doubled: u64,
+    reorders: bool,
+}
+
+struct World {
+    rng: Rng,
+    now: u64,
+    sequence: u64,
+    events: BinaryHeap<Reverse<Timed>>,
+    options: Options,
+    weather: Weather,
+    machines: BTreeMap<NodeId, Machine>,
+    founders: Vec<NodeId>,
+    cut: BTreeSet<(NodeId, NodeId)>,
+    /// When the last message on a link arrives: links keep their order.
+    arrives: BTreeMap<(NodeId, NodeId), u64>,
+    quiet: bool,
+    ends: u64,
+
+    lists: Vec<List>,
+    homes: Vec<NodeId>,
+    requests: BTreeMap<u64, Request>,
+    next_request: u64,
+    next_value: u64,
+
+    leaders: BTreeMap<(GroupId, u64), NodeId>,
+    /// Every applied entry: its bytes' checksum.
+    applied: BTreeMap<(GroupId, u64), u32>,
+    /// As the newest leaders had them.
+    memberships: BTreeMap<GroupId, Membership>,
+    report: Report,
+}
+
+/// Takes what a turn came to.
+#[derive(Default)]
+struct Watching(Vec<Step>);
+
+impl Watch for Watching {
+    fn append(&mut self, _: &Append) -> Result<(), String> {
+        Ok(())
+    }
+    fn durable(&mut self) {}
+    fn step(&mut self, step: Step) -> Result<(), String> {
+        self.0.push(step);
+        Ok(())
+    }
+}
+
+impl World {
+    fn new(seed: u64, options: &Options) -> World {
+        let mut rng = Rng::new(seed ^ 0x00c1_0572);
+        let founders: Vec<NodeId> = (1..=options.nodes).map(NodeId).collect();
+        let low = 50_000 + rng.below(MILLI);
+        let weather = Weather {
+            delay: (low, low * (1 + rng.below(20))),
+            lost: [0, 0, 5, 50][rng.index(4)],
+            doubled: [0, 0, 20][rng.index(3)],
+            reorders: rng.chance(1, 4),
+        };
+        let clients = 3 + rng.index(6);
+        let mut world = World {
+            rng,
+            now: 0,
+            sequence: 0,
+            events: BinaryHeap::new(),
+            options: *options,
+            weather,
+            machines: BTreeMap::new(),
+            founders: founders.clone(),
+            cut: BTreeSet::new(),
+            arrives: BTreeMap::new(),
+            quiet: false,
+            ends: options.millis * MILLI,
+            lists: vec![List::default(); LISTS as usize],
+            homes: vec![NodeId(1); clients],
+            requests: BTreeMap::new(),
+            next_request: 1,
+            next_value: 1,
+            leaders: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            memberships: BTreeMap::new(),
+            report: Report::default(),
+        };
+        for id in founders {
+            world.add_machine(id);
+        }
+        world
+    }
+
+    fn add_machine(&mut self, id: NodeId) {
+        let rng = &mut self.rng;
+        let log = LogOptions {
+            segment_bytes: 8192 << rng.below(3),
+            log_id: rng.next_u64(),
+            planted: self.options.bugs.log,
+            ..LogOptions::default()
+        };
+        let mut open = OpenOptions::new(id, GROUPS - 1, log);
+        open.founders = self.founders.clone();
+        open.snapshot_log_bytes = 600 << rng.below(6);
+        open.snapshot_chunk_bytes = 1 << (4 + rng.below(9));
+        open.limits.entry_bytes_max = 200 << rng.below(6);
+        open.planted = self.options.bugs.node;
+        // Two clocks may differ in rate by 10 %, as the lease allows.
+        let drift = 45_000;
+        let machine = Machine {
+            id,
+            open,
+            disk: VirtualDisk::new(),
+            node: None,
+            life: 0,
+            clock_offset: 1_000_000_000 + rng.below(1 << 40),
+            clock_ppm: rng.below(2 * drift + 1) as i64 - drift as i64,
+            wall_offset: 1_700_000_000_000 + rng.below(10_000),
+            paused: false,
+            stalled: VecDeque::new(),
+            slow: 1,
+            scheduled: [false; 4],
+            wake_at: u64::MAX,
+            streams: BTreeSet::new(),
+        };
+        self.machines.insert(id, machine);
+        let at = self.now + self.rng.below(300 * MILLI);
+        self.at(at, Event::Start(id));
+    }
+
+    fn at(&mut self, at: u64, event: Event) {
+        self.sequence += 1;
+        self.events.push(Reverse(Timed(at.max(self.now), self.sequence, event)));
+    }
+
+    /// For people who look for what went wrong.
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{:>9.3} ms  {}", self.now as f64 / MILLI as f64, what());
+        }
+    }
+
+    fn draw(&mut self, (low, high): (u64, u64)) -> u64 {
+        low + self.rng.below(high - low + 1)
+    }
+
+    fn ids(&self) -> Vec<NodeId> {
+        self.machines.keys().copied().collect()
+    }
+
+    fn any(&mut self) -> NodeId {
+        let ids = self.ids();
+        ids[self.rng.index(ids.len())]
+    }
+
+    // ---- the course of things ----------------------------------------------------------------------------------------
+
+    fn live(&mut self) -> Result<(), String> {
+        for client in 0..self.homes.len() {
+            let at = self.rng.below(2_000 * MILLI);
+            self.at(at, Event::Client(client));
+        }
+        let first = self.rng.below(3_000 * MILLI);
+        self.at(first, Event::Fault);
+        while self.now < self.ends {
+            self.next()?;
+        }
+        self.mend();
+        let ends = self.now + REST;
+        let mut looked = self.now;
+        self.tell(|| "faults end".to_owned());
+        loop {
+            self.next()?;
+            if self.now > looked + 50 * MILLI {
+                looked = self.now;
+                match self.rests() {
+                    Ok(()) => break,
+                    Err(why) if self.now > ends => {
+                        for machine in self.machines.values() {
+                            for status in machine.node.iter().flat_map(|node| node.driver.status()) {
+                                self.tell(|| format!("{}: {status:?}", machine.id));
+                            }
+                        }
+                        return Err(format!("no rest after faults have ended: {why}"));
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        self.last_reads()?;
+        for (list, history) in self.lists.iter().enumerate() {
+            history.check().map_err(|why| format!("list {list}: {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<(), String> {
+        let Some(Reverse(Timed(at, _, event))) = self.events.pop() else {
+            return Err("nothing happens any more".into());
+        };
+        self.now = at;
+        self.happen(event)
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), String> {
+        let target = match &event {
+            Event::Act(id, life, _)
+            | Event::Idle(id, life)
+            | Event::Wake(id, life)
+            | Event::StreamLost(id, life, ..) => Some((*id, Some(*life))),
+            Event::Packet { to, .. } => Some((*to, None)),
+            _ => None,
+        };
+        if let Some((id, life)) = target {
+            let machine = self.machines.get_mut(&id).expect("events speak of machines that exist");
+            if machine.node.is_none() || life.is_some_and(|life| life != machine.life) {
+                return Ok(());
+            }
+            if machine.paused {
+                machine.stalled.push_back(event);
+                return Ok(());
+            }
+        }
+        match event {
+            Event::Act(id, _, actor) => self.act(id, actor),
+            Event::Wake(id, _) => {
+                if self.machines[&id].wake_at != self.now {
+                    return Ok(());
+                }
+                self.act(id, Actor::Driver)
+            }
+            Event::Idle(id, life) => {
+                let machine = self.machine(id);
+                if !machine.scheduled[1] {
+                    machine.node.as_mut().expect("checked").act(Actor::Log);
+                }
+                self.at(self.now + 200 * MILLI, Event::Idle(id, life));
+                self.after(id)
+            }
+            Event::Packet { from, to, packet } => self.receive(from, to, packet),
+            Event::StreamLost(id, _, group, to) => {
+                let machine = self.machine(id);
+                if machine.streams.remove(&(group, to)) {
+                    machine.node.as_mut().expect("checked").tell(Input::SnapshotSent { group, to, ok: false });
+                }
+                self.after(id)
+            }
+            Event::Client(client) => self.play(client),
+            Event::GiveUp(request) => {
+                if let Some(request) = self.requests.remove(&request) {
+                    if let Kind::Append(_) = request.kind {
+                        self.report.unknown += 1;
+                    }
+                    self.homes[request.client] = self.any();
+                    self.again(request.client);
+                }
+                Ok(())
+            }
+            Event::Look(request) => self.look(request),
+            Event::Fault => {
+                if !self.quiet {
+                    self.fault();
+                    let pause = self.draw((50 * MILLI, 1_500 * MILLI));
+                    self.at(self.now + pause, Event::Fault);
+                }
+                Ok(())
+            }
+            Event::Start(id) => self.start(id),
+            Event::Resume(id) => self.resume(id),
+            Event::Mend(links) => {
+                self.cut.retain(|link| !links.contains(link));
+                Ok(())
+            }
+            Event::Cut(links) => {
+                if !self.quiet {
+                    self.cut.extend(links);
+                }
+                Ok(())
+            }
+            Event::Quick(id) => {
+                self.machine(id).slow = 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn machine(&mut self, id: NodeId) -> &mut Machine {
+        self.machines.get_mut(&id).expect("machines never go")
+    }
+
+    fn start(&mut self, id: NodeId) -> Result<(), String> {
+        let seeds = self.rng.next_u64();
+        let not_synced = self.options.bugs.snapshot_dir_not_synced;
+        if self.machines[&id].node.as_ref().is_some_and(|node| node.stopped.is_some()) {
+            self.stop(id, true);
+        }
+        let machine = self.machine(id);
+        if machine.node.is_some() {
+            return Ok(());
+        }
+        let mut rng = Rng::new(seeds);
+        let node = Node::open(&machine.disk, &machine.open, BALLAST, not_synced, &mut || rng.next_u64())
+            .map_err(|error| format!("{id} does not start: {error}"))?;
+        if !node.found.damaged_snapshots.is_empty() {
+            return Err(format!("{id}: damage where nothing was spoiled: {:?}", node.found.damaged_snapshots));
+        }
+        machine.node = Some(node);
+        machine.life += 1;
+        machine.scheduled = [false; 4];
+        machine.wake_at = u64::MAX;
+        machine.streams.clear();
+        let life = machine.life;
+        self.tell(|| format!("{id} starts its life {life}"));
+        self.at(self.now + 200 * MILLI, Event::Idle(id, life));
+        self.after(id)
+    }
+
+    fn stop(&mut self, id: NodeId, kill: bool) {
+        let keep = [Keep::Nothing, Keep::All, Keep::Any, Keep::Any][self.rng.index(4)];
+        let mut rng = Rng::new(self.rng.next_u64());
+        let machine = self.machine(id);
+        if machine.node.take().is_none() {
+            return;
+        }
+        machine.disk.set_capacity(None);
+        machine.disk = if kill { machine.disk.kill() } else { machine.disk.crash(&mut rng, keep) };
+        machine.paused = false;
+        machine.stalled.clear();
+        // Its clients see the connection break.
+        let gone: Vec<u64> = self.requests.iter().filter(|(_, r)| r.node == id).map(|(id, _)| *id).collect();
+        for request in gone {
+            self.at(self.now, Event::GiveUp(request));
+        }
+    }
+
+    fn resume(&mut self, id: NodeId) -> Result<(), String> {
+        let machine = self.machine(id);
+        if !std::mem::take(&mut machine.paused) {
+            return Ok(());
+        }
+        machine.wake_at = u64::MAX;
+        let stalled = std::mem::take(&mut machine.stalled);
+        self.tell(|| format!("{id} goes on"));
+        for event in stalled {
+            self.at(self.now, event);
+        }
+        self.after(id)
+    }
+
+    // ---- a node's turn -----------------------------------------------------------------------------------------------
+
+    fn act(&mut self, id: NodeId, actor: Actor) -> Result<(), String> {
+        let now = self.now;
+        let mut watching = Watching::default();
+        let mut rng = Rng::new(self.rng.next_u64());
+        let machine = self.machine(id);
+        machine.scheduled[actor as usize] = false;
+        let (local, wall) = (machine.local(now), machine.wall_offset + now / MILLI);
+        let node = machine.node.as_mut().expect("checked");
+        match actor {
+            Actor::Driver => {
+                machine.wake_at = u64::MAX;
+                machine.scheduled[0] = false;
+                node.turn(local, wall, &mut || rng.chance(1, 2), &mut watching)
+                    .map_err(|why| format!("{id}: {why}"))?;
+            }
+            other => node.act(other),
+        }
+        for step in watching.0 {
+            self.judge(id, &step)?;
+            for answer in step.answers {
+                self.answered(answer)?;
+            }
+        }
+        self.after(id)
+    }
+
+    /// What every step is asked.
+    fn judge(&mut self, id: NodeId, step: &Step) -> Result<(), String> {
+        for applied in &step.applied {
+            let sum = crc(&applied.data);
+            let place = (applied.group, applied.index);
+            let first = *self.applied.entry(place).or_insert(sum);
+            if first != sum {
+                return Err(format!("{id} applies another entry than others did at {} of {}", place.1, place.0));
+            }
+        }
+        let node = self.machines[&id].node.as_ref().expect("it just acted");
+        for (group, status, _) in node.driver.status() {
+            if status.role == Role::Leader {
+                if self.options.trace && !self.leaders.contains_key(&(group, status.term)) {
+                    println!("{:>9.3} ms  {group}: {id} leads in term {}", self.now as f64 / MILLI as f64, status.term);
+                }
+                if self.memberships.get(&group) != Some(&status.membership) {
+                    self.report.changes += u64::from(self.memberships.insert(group, status.membership).is_some());
+                }
+                let leader = *self.leaders.entry((group, status.term)).or_insert(id);
+                if leader != id {
+                    return Err(format!("{leader} and {id} both lead {group} in term {}", status.term));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After anything that happened on a node: what it has to say goes out, and who has work gets a turn.
+    fn after(&mut self, id: NodeId) -> Result<(), String> {
+        let now = self.now;
+        let Some(node) = self.machine(id).node.as_mut() else {
+            return Ok(());
+        };
+        let Outbox { messages, streams, arrived, reads } = std::mem::take(&mut node.outbox);
+        for envelope in messages {
+            self.send(id, envelope.to(), Packet::Message(envelope));
+        }
+        for stream in streams {
+            let (group, to) = (stream.group, stream.to);
+            self.tell(|| format!("{id} sends {to} its snapshot of {group} at {}", stream.index));
+            let machine = self.machine(id);
+            machine.streams.insert((group, to));
+            let life = machine.life;
+            self.send(id, to, Packet::Stream(Box::new(stream)));
+            self.at(now + STREAM_PATIENCE, Event::StreamLost(id, life, group, to));
+        }
+        for (group, from, ok) in arrived {
+            self.report.installed += u64::from(ok);
+            self.tell(|| format!("{id} has got the snapshot of {group} from {from}: {ok}"));
+            self.send(id, from, Packet::Arrived(group, ok));
+        }
+        for (token, ok) in reads {
+            if ok {
+                self.look(token)?;
+            } else if let Some(request) = self.requests.remove(&token) {
+                self.homes[request.client] = self.any();
+                self.again(request.client);
+            }
+        }
+        let machine = self.machines.get(&id).expect("machines never go");
+        let Some(node) = machine.node.as_ref() else { return Ok(()) };
+        let (life, slow, local) = (machine.life, machine.slow, machine.local(now));
+        let ready = ACTORS.map(|actor| node.is_ready(actor, local));
+        let wake = node.driver.deadline(local).map_or(u64::MAX, |deadline| machine.global(deadline).max(now) + 1000);
+        for (at, actor) in ACTORS.into_iter().enumerate() {
+            if ready[at] && !self.machines[&id].scheduled[at] {
+                let span = match actor {
+                    Actor::Driver => (5_000, 50_000),
+                    Actor::Log => (100_000 * slow, 2_000_000 * slow),
+                    Actor::Upkeep | Actor::Snapshots => (20_000 * slow, 300_000 * slow),
+                };
+                let pause = self.draw(span);
+                self.machine(id).scheduled[at] = true;
+                self.at(now + pause, Event::Act(id, life, actor));
+            }
+        }
+        if !ready[0] && wake < self.machines[&id].wake_at {
+            self.machine(id).wake_at = wake;
+            self.at(wake, Event::Wake(id, life));
+        }
+        Ok(())
+    }
+
+    // ---- the network -------------------------------------------------------------------------------------------------
+
+    fn send(&mut self, from: NodeId, to: NodeId, packet: Packet) {
+        if !self.machines.contains_key(&to) || from == to {
+            return;
+        }
+        let lost = !self.quiet && self.rng.chance(self.weather.lost, 1000);
+        if self.cut.contains(&(from, to)) || lost {
+            self.report.lost += 1;
+            if self.rng.chance(1, 10)
+                && let Some(node) = self.machine(from).node.as_mut()
+            {
+                node.tell(Input::Unreachable(to));
+            }
+            return;
+        }
+        let delay = self.draw(self.weather.delay);
+        let mut at = self.now + delay;
+        if !self.weather.reorders {
+            let last = self.arrives.entry((from, to)).or_default();
+            at = at.max(*last);
+            *last = at;
+        }
+        if self.rng.chance(self.weather.doubled, 1000) && matches!(packet, Packet::Message(_)) {
+            self.report.doubled += 1;
+            let again = at + self.draw((0, 50 * MILLI));
+            self.at(again, Event::Packet { from, to, packet: packet.clone() });
+        }
+        self.at(at, Event::Packet { from, to, packet });
+    }
+
+    fn receive(&mut self, from: NodeId, to: NodeId, packet: Packet) -> Result<(), String> {
+        if self.cut.contains(&(from, to)) {
+            self.report.lost += 1;
+            return Ok(());
+        }
+        let machine = self.machine(to);
+        let node = machine.node.as_mut().expect("checked");
+        match packet {
+            Packet::Message(envelope) => node.tell(Input::Message(envelope.group(), envelope)),
+            Packet::Stream(stream) => node.arrive(*stream),
+            Packet::Arrived(group, ok) => {
+                if machine.streams.remove(&(group, from)) {
+                    node.tell(Input::SnapshotSent { group, to: from, ok });
+                }
+            }
+        }
+        self.after(to)
+    }
+
+    // ---- clients -----------------------------------------------------------------------------------------------------
+
+    fn again(&mut self, client: usize) {
+        let pause = self.draw((MILLI, 60 * MILLI));
+        self.at(self.now + pause, Event::Client(client));
+    }
+
+    fn play(&mut self, client: usize) -> Result<(), String> {
+        if self.quiet && self.requests.is_empty() && self.now > self.ends + 500 * MILLI {
+            return Ok(());
+        }
+        if self.rng.chance(1, 10) {
+            self.homes[client] = self.any();
+        }
+        let id = self.homes[client];
+        if !self.machines[&id].runs() {
+            self.homes[client] = self.any();
+            self.again(client);
+            return Ok(());
+        }
+        let list = self.rng.below(LISTS);
+        let request = self.next_request;
+        self.next_request += 1;
+        let what = self.rng.below(10);
+        let sent = match what {
+            0..5 => self.append(client, request, id, list),
+            5 => self.append_two(client, request, id, list),
+            6 | 7 => self.lease_read(client, request, id, list),
+            8 => self.queued_read(client, request, id, list),
+            _ => self.index_read(client, request, id, list),
+        };
+        if sent {
+            self.at(self.now + PATIENCE, Event::GiveUp(request));
+        } else {
+            self.report.refused += 1;
+            let leader = self.machines[&id].node.as_ref().and_then(|node| node.shards[DATA.0 as usize].leader());
+            self.homes[client] = leader.unwrap_or_else(|| self.any());
+            self.again(client);
+        }
+        self.after(id)
+    }
+
+    fn shard(&self, id: NodeId) -> &shard::live::Shard<u64> {
+        &self.machines[&id].node.as_ref().expect("it runs").shards[DATA.0 as usize]
+    }
+
+    /// Hands something to a node's queue.
+    fn submit(&mut self, id: NodeId, add: impl FnOnce(&mut shard::pending::Batch<u64>)) -> bool {
+        let shard = self.shard(id);
+        if shard.refusal(false).is_some() || shard.submit(add).is_err() {
+            return false;
+        }
+        self.machine(id).node.as_mut().expect("it runs").wake();
+        true
+    }
+
+    fn append(&mut self, client: usize, request: u64, id: NodeId, list: u64) -> bool {
+        let value = self.next_value;
+        self.next_value += 1;
+        let (key, text) = (key(list), value.to_string());
+        let words: [&[u8]; 3] = [b"RPUSH", key.as_bytes(), text.as_bytes()];
+        let add = |batch: &mut shard::pending::Batch<u64>| {
+            batch.command(Place::Logged, false, request, 0, Protocol::Resp2, &words);
+        };
+        if !self.submit(id, add) {
+            return false;
+        }
+        let number = self.lists[list as usize].begin(value, self.now);
+        let kind = Kind::Append(vec![(list, number)]);
+        self.requests.insert(request, Request { client, node: id, kind, begun: self.now });
+        true
+    }
+
+    fn append_two(&mut self, client: usize, request: u64, id: NodeId, list: u64) -> bool {
+        let lists = [list, (list + 1) % LISTS];
+        let mut multi = MultiBuilder::default();
+        let first = self.next_value;
+        self.next_value += 2;
+        for (at, list) in lists.iter().enumerate() {
+            let (key, text) = (key(*list), (first + at as u64).to_string());
+            multi.command(0, &[b"RPUSH", key.as_bytes(), text.as_bytes()]);
+        }
+        let add = |batch: &mut shard::pending::Batch<u64>| {
+            batch.multi(Place::Logged, false, request, Protocol::Resp2, &multi, &[]);
+        };
+        if !self.submit(id, add) {
+            return false;
+        }
+        let now = self.now;
+        let numbered = lists
+            .iter()
+            .enumerate()
+            .map(|(at, list)| (*list, self.lists[*list as usize].begin(first + at as u64, now)));
+        let kind = Kind::Append(numbered.collect());
+        self.requests.insert(request, Request { client, node: id, kind, begun: self.now });
+        true
+    }
+
+    /// The lease is looked at now, and the state read now or a little later: between the two the node may be stopped.
+    fn lease_read(&mut self, client: usize, request: u64, id: NodeId, list: u64) -> bool {
+        let local = self.machines[&id].local(self.now);
+        if !self.shard(id).may_read(|| local) {
+            return false;
+        }
+        self.report.lease_reads += 1;
+        self.requests.insert(request, Request { client, node: id, kind: Kind::Read(list), begun: self.now });
+        let pause = if self.rng.chance(1, 3) { self.rng.below(20 * MILLI) } else { 0 };
+        self.at(self.now + pause, Event::Look(request));
+        true
+    }
+
+    fn queued_read(&mut self, client: usize, request: u64, id: NodeId, list: u64) -> bool {
+        let local = self.machines[&id].local(self.now);
+        // Without a lease it rides in an entry.
+        let place = if self.shard(id).may_read(|| local) { Place::Local } else { Place::Logged };
+        let key = key(list);
+        let words: [&[u8]; 4] = [b"LRANGE", key.as_bytes(), b"0", b"-1"];
+        let add = |batch: &mut shard::pending::Batch<u64>| {
+            batch.command(place, false, request, 0, Protocol::Resp2, &words);
+        };
+        if !self.submit(id, add) {
+            return false;
+        }
+        self.report.queued_reads += 1;
+        self.requests.insert(request, Request { client, node: id, kind: Kind::Read(list), begun: self.now });
+        true
+    }
+
+    fn index_read(&mut self, client: usize, request: u64, id: NodeId, list: u64) -> bool {
+        self.requests.insert(request, Request { client, node: id, kind: Kind::Read(list), begun: self.now });
+        self.machine(id).node.as_mut().expect("it runs").tell(Input::Read(DATA, request));
+        self.report.index_reads += 1;
+        true
+    }
+
+    /// Reads a node's state for a request that may.
+    fn look(&mut self, request: u64) -> Result<(), String> {
+        let Some(Request { node: id, kind: Kind::Read(list), .. }) = self.requests.get(&request) else {
+            return Ok(());
+        };
+        let (id, list) = (*id, *list);
+        if self.machines[&id].node.is_none() {
+            return Ok(());
+        }
+        if self.machines[&id].paused {
+            self.machine(id).stalled.push_back(Event::Look(request));
+            return Ok(());
+        }
+        let bytes = self.read(id, list);
+        self.answered(Answer::Reply(request, bytes))
+    }
+
+    fn read(&self, id: NodeId, list: u64) -> Vec<u8> {
+        let shard = self.shard(id);
+        let state = shard.state();
+        let key = key(list);
+        let words: [&[u8]; 4] = [b"LRANGE", key.as_bytes(), b"0", b"-1"];
+        let spec = command::find(b"LRANGE").expect("it is there");
+        let mut reply = Reply::new(Protocol::Resp2);
+        let stamp = state.stamp();
+        state.read(&Call::new(spec, 0, &words, stamp), &mut Rng::new(0), &mut reply);
+        reply.bytes.to_vec()
+    }
+
+    fn answered(&mut self, answer: Answer) -> Result<(), String> {
+        let (request, bytes) = match answer {
+            Answer::Reply(request, bytes) => (request, Some(bytes)),
+            Answer::Lost(request) => (request, None),
+            Answer::Parked(..) | Answer::Served(..) => return Err("nobody waits here".into()),
+        };
+        // What was given up is nobody's.
+        let Some(Request { client, node, kind, begun }) = self.requests.remove(&request) else {
+            return Ok(());
+        };
+        let sum = bytes.as_deref().map_or(1, crc);
+        self.report.digest = self.report.digest.rotate_left(5) ^ u64::from(sum) ^ request;
+        let now = self.now;
+        match (kind, bytes) {
+            (Kind::Append(_), None) => self.report.unknown += 1,
+            (Kind::Read(_), None) => {}
+            (kind, Some(bytes)) if is_refusal(&bytes) => {
+                self.report.refused += 1;
+                if let Kind::Append(appends) = kind {
+                    for (list, append) in appends {
+                        self.lists[list as usize].end(append, Outcome::Refused);
+                    }
+                }
+                let leader = self.machines[&node].node.as_ref().and_then(|node| node.shards[DATA.0 as usize].leader());
+                self.homes[client] = leader.unwrap_or_else(|| self.any());
+            }
+            (Kind::Append(appends), Some(bytes)) => {
+                let answer = model::Answer::parse(&bytes)?;
+                let lengths = match &answer {
+                    model::Answer::Array(Some(items)) => items.iter().map(model::Answer::number).collect(),
+                    one => one.number().map(|length| vec![length]),
+                };
+                let lengths: Vec<u64> = lengths?;
+                if lengths.len() != appends.len() {
+                    return Err(format!("{} appends were answered {answer:?}", appends.len()));
+                }
+                for ((list, append), length) in appends.into_iter().zip(lengths) {
+                    self.lists[list as usize].end(append, Outcome::Done(now, length));
+                    self.report.appends += 1;
+                }
+            }
+            (Kind::Read(list), Some(bytes)) => {
+                let answer = model::Answer::parse(&bytes)?;
+                let values = answer.items()?.iter().map(model::Answer::number).collect::<Result<Vec<u64>, _>>()?;
+                self.lists[list as usize].read(values, begun, now);
+            }
+        }
+        self.again(client);
+        Ok(())
+    }
+
+    // ---- faults ------------------------------------------------------------------------------------------------------
+
+    /// The node that leads the group, as far as itself believes; the newest of several.
+    fn leader(&self, group: GroupId) -> Option<NodeId> {
+        let leads = self.machines.values().filter(|machine| machine.runs()).filter_map(|machine| {
+            let status = machine.node.as_ref()?.driver.status();
+            let own = status.into_iter().find(|(id, status, _)| *id == group && status.role == Role::Leader)?;
+            Some((own.1.term, machine.id))
+        });
+        leads.max().map(|(_, id)| id)
+    }
+
+    fn victim(&mut self) -> NodeId {
+        if self.rng.chance(1, 2) { self.leader(DATA).unwrap_or_else(|| self.any()) } else { self.any() }
+    }
+
+    fn links(&self, of: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+        let ids = self.ids();
+        let pairs = ids.iter().flat_map(|a| ids.iter().map(move |b| (*a, *b)));
+        pairs.filter(|(a, b)| of.contains(a) != of.contains(b)).collect()
+    }
+
+    fn cut_for(&mut self, links: Vec<(NodeId, NodeId)>, span: (u64, u64)) {
+        self.cut.extend(links.iter().copied());
+        let pause = self.draw(span);
+        self.at(self.now + pause, Event::Mend(links));
+    }
+
+    fn fault(&mut self) {
+        let id = self.victim();
+        let soon = self.draw((50 * MILLI, 3_000 * MILLI));
+        let kind = self.rng.below(20);
+        self.tell(|| format!("fault {kind} at {id}"));
+        match kind {
+            0 | 1 => {
+                self.report.crashes += u64::from(self.machines[&id].node.is_some());
+                self.stop(id, false);
+                self.at(self.now + soon, Event::Start(id));
+            }
+            2 => {
+                self.report.kills += u64::from(self.machines[&id].node.is_some());
+                self.stop(id, true);
+                self.at(self.now + soon / 8, Event::Start(id));
+            }
+            3 | 4 => {
+                if self.machines[&id].runs() {
+                    self.report.pauses += 1;
+                    self.machine(id).paused = true;
+                    self.at(self.now + soon, Event::Resume(id));
+                }
+            }
+            5 | 6 => {
+                self.report.isolations += 1;
+                let links = self.links(&[id]);
+                self.cut_for(links, (100 * MILLI, 4_000 * MILLI));
+            }
+            7 | 8 => {
+                self.report.one_way += 1;
+                let other = self.any();
+                let whole = self.rng.chance(1, 2);
+                let away = self.rng.chance(1, 2);
+                let mut links = if whole { self.links(&[id]) } else { vec![(id, other), (other, id)] };
+                links.retain(|(from, _)| (*from == id) == away);
+                self.cut_for(links, (100 * MILLI, 4_000 * MILLI));
+            }
+            9 => {
+                self.report.halves += 1;
+                let mut half = self.ids();
+                half.retain(|_| self.rng.chance(1, 2));
+                let links = self.links(&half);
+                self.cut_for(links, (100 * MILLI, 4_000 * MILLI));
+            }
+            10 => self.swizzle(),
+            11 | 12 | 13 => self.change_members(),
+            14 => {
+                let group = GroupId(self.rng.below(GROUPS as u64) as u32);
+                let to = self.any();
+                if let Some(leader) = self.leader(group) {
+                    self.report.transfers += 1;
+                    self.machine(leader).node.as_mut().expect("it runs").tell(Input::TransferLead(group, to));
+                    self.at(self.now, Event::Act(leader, self.machines[&leader].life, Actor::Driver));
+                }
+            }
+            15 => {
+                self.report.slow += 1;
+                self.machine(id).slow = 5 + self.rng.below(60);
+                self.at(self.now + soon, Event::Quick(id));
+            }
+            16 => {
+                self.report.jumps += 1;
+                self.machine(id).wall_offset = 1_600_000_000_000 + self.rng.below(200_000_000_000);
+            }
+            17 => {
+                if self.machines[&id].runs() {
+                    self.report.bad_syncs += 1;
+                    let after = self.rng.below(4);
+                    self.machine(id).disk.fail_sync(after);
+                    // Its log has stopped: somebody restarts it.
+                    self.at(self.now + soon, Event::Start(id));
+                }
+            }
+            18 => {
+                if let Some(node) = self.machine(id).node.as_mut() {
+                    node.want_snapshot(DATA);
+                }
+            }
+            _ => {
+                if self.rng.chance(1, 3) {
+                    self.report.blackouts += 1;
+                    for id in self.ids() {
+                        self.stop(id, false);
+                        let at = self.now + self.rng.below(1_000 * MILLI);
+                        self.at(at, Event::Start(id));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Links are cut in one order and mended in another (FoundationDB's swizzle-clogging).
+    fn swizzle(&mut self) {
+        self.report.swizzles += 1;
+        for id in self.ids() {
+            if self.rng.chance(1, 2) {
+                let links = self.links(&[id]);
+                let cut = self.now + self.rng.below(500 * MILLI);
+                let mend = cut + self.draw((100 * MILLI, 2_000 * MILLI));
+                self.at(cut, Event::Cut(links.clone()));
+                self.at(mend, Event::Mend(links));
+            }
+        }
+    }
+
+    fn change_members(&mut self) {
+        let group = GroupId(self.rng.below(GROUPS as u64) as u32);
+        let Some(leader) = self.leader(group) else { return };
+        let status = self.machines[&leader].node.as_ref().expect("it runs").driver.status();
+        let Some((_, status, _)) = status.into_iter().find(|(id, ..)| *id == group) else { return };
+        let members = status.membership.members();
+        let voters = status.membership.voters;
+        let outside: Vec<NodeId> = self.ids().into_iter().filter(|id| !members.contains(id)).collect();
+        let newcomer = match outside.is_empty() || self.rng.chance(1, 3) {
+            true if self.machines.len() < 8 => {
+                let id = NodeId(self.machines.len() as u64 + 1);
+                self.add_machine(id);
+                Some(id)
+            }
+            _ if outside.is_empty() => None,
+            _ => Some(outside[self.rng.index(outside.len())]),
+        };
+        let leaver = voters[self.rng.index(voters.len())];
+        let may_shrink = voters.len() > 2;
+        let changes = match (self.rng.below(5), newcomer) {
+            (0, Some(id)) => vec![Change::AddLearner(id)],
+            (1, Some(id)) => vec![Change::AddVoter(id)],
+            (2, Some(id)) => vec![Change::AddVoter(id), Change::Remove(leaver)],
+            (3, Some(id)) if may_shrink => vec![Change::AddLearner(id), Change::Remove(leaver)],
+            _ if may_shrink => vec![Change::Remove(leaver)],
+            _ => return,
+        };
+        self.tell(|| format!("{group}: {leader} is asked for {changes:?} of {voters:?}"));
+        self.machine(leader).node.as_mut().expect("it runs").tell(Input::ChangeMembers(group, changes));
+        self.at(self.now, Event::Act(leader, self.machines[&leader].life, Actor::Driver));
+    }
+
+    // ---- the end -----------------------------------------------------------------------------------------------------
+
+    /// No more faults, and everything that can be mended is.
+    fn mend(&mut self) {
+        self.quiet = true;
+        self.ends = self.now;
+        self.cut.clear();
+        for id in self.ids() {
+            let machine = self.machine(id);
+            machine.slow = 1;
+            // A sync that was to fail may still.
+            if machine.paused {
+                self.at(self.now, Event::Resume(id));
+            } else if machine.node.as_ref().is_some_and(|node| node.stopped.is_some()) {
+                self.stop(id, true);
+            }
+            self.at(self.now + MILLI, Event::Start(id));
+        }
+    }
+
+    /// Whether all has come to rest: nobody waits, and all members of each group are alike.
+    fn rests(&mut self) -> Result<(), String> {
+        for id in self.ids() {
+            if self.machines[&id].node.as_ref().is_some_and(|node| node.stopped.is_some()) {
+                self.stop(id, true);
+                self.at(self.now + MILLI, Event::Start(id));
+                return Err(format!("the log of {id} has stopped"));
+            }
+        }
+        if !self.requests.is_empty() || self.now < self.ends + 1_000 * MILLI {
+            return Err(format!("{} requests are not answered", self.requests.len()));
+        }
+        for group in (0..GROUPS as u32).map(GroupId) {
+            let leader = self.leader(group).ok_or_else(|| format!("nobody leads {group}"))?;
+            let status = self.machines[&leader].node.as_ref().expect("it runs").driver.status();
+            let (_, status, applied) = status.into_iter().find(|(id, ..)| *id == group).expect("it leads it");
+            if status.membership.is_joint() {
+                return Err(format!("{group} is between two memberships"));
+            }
+            let mut first: Option<Vec<Vec<u8>>> = None;
+            for member in status.membership.members() {
+                let node = self.machines[&member].node.as_ref().ok_or_else(|| format!("{member} is down"))?;
+                let own = node.driver.status().into_iter().find(|(id, ..)| *id == group).expect("all have all groups");
+                if own.2 != applied || own.1.committed != status.committed {
+                    return Err(format!("{member} has applied {:?} of {group}, the leader {applied:?}", own.2));
+                }
+                let mut state = node.shards[group.0 as usize].state_mut();
+                let all = contents(&mut state)?;
+                if *first.get_or_insert_with(|| all.clone()) != all {
+                    return Err(format!("{member} holds another state of {group} than {leader} at {applied:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn last_reads(&mut self) -> Result<(), String> {
+        let leader = self.leader(DATA).ok_or("nobody leads")?;
+        let membership = self.machines[&leader].node.as_ref().expect("it runs").driver.status()[DATA.0 as usize]
+            .1
+            .membership
+            .clone();
+        for list in 0..LISTS {
+            for member in membership.members() {
+                let answer = model::Answer::parse(&self.read(member, list))?;
+                let values = answer.items()?.iter().map(model::Answer::number).collect::<Result<Vec<u64>, _>>()?;
+                self.lists[list as usize].read(values, self.now, self.now + 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn key(list: u64) -> String {
+    format!("list{list}")
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    // FNV-1a, folded: enough to tell entries apart.
+    let sum =
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+    (sum ^ (sum >> 32)) as u32
+}

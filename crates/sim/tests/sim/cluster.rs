@@ -1,0 +1,89 @@
+//! Whole clusters under faults: nothing acknowledged is lost, nothing read is stale, replicas stay alike, and bugs put in are
+//! found.
+//!
+//! `SIM_CLUSTER_SEEDS` is how many seeds run with three founders, and a fifth as many with five.
+
+use sim::cluster::{Failure, Options, Report, run};
+use sim::world::Bugs;
+
+fn seeds() -> u64 {
+    std::env::var("SIM_CLUSTER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
+}
+
+fn clusters(nodes: u64, seeds: std::ops::Range<u64>) -> Report {
+    let count = seeds.end - seeds.start;
+    let mut total = Report::default();
+    for seed in seeds {
+        match run(seed, &Options { nodes, ..Options::default() }) {
+            Ok(report) => total.add(&report),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    println!("{count} clusters of {nodes}: {total}");
+    total
+}
+
+#[test]
+fn clusters_lose_nothing_and_answer_nothing_stale() {
+    let mut total = clusters(3, 0..seeds());
+    total.add(&clusters(5, 1_000_000..1_000_000 + seeds().div_ceil(5)));
+    for (what, count) in total.figures() {
+        assert!(count > 0, "no {what} in any of the seeds: the harness does not do what it says");
+    }
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story() {
+    let story = |seed| {
+        let report =
+            run(seed, &Options { millis: 6_000, ..Options::default() }).unwrap_or_else(|failure| panic!("{failure}"));
+        format!("{report} {}", report.digest)
+    };
+    assert_eq!(story(3), story(3));
+    assert_ne!(story(3), story(4));
+}
+
+/// Runs the seeds that must pass without the bug until one fails with it.
+fn caught(what: &str, bugs: Bugs) -> Failure {
+    let options = Options { bugs, ..Options::default() };
+    for seed in 0..seeds().max(60) {
+        if let Err(failure) = run(seed, &options) {
+            println!("{what}: caught after {} clusters, at {} ms: {}", seed + 1, failure.at, failure.what);
+            return *failure;
+        }
+    }
+    panic!("{what}: not caught by {} clusters", seeds().max(60));
+}
+
+/// One bug each: its name, where it is put in.
+macro_rules! planted {
+    ($($name:ident: $($place:ident).+;)*) => {
+        $(#[test]
+        fn $name() {
+            let mut bugs = Bugs::default();
+            bugs.$($place).+ = true;
+            caught(stringify!($name), bugs);
+        })*
+    };
+}
+
+planted! {
+    a_vote_that_is_not_kept_is_found: node.consensus.hard_state_not_persisted;
+    an_acknowledgement_before_the_disk_is_found: node.consensus.acks_before_durable;
+    an_answer_before_the_sync_is_found: log.ack_before_fsync;
+    a_failed_sync_that_is_tried_again_is_found: log.failed_sync_retried;
+    a_lease_counted_from_the_answer_is_found: node.consensus.lease_from_answer;
+    a_lease_kept_by_who_gives_the_lead_away_is_found: node.consensus.lease_survives_transfer;
+    a_lease_that_does_not_end_is_found: node.driver.endless_lease;
+    a_restarted_node_that_votes_at_once_is_found: node.consensus.votes_at_once;
+    a_lease_before_an_entry_of_the_own_term_is_found: node.consensus.lease_before_own_term;
+    a_commit_that_followers_see_before_the_leader_is_found: node.consensus.commit_told_early;
+    names_of_reads_used_again_are_found: node.consensus.read_names_reused;
+    a_read_before_its_index_is_applied_is_found: node.driver.read_before_applied;
+    a_change_of_membership_that_is_forgotten_is_found: node.membership_forgotten;
+    a_change_of_membership_that_may_be_lost_is_found: node.consensus.membership_rides_along;
+    answers_of_somebody_elses_entry_are_found: node.driver.flight_term_ignored;
+    a_snapshot_that_the_log_does_not_hear_of_is_found: node.driver.install_without_mark;
+    a_snapshot_whose_index_is_off_by_one_is_found: node.state.snapshot_index_off_by_one;
+    records_applied_twice_after_a_restart_are_found: node.state.applied_twice;
+}
