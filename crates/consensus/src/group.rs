@@ -724,11 +724,17 @@ impl Group {
         // A majority of followers may be faster than this disk. What they have decided is not applied here before it is
         // durable here; if they applied it earlier, a read there would show what a later read by lease here does not.
         let persisted = self.raft.raft.raft_log.persisted;
-        let tells_commit = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat) && self.is_leader();
+        let leads = self.is_leader();
         #[cfg(any(test, feature = "planted"))]
-        let tells_commit = tells_commit && !self.planted.commit_told_early;
-        if tells_commit && message.commit > persisted {
-            message.commit = persisted;
+        let leads = leads && !self.planted.commit_told_early;
+        let told = match kind {
+            MessageType::MsgAppend | MessageType::MsgHeartbeat if leads => Some(&mut message.commit),
+            // Whatever was acknowledged is applied here. The crate takes the answer to a read for a commit as well.
+            MessageType::MsgReadIndexResp if leads => Some(&mut message.index),
+            _ => None,
+        };
+        if let Some(commit) = told.filter(|commit| **commit > persisted) {
+            *commit = persisted;
             self.withheld = true;
         }
         if kind == MessageType::MsgHeartbeat {

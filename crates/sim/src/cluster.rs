@@ -107,6 +107,10 @@ report! {
     halves "partitions",
     /// Links cut and mended in random order.
     swizzles "swizzles",
+    /// Links on which messages take long.
+    slow_links "slow links",
+    /// Nodes restarted while another one stands for election and the leader's lease runs.
+    tempted "restarts under a lease",
     /// Disks slowed down.
     slow "slow disks",
     /// Syncs that failed.
@@ -213,6 +217,9 @@ enum Event {
     Mend(Vec<(NodeId, NodeId)>),
     Cut(Vec<(NodeId, NodeId)>),
     Quick(NodeId),
+    QuickLinks(Vec<(NodeId, NodeId)>),
+    /// A process killed and started again at once.
+    Bounce(NodeId),
 }
 
 struct Timed(u64, u64, Event);
@@ -305,6 +312,8 @@ struct World {
     machines: BTreeMap<NodeId, Machine>,
     founders: Vec<NodeId>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// What messages on these links take longer.
+    slow_links: BTreeMap<(NodeId, NodeId), u64>,
     /// When the last message on a link arrives: links keep their order.
     arrives: BTreeMap<(NodeId, NodeId), u64>,
     quiet: bool,
@@ -361,6 +370,7 @@ impl World {
             machines: BTreeMap::new(),
             founders: founders.clone(),
             cut: BTreeSet::new(),
+            slow_links: BTreeMap::new(),
             arrives: BTreeMap::new(),
             quiet: false,
             ends: options.millis * MILLI,
@@ -429,6 +439,18 @@ impl World {
         }
     }
 
+    fn tell_all(&self) {
+        for machine in self.machines.values() {
+            for (group, status, _) in machine.node.iter().flat_map(|node| node.driver.status()) {
+                let consensus::Status { role, term, start, last, committed, applied, membership, .. } = status;
+                self.tell(|| {
+                    let id = machine.id;
+                    format!("{id} {group}: {role:?} {term}, {start:?}..{last}, {committed} {applied}, {membership:?}")
+                });
+            }
+        }
+    }
+
     fn draw(&mut self, (low, high): (u64, u64)) -> u64 {
         low + self.rng.below(high - low + 1)
     }
@@ -465,17 +487,14 @@ impl World {
                 match self.rests() {
                     Ok(()) => break,
                     Err(why) if self.now > ends => {
-                        for machine in self.machines.values() {
-                            for status in machine.node.iter().flat_map(|node| node.driver.status()) {
-                                self.tell(|| format!("{}: {status:?}", machine.id));
-                            }
-                        }
+                        self.tell_all();
                         return Err(format!("no rest after faults have ended: {why}"));
                     }
                     Err(_) => {}
                 }
             }
         }
+        self.tell_all();
         self.last_reads()?;
         for (list, history) in self.lists.iter().enumerate() {
             history.check().map_err(|why| format!("list {list}: {why}"))?;
@@ -563,6 +582,18 @@ impl World {
             Event::Cut(links) => {
                 if !self.quiet {
                     self.cut.extend(links);
+                }
+                Ok(())
+            }
+            Event::QuickLinks(links) => {
+                self.slow_links.retain(|link, _| !links.contains(link));
+                Ok(())
+            }
+            Event::Bounce(id) => {
+                if !self.quiet {
+                    self.stop(id, true);
+                    let soon = self.now + self.rng.below(20 * MILLI);
+                    self.at(soon, Event::Start(id));
                 }
                 Ok(())
             }
@@ -765,7 +796,7 @@ impl World {
             return;
         }
         let delay = self.draw(self.weather.delay);
-        let mut at = self.now + delay;
+        let mut at = self.now + delay + self.slow_links.get(&(from, to)).copied().unwrap_or(0);
         if !self.weather.reorders {
             let last = self.arrives.entry((from, to)).or_default();
             at = at.max(*last);
@@ -1006,6 +1037,7 @@ impl World {
             (Kind::Read(list), Some(bytes)) => {
                 let answer = model::Answer::parse(&bytes)?;
                 let values = answer.items()?.iter().map(model::Answer::number).collect::<Result<Vec<u64>, _>>()?;
+                self.tell(|| format!("{node} read {} values of list {list}, asked at {begun}", values.len()));
                 self.lists[list as usize].read(values, begun, now);
             }
         }
@@ -1044,7 +1076,7 @@ impl World {
     fn fault(&mut self) {
         let id = self.victim();
         let soon = self.draw((50 * MILLI, 3_000 * MILLI));
-        let kind = self.rng.below(20);
+        let kind = self.rng.below(22);
         self.tell(|| format!("fault {kind} at {id}"));
         match kind {
             0 | 1 => {
@@ -1115,6 +1147,17 @@ impl World {
                 }
             }
             18 => {
+                self.report.slow_links += 1;
+                let mut links = self.links(&[id]);
+                links.retain(|_| self.rng.chance(1, 2));
+                for link in &links {
+                    let longer = self.rng.below(2_500 * MILLI);
+                    self.slow_links.insert(*link, longer);
+                }
+                self.at(self.now + soon, Event::QuickLinks(links));
+            }
+            19 => self.tempt(),
+            20 => {
                 if let Some(node) = self.machine(id).node.as_mut() {
                     node.want_snapshot(DATA);
                 }
@@ -1128,6 +1171,25 @@ impl World {
                         self.at(at, Event::Start(id));
                     }
                 }
+            }
+        }
+    }
+
+    /// One follower cannot hear the leader and stands for election again and again; the other one, on whose word the lease
+    /// runs, is restarted meanwhile.
+    fn tempt(&mut self) {
+        let Some(leader) = self.leader(DATA) else { return };
+        let others: Vec<NodeId> = self.ids().into_iter().filter(|id| *id != leader).collect();
+        if others.len() < 2 {
+            return;
+        }
+        self.report.tempted += 1;
+        let deaf = others[self.rng.index(others.len())];
+        self.cut_for(vec![(leader, deaf), (deaf, leader)], (2_000 * MILLI, 5_000 * MILLI));
+        for other in others.into_iter().filter(|id| *id != deaf) {
+            for _ in 0..3 {
+                let at = self.now + self.draw((900 * MILLI, 4_000 * MILLI));
+                self.at(at, Event::Bounce(other));
             }
         }
     }
@@ -1185,6 +1247,7 @@ impl World {
         self.quiet = true;
         self.ends = self.now;
         self.cut.clear();
+        self.slow_links.clear();
         for id in self.ids() {
             let machine = self.machine(id);
             machine.slow = 1;
@@ -1214,6 +1277,9 @@ impl World {
             let leader = self.leader(group).ok_or_else(|| format!("nobody leads {group}"))?;
             let status = self.machines[&leader].node.as_ref().expect("it runs").driver.status();
             let (_, status, applied) = status.into_iter().find(|(id, ..)| *id == group).expect("it leads it");
+            if status.committed < status.last {
+                return Err(format!("{leader} has not committed all that it has of {group}"));
+            }
             if status.membership.is_joint() {
                 return Err(format!("{group} is between two memberships"));
             }

@@ -327,8 +327,8 @@ pub struct DriverConfig {
 #[cfg(any(test, feature = "planted"))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Planted {
-    /// An entry answers the batch that was proposed at its index, whoever's entry it is.
-    pub flight_term_ignored: bool,
+    /// An entry answers the batch that was proposed at its index, whoever's entry it is and whoever leads meanwhile.
+    pub answers_by_index: bool,
     /// The log does not hear of a snapshot that was installed.
     pub install_without_mark: bool,
     /// A read by index does not wait until the index is applied.
@@ -901,7 +901,7 @@ impl<C: Clone> Lane<C> {
                 let flight =
                     self.flights.pop_front_if(|flight| flight.kind == Kind::Own && flight.index == entry.index);
                 #[cfg(any(test, feature = "planted"))]
-                let trusting = self.planted.flight_term_ignored;
+                let trusting = self.planted.answers_by_index;
                 #[cfg(not(any(test, feature = "planted")))]
                 let trusting = false;
                 let flight = match flight {

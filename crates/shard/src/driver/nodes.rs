@@ -62,9 +62,10 @@ impl<C: Clone + PartialEq> Driver<C> {
             self.lanes[at].arrived = Some((index, state));
             self.tell(at, now, wall, Told::Message(announcement), sink, out);
         }
-        // Still there: consensus had no use for it.
         let lane = &mut self.lanes[at];
-        if lane.arrived.take().is_some() || lane.installing.as_ref().is_none_or(|at| at.position.index != index) {
+        lane.arrived = None;
+        // One that comes twice has the same file: the log may be about to speak of it.
+        if lane.installing.as_ref().is_none_or(|installing| installing.position.index != index) {
             out.push(Output::SnapshotUnwanted(group, index));
         }
     }
@@ -151,7 +152,11 @@ impl<C: Clone> Lane<C> {
             // A lone voter knows that nobody led meanwhile; and somebody has to begin.
             self.shard.clock.begin(now, stamp, (alone || stamp == 0).then_some(wall));
         }
-        if !leads && self.leads {
+        #[cfg(any(test, feature = "planted"))]
+        let keeps = self.planted.answers_by_index;
+        #[cfg(not(any(test, feature = "planted")))]
+        let keeps = false;
+        if !leads && self.leads && !keeps {
             self.lose(sink);
         }
         self.leads = leads;

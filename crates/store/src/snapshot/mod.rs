@@ -179,6 +179,10 @@ pub fn remove_older<D: Disk>(disk: &D, group: GroupId, keep: u64) -> Result<usiz
         disk.remove(&snapshot_name(group, index))?;
         gone += 1;
     }
+    for index in arrived(disk, group)?.into_iter().filter(|index| *index <= keep) {
+        disk.remove(&installed_name(group, index))?;
+        gone += 1;
+    }
     if gone > 0 {
         disk.sync_dir()?;
     }
