@@ -649,8 +649,6 @@ impl<C: Clone + PartialEq> Driver<C> {
                 first.as_ref().is_some_and(|first| self.last_client.as_ref() == Some(first) && batch.only_of(first));
             self.next.lone_client &= same;
             self.last_client = first;
-            lane.bytes_since_snapshot += data.len() as u64;
-            self.log_bytes += data.len() as u64;
             lane.flights.push_back(Flight { index: 0, term: 0, kind: Kind::Own, batch });
             self.tell(at, now, wall, Told::Propose { token: BATCH, data }, sink, out);
         }
@@ -707,7 +705,11 @@ impl<C: Clone + PartialEq> Driver<C> {
                     }
                     let index = lane.applied.index;
                     lane.group.step(now, Told::Applied { index }, &mut more);
-                    lane.bytes_held += entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+                    let bytes = entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+                    // A follower's log grows as its leader's does.
+                    lane.bytes_since_snapshot += bytes as u64;
+                    self.log_bytes += bytes as u64;
+                    lane.bytes_held += bytes;
                     if lane.bytes_held >= HELD_BYTES_MAX {
                         lane.bytes_held = 0;
                         lane.group.step(now, Told::Compact { index }, &mut more);

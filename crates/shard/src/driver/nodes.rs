@@ -130,7 +130,7 @@ impl<C: Clone> Lane<C> {
         drop(own);
         self.shard.bell.ring(changed);
         (self.applied, self.installed, self.membership) = (position, position.index, membership);
-        (self.bytes_since_snapshot, self.bytes_held) = (0, 0);
+        (self.bytes_since_snapshot, self.bytes_held, self.covered) = (0, 0, position.index);
         while let Some((_, token)) = self.reads.pop_front_if(|(index, _)| *index <= position.index) {
             out.push(Output::ReadReady(token));
         }
