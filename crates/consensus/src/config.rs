@@ -98,16 +98,12 @@ pub struct Planted {
     pub lease_from_answer: bool,
     /// A lease goes on after the lead was given away.
     pub lease_survives_transfer: bool,
-    /// A restarted node votes at once, though a lease may run on its word.
-    pub votes_at_once: bool,
     /// A leader reads by lease before it has applied an entry of its own term.
     pub lease_before_own_term: bool,
     /// Rounds of reads all have the same name.
     pub read_names_reused: bool,
     /// Followers are told at once what they have decided without the leader's own disk.
     pub commit_told_early: bool,
-    /// A decided change of membership need not reach the disk.
-    pub membership_rides_along: bool,
 }
 
 /// Why a group cannot start from this. Each but the first four means that the disk lost or invented something: starting

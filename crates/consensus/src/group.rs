@@ -345,10 +345,7 @@ impl Group {
         self.started = true;
         self.election_at = self.draw_election(now);
         // Before it stopped, this node may have answered a heartbeat on which a lease still runs.
-        let careful = self.hard_state.term > 0 && !self.is_lone_voter();
-        #[cfg(any(test, feature = "planted"))]
-        let careful = careful && !self.planted.votes_at_once;
-        if careful {
+        if self.hard_state.term > 0 && !self.is_lone_voter() {
             self.loyal_until = now + self.timing.election;
         }
         self.drain(now, out);
@@ -696,9 +693,6 @@ impl Group {
             token,
             entries: entries.iter().map(Entry::from_raft).collect(),
             hard_state: changed.then_some(hard_state),
-            #[cfg(any(test, feature = "planted"))]
-            needed: (needed && !self.planted.membership_rides_along) || ballot || !entries.is_empty(),
-            #[cfg(not(any(test, feature = "planted")))]
             needed: needed || ballot || !entries.is_empty(),
         });
     }

@@ -64,8 +64,9 @@ impl World {
         };
         let mut driver = Driver::new(config);
         let state = State::new(GroupId(1), &Limits::DEFAULT, Arc::new(Keyspaces::default()), 1);
-        let recovered = Recovery::new(GroupId(1), state, Position::default()).finish().expect("nothing was stored yet");
         let membership = Membership::new([NodeId(1)], []);
+        let recovery = Recovery::new(GroupId(1), state, Position::default(), membership.clone(), false);
+        let recovered = recovery.finish().expect("nothing was stored yet");
         let shard = driver
             .add(GroupConfig::new(GroupId(1), NodeId(1), membership, 7), recovered)
             .expect("an empty group can start");

@@ -1,0 +1,223 @@
+//! What befalls a cluster.
+
+use super::*;
+
+impl World {
+    /// The node that leads the group, as far as itself believes; the newest of several.
+    pub(super) fn leader(&self, group: GroupId) -> Option<NodeId> {
+        let leads = self.machines.values().filter(|machine| machine.runs()).filter_map(|machine| {
+            let status = machine.node.as_ref()?.driver.status();
+            let own = status.into_iter().find(|(id, status, _)| *id == group && status.role == Role::Leader)?;
+            Some((own.1.term, machine.id))
+        });
+        leads.max().map(|(_, id)| id)
+    }
+
+    fn victim(&mut self) -> NodeId {
+        if self.rng.chance(1, 2) { self.leader(DATA).unwrap_or_else(|| self.any()) } else { self.any() }
+    }
+
+    fn links(&self, of: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+        let ids = self.ids();
+        let pairs = ids.iter().flat_map(|a| ids.iter().map(move |b| (*a, *b)));
+        pairs.filter(|(a, b)| of.contains(a) != of.contains(b)).collect()
+    }
+
+    fn cut_for(&mut self, links: Vec<(NodeId, NodeId)>, span: (u64, u64)) {
+        self.cut.extend(links.iter().copied());
+        let pause = self.draw(span);
+        self.at(self.now + pause, Event::Mend(links));
+    }
+
+    pub(super) fn fault(&mut self) {
+        let id = self.victim();
+        let soon = self.draw((50 * MILLI, 3_000 * MILLI));
+        let kind = self.rng.below(24);
+        self.tell(|| format!("fault {kind} at {id}"));
+        match kind {
+            0 | 1 => {
+                self.report.crashes += u64::from(self.machines[&id].node.is_some());
+                self.stop(id, false);
+                self.at(self.now + soon, Event::Start(id));
+            }
+            2 => {
+                self.report.kills += u64::from(self.machines[&id].node.is_some());
+                self.stop(id, true);
+                self.at(self.now + soon / 8, Event::Start(id));
+            }
+            3 | 4 => {
+                if self.machines[&id].runs() {
+                    self.report.pauses += 1;
+                    self.machine(id).paused = true;
+                    self.at(self.now + soon, Event::Resume(id));
+                }
+            }
+            5 | 6 => {
+                self.report.isolations += 1;
+                let links = self.links(&[id]);
+                self.cut_for(links, (100 * MILLI, 4_000 * MILLI));
+            }
+            7 | 8 => {
+                self.report.one_way += 1;
+                let other = self.any();
+                let whole = self.rng.chance(1, 2);
+                let away = self.rng.chance(1, 2);
+                let mut links = if whole { self.links(&[id]) } else { vec![(id, other), (other, id)] };
+                links.retain(|(from, _)| (*from == id) == away);
+                self.cut_for(links, (100 * MILLI, 4_000 * MILLI));
+            }
+            9 => {
+                self.report.halves += 1;
+                let mut half = self.ids();
+                half.retain(|_| self.rng.chance(1, 2));
+                let links = self.links(&half);
+                self.cut_for(links, (100 * MILLI, 4_000 * MILLI));
+            }
+            10 => self.swizzle(),
+            11..=13 => self.change_members(),
+            14 => {
+                let group = GroupId(self.rng.below(GROUPS as u64) as u32);
+                self.hand_over(group);
+            }
+            15 => {
+                self.report.slow += 1;
+                self.machine(id).slow = 5 + self.rng.below(60);
+                self.at(self.now + soon, Event::Quick(id));
+            }
+            16 => {
+                self.report.jumps += 1;
+                self.machine(id).wall_offset = 1_600_000_000_000 + self.rng.below(200_000_000_000);
+            }
+            17 => {
+                if self.machines[&id].runs() {
+                    self.report.bad_syncs += 1;
+                    let after = self.rng.below(4);
+                    self.machine(id).disk.fail_sync(after);
+                    // Its log has stopped: somebody restarts it.
+                    self.at(self.now + soon, Event::Start(id));
+                }
+            }
+            18 => {
+                self.report.slow_links += 1;
+                let mut links = self.links(&[id]);
+                links.retain(|_| self.rng.chance(1, 2));
+                for link in &links {
+                    let longer = self.rng.below(2_500 * MILLI);
+                    self.slow_links.insert(*link, longer);
+                }
+                self.at(self.now + soon, Event::QuickLinks(links));
+            }
+            19 => self.tempt(),
+            20 | 21 => self.late_answers(),
+            22 => {
+                if let Some(node) = self.machine(id).node.as_mut() {
+                    node.want_snapshot(DATA);
+                }
+            }
+            _ => {
+                if self.rng.chance(1, 3) {
+                    self.report.blackouts += 1;
+                    for id in self.ids() {
+                        self.stop(id, false);
+                        let at = self.now + self.rng.below(1_000 * MILLI);
+                        self.at(at, Event::Start(id));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One follower cannot hear the leader and stands for election again and again; the other one, on whose word the lease
+    /// runs, is restarted meanwhile.
+    fn tempt(&mut self) {
+        let Some(leader) = self.leader(DATA) else { return };
+        let others: Vec<NodeId> = self.ids().into_iter().filter(|id| *id != leader).collect();
+        if others.len() < 2 {
+            return;
+        }
+        self.report.tempted += 1;
+        let deaf = others[self.rng.index(others.len())];
+        self.cut_for(vec![(leader, deaf), (deaf, leader)], (2_000 * MILLI, 5_000 * MILLI));
+        for other in others.into_iter().filter(|id| *id != deaf) {
+            for _ in 0..3 {
+                let at = self.now + self.draw((900 * MILLI, 4_000 * MILLI));
+                self.at(at, Event::Bounce(other));
+            }
+        }
+    }
+
+    /// What the leader hears is late; then nobody hears the leader any more, or it is asked to hand over: a lease must not count
+    /// from answers that were on their way for long.
+    fn late_answers(&mut self) {
+        let Some(leader) = self.leader(DATA) else { return };
+        self.report.late += 1;
+        let to: Vec<_> = self.links(&[leader]).into_iter().filter(|(_, to)| *to == leader).collect();
+        let from: Vec<_> = to.iter().map(|(from, to)| (*to, *from)).collect();
+        let longer = self.draw((300 * MILLI, 2_500 * MILLI));
+        self.slow_links.extend(to.iter().map(|link| (*link, longer)));
+        self.at(self.now + 6_000 * MILLI, Event::QuickLinks(to));
+        let then = self.now + self.draw((200 * MILLI, 1_500 * MILLI));
+        if self.rng.chance(1, 2) {
+            self.at(then, Event::Cut(from.clone()));
+            self.at(then + 4_000 * MILLI, Event::Mend(from));
+        } else {
+            self.at(then, Event::HandOver);
+        }
+    }
+
+    /// The data group's leader is asked to hand over to anybody.
+    pub(super) fn hand_over(&mut self, group: GroupId) {
+        let to = self.any();
+        if let Some(leader) = self.leader(group) {
+            self.report.transfers += 1;
+            self.machine(leader).node.as_mut().expect("it runs").tell(Input::TransferLead(group, to));
+            self.at(self.now, Event::Act(leader, self.machines[&leader].life, Actor::Driver));
+        }
+    }
+
+    /// Links are cut in one order and mended in another (FoundationDB's swizzle-clogging).
+    fn swizzle(&mut self) {
+        self.report.swizzles += 1;
+        for id in self.ids() {
+            if self.rng.chance(1, 2) {
+                let links = self.links(&[id]);
+                let cut = self.now + self.rng.below(500 * MILLI);
+                let mend = cut + self.draw((100 * MILLI, 2_000 * MILLI));
+                self.at(cut, Event::Cut(links.clone()));
+                self.at(mend, Event::Mend(links));
+            }
+        }
+    }
+
+    fn change_members(&mut self) {
+        let group = GroupId(self.rng.below(GROUPS as u64) as u32);
+        let Some(leader) = self.leader(group) else { return };
+        let status = self.machines[&leader].node.as_ref().expect("it runs").driver.status();
+        let Some((_, status, _)) = status.into_iter().find(|(id, ..)| *id == group) else { return };
+        let members = status.membership.members();
+        let voters = status.membership.voters;
+        let outside: Vec<NodeId> = self.ids().into_iter().filter(|id| !members.contains(id)).collect();
+        let newcomer = match outside.is_empty() || self.rng.chance(1, 3) {
+            true if self.machines.len() < 8 => {
+                let id = NodeId(self.machines.len() as u64 + 1);
+                self.add_machine(id);
+                Some(id)
+            }
+            _ if outside.is_empty() => None,
+            _ => Some(outside[self.rng.index(outside.len())]),
+        };
+        let leaver = voters[self.rng.index(voters.len())];
+        let may_shrink = voters.len() > 2;
+        let changes = match (self.rng.below(5), newcomer) {
+            (0, Some(id)) => vec![Change::AddLearner(id)],
+            (1, Some(id)) => vec![Change::AddVoter(id)],
+            (2, Some(id)) => vec![Change::AddVoter(id), Change::Remove(leaver)],
+            (3, Some(id)) if may_shrink => vec![Change::AddLearner(id), Change::Remove(leaver)],
+            _ if may_shrink => vec![Change::Remove(leaver)],
+            _ => return,
+        };
+        self.tell(|| format!("{group}: {leader} is asked for {changes:?} of {voters:?}"));
+        self.machine(leader).node.as_mut().expect("it runs").tell(Input::ChangeMembers(group, changes));
+        self.at(self.now, Event::Act(leader, self.machines[&leader].life, Actor::Driver));
+    }
+}

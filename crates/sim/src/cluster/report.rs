@@ -1,0 +1,116 @@
+//! What a seed came to, or how it broke a promise.
+
+use std::fmt;
+
+macro_rules! report {
+    ($($(#[$doc:meta])* $name:ident $words:literal,)*) => {
+        /// What happened: a kind of event that never does is a harness that lies.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Report {
+            $($(#[$doc])* pub $name: u64,)*
+            /// A checksum over everything that clients were told.
+            pub digest: u64,
+        }
+
+        impl Report {
+            /// Adds another seed's.
+            pub fn add(&mut self, other: &Report) {
+                $(self.$name += other.$name;)*
+                self.digest = self.digest.rotate_left(9) ^ other.digest;
+            }
+
+            /// Each figure with its name.
+            pub fn figures(&self) -> Vec<(&'static str, u64)> {
+                vec![$(($words, self.$name),)*]
+            }
+        }
+    };
+}
+
+report! {
+    /// Events.
+    events "events",
+    /// Terms in which somebody led.
+    elections "elections",
+    /// Changes of membership that were decided.
+    changes "membership changes",
+    /// Power cuts of one node.
+    crashes "power cuts",
+    /// Processes killed.
+    kills "kills",
+    /// Power cuts of all nodes at once.
+    blackouts "power cuts of all nodes",
+    /// Processes stopped for a while.
+    pauses "pauses",
+    /// Nodes cut off both ways.
+    isolations "isolations",
+    /// Links cut one way.
+    one_way "one-way cuts",
+    /// The network in two halves.
+    halves "partitions",
+    /// Links cut and mended in random order.
+    swizzles "swizzles",
+    /// Links on which messages take long.
+    slow_links "slow links",
+    /// Leaders that hear late.
+    late "late answers",
+    /// Nodes restarted while another one stands for election and the leader's lease runs.
+    tempted "restarts under a lease",
+    /// Disks slowed down.
+    slow "slow disks",
+    /// Syncs that failed.
+    bad_syncs "failed syncs",
+    /// Wall clocks set.
+    jumps "wall clocks set",
+    /// Leaders asked to hand over.
+    transfers "transfers asked for",
+    /// Messages lost.
+    lost "messages lost",
+    /// Messages that came twice.
+    doubled "messages doubled",
+    /// Snapshots that came to another node and were used.
+    installed "snapshots installed",
+    /// Appends acknowledged.
+    appends "appends acknowledged",
+    /// Requests refused.
+    refused "requests refused",
+    /// Requests of unknown outcome.
+    unknown "outcomes unknown",
+    /// Reads by lease.
+    lease_reads "reads by lease",
+    /// Reads behind other requests.
+    queued_reads "reads in the queue",
+    /// Reads by index, at any node.
+    index_reads "reads by index",
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<String> = self.figures().iter().map(|(name, count)| format!("{count} {name}")).collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// By which seed.
+    pub seed: u64,
+    /// With how many founders.
+    pub nodes: u64,
+    /// At which virtual millisecond.
+    pub at: u64,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, nodes, at, what } = self;
+        write!(
+            f,
+            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --seeds {seed}..{}",
+            seed + 1
+        )
+    }
+}
