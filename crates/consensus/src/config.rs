@@ -94,8 +94,6 @@ pub struct Planted {
     pub hard_state_not_persisted: bool,
     /// Entries are acknowledged, and votes given, before they are durable.
     pub acks_before_durable: bool,
-    /// A lease counts from when its heartbeat was answered, not from when it was sent.
-    pub lease_from_answer: bool,
     /// A lease goes on after the lead was given away.
     pub lease_survives_transfer: bool,
     /// A leader reads by lease before it has applied an entry of its own term.

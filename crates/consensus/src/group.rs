@@ -503,8 +503,6 @@ impl Group {
             && core.term == term
         {
             let (_, membership) = self.memberships.back().expect("there is always a membership");
-            #[cfg(any(test, feature = "planted"))]
-            let stamp = if self.planted.lease_from_answer { now } else { stamp };
             let halves = [membership.voters.as_slice(), membership.voters_outgoing.as_slice()];
             self.lease.echo(NodeId(from), stamp, now, self.node, halves, self.timing.lease);
         }

@@ -15,6 +15,7 @@
 //! **Invariant:** knows no files, sockets, threads or clocks; a failed append is never retried.
 
 mod nodes;
+mod snapshots;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,6 +44,8 @@ const EXPIRE_KEYS_MAX: usize = 512;
 pub const WALK_BYTES: usize = 128 << 10;
 /// Bytes of applied entries after which consensus is told to forget what it need not keep.
 const HELD_BYTES_MAX: usize = 4 << 20;
+/// Bytes of entries after which a group takes a snapshot while the disk is full.
+const RESERVE_LOG_BYTES: u64 = 16 << 10;
 /// Entries of one group in one append.
 const ENTRIES_MAX: usize = 8;
 /// Bytes of entries after which an append takes no more: with the largest command on top it stays within what the log takes.
@@ -561,8 +564,11 @@ impl<C: Clone + PartialEq> Driver<C> {
             if !self.appending && !self.held && self.lanes[at].leads {
                 self.propose(at, now, wall, sink, out);
             }
-            let lanes = self.lanes.len() as u64;
-            self.lanes[at].begin_snapshot(self.config.snapshot_log_bytes, lanes, self.log_bytes, out);
+            let (each, lanes) = (self.config.snapshot_log_bytes, self.lanes.len() as u64);
+            // On a full disk every group lets go of old segments soon, and again whenever a little more was written.
+            let (each, lanes) =
+                if self.room == Room::Reserve { (each.min(RESERVE_LOG_BYTES), 1) } else { (each, lanes) };
+            self.lanes[at].begin_snapshot(each, lanes, self.log_bytes, out);
         }
         if !self.appending && !self.next.is_empty() {
             self.appending = true;
@@ -797,9 +803,12 @@ impl<C: Clone + PartialEq> Driver<C> {
         if room == Room::Reserve {
             self.config.limits.hit(Limit::log_max_bytes);
         }
-        for lane in self.lanes.iter_mut().filter(|lane| lane.leads) {
-            lane.shard.set_refusal((room == Room::Reserve).then_some(Refusal::Full));
-            // A snapshot lets old segments go: the way out of a full disk after deletes.
+        for lane in &mut self.lanes {
+            if lane.leads {
+                lane.shard.set_refusal((room == Room::Reserve).then_some(Refusal::Full));
+            }
+            // A snapshot lets old segments go: the way out of a full disk after deletes. Also before the group has a leader: the disk
+            // may have been full when the node started.
             if room == Room::Reserve && matches!(lane.snapshot, Snapshot::None) && lane.applied.index > lane.covered {
                 lane.snapshot = Snapshot::Wanted;
             }
@@ -823,66 +832,6 @@ impl<C: Clone + PartialEq> Driver<C> {
                 refuse(&batch, &refusal, sink);
             }
             lane.shard.state_mut().end_waits(format!("-{}\r\n", refusal.error().0).as_bytes(), sink);
-        }
-    }
-
-    // ---- snapshots ---------------------------------------------------------------------------------------------------
-
-    fn walk(&mut self, group: GroupId, out: &mut Vec<Output>) {
-        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.shard.group == group) else {
-            return;
-        };
-        let Snapshot::Walking(position, done) = lane.snapshot else {
-            return;
-        };
-        if done {
-            lane.snapshot = Snapshot::Ending(position);
-            return out.push(Output::SnapshotEnd(group));
-        }
-        let bytes = self.config.snapshot_chunk_bytes;
-        let mut chunk = Vec::with_capacity(bytes * 2);
-        match lane.shard.state_mut().walk(bytes, &mut chunk) {
-            None => {
-                lane.snapshot = Snapshot::Wanted;
-                out.push(Output::SnapshotAbort(group));
-            }
-            Some(done) => {
-                lane.snapshot = Snapshot::Walking(position, done);
-                out.push(Output::SnapshotChunk(group, chunk));
-            }
-        }
-    }
-
-    fn snapshot_durable<S: Sink<C>>(
-        &mut self,
-        group: GroupId,
-        now: Instant,
-        wall: Millis,
-        sink: &mut S,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(at) = self.lanes.iter().position(|lane| lane.shard.group == group) else {
-            return;
-        };
-        let Snapshot::Ending(position) = std::mem::replace(&mut self.lanes[at].snapshot, Snapshot::None) else {
-            return;
-        };
-        self.lanes[at].covered = position.index;
-        self.tell(at, now, wall, Told::Snapshotted { index: position.index }, sink, out);
-        self.tell(at, now, wall, Told::Compact { index: position.index }, sink, out);
-        // An older one than what another node has sent meanwhile is of no use to the log.
-        if position.index > self.lanes[at].installed {
-            out.push(Output::CompactLog(group, position));
-        }
-    }
-
-    fn snapshot_failed(&mut self, group: GroupId) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.shard.group == group) {
-            lane.shard.state_mut().abort_walk();
-            lane.snapshot = Snapshot::None;
-            // Tried again after as many bytes once more: a full disk must not be asked at every entry.
-            lane.bytes_since_snapshot = 0;
-            lane.log_at_snapshot = self.log_bytes;
         }
     }
 }
@@ -1015,26 +964,6 @@ impl<C: Clone> Lane<C> {
         for flight in self.flights.drain(..) {
             lose(&flight.batch, sink);
         }
-    }
-
-    /// Begins a snapshot if one is due: after `each` bytes of the group's own, or of `lanes` times as many of all groups, whose
-    /// log is `log_bytes` long.
-    fn begin_snapshot(&mut self, each: u64, lanes: u64, log_bytes: u64, out: &mut Vec<Output>) {
-        let in_the_way = || {
-            self.applied.index > self.covered
-                && log_bytes.saturating_sub(self.log_at_snapshot) >= each.saturating_mul(lanes)
-        };
-        let due = matches!(self.snapshot, Snapshot::None) && (self.bytes_since_snapshot >= each || in_the_way());
-        if !due && !matches!(self.snapshot, Snapshot::Wanted) || self.applied.index == 0 {
-            return;
-        }
-        let (index, chunk) = self.shard.state_mut().begin_snapshot();
-        let position = Position { index, term: self.applied.term };
-        self.snapshot = Snapshot::Walking(position, false);
-        self.bytes_since_snapshot = 0;
-        self.log_at_snapshot = log_bytes;
-        let membership = self.membership.clone();
-        out.push(Output::SnapshotBegin { group: self.shard.group, position, membership, chunk });
     }
 }
 

@@ -73,7 +73,6 @@ planted! {
     an_acknowledgement_before_the_disk_is_found: node.consensus.acks_before_durable;
     an_answer_before_the_sync_is_found: log.ack_before_fsync;
     a_failed_sync_that_is_tried_again_is_found: log.failed_sync_retried;
-    a_lease_counted_from_the_answer_is_found: node.consensus.lease_from_answer;
     a_lease_kept_by_who_gives_the_lead_away_is_found: node.consensus.lease_survives_transfer;
     a_lease_that_does_not_end_is_found: node.driver.endless_lease;
     a_lease_before_an_entry_of_the_own_term_is_found: node.consensus.lease_before_own_term;

@@ -38,13 +38,23 @@ impl Watch for Scene {
 impl Scene {
     /// Lets everybody work until nobody has anything to do; `upkeep` says whether spare segments are made.
     fn settle(&mut self, node: &mut Node, upkeep: bool) {
+        let actors = [Actor::Log, Actor::Upkeep, Actor::Snapshots];
+        self.work(node, if upkeep { &actors } else { &[Actor::Log, Actor::Snapshots] });
+    }
+
+    /// The same while no snapshot gets anywhere.
+    fn settle_without_snapshots(&mut self, node: &mut Node) {
+        self.work(node, &[Actor::Log, Actor::Upkeep]);
+    }
+
+    fn work(&mut self, node: &mut Node, actors: &[Actor]) {
         for _ in 0..200 {
             self.time.set(self.time.get() + 1);
             let now = Instant(self.time.get() * 1_000_000);
             node.turn(now, 1_000_000 + self.time.get(), &mut || false, self).expect("nothing fatal");
-            for actor in [Actor::Log, Actor::Upkeep, Actor::Snapshots] {
-                if node.is_ready(actor, now) && (upkeep || actor != Actor::Upkeep) {
-                    node.act(actor);
+            for actor in actors {
+                if node.is_ready(*actor, now) {
+                    node.act(*actor);
                 }
             }
         }
@@ -130,4 +140,32 @@ fn a_group_that_stands_still_does_not_keep_the_log_of_the_others() {
 fn many_short_lives_do_not_make_the_log_long() {
     let most = grow(100, 4);
     assert!(most <= 10, "{most} segments of 8 KiB");
+}
+
+#[test]
+fn a_node_that_starts_with_a_full_log_makes_room_by_itself() {
+    let disk = VirtualDisk::new();
+    let log = LogOptions { segment_bytes: 8 << 10, bytes_max: 64 << 10, ..LogOptions::default() };
+    let never = OpenOptions::new(NodeId(1), 1, log);
+    let mut scene = Scene::default();
+    let mut node = Node::open(&disk, &never, 0, false, &mut || 7).expect("an empty disk");
+    let mut write = 0;
+    while node.shards[1].current_refusal() != Some(Refusal::Full) {
+        write += 1;
+        assert!(write < 200, "the log never fills up");
+        scene.ask(&mut node, write, false, &[b"SET", b"k", &[b'x'; 1000]]);
+        // As if the node died before it could do anything about it.
+        scene.settle_without_snapshots(&mut node);
+    }
+    drop(node);
+    let mut node = Node::open(&disk, &never, 0, false, &mut || 7).expect("an undamaged disk");
+    for _ in 0..3 {
+        scene.settle(&mut node, true);
+        // The log's thread is idle now and then, and looks.
+        node.act(Actor::Log);
+    }
+    assert_eq!(node.shards[1].current_refusal(), None, "there is room again");
+    scene.ask(&mut node, 1000, false, &[b"SET", b"k", b"v"]);
+    scene.settle(&mut node, true);
+    assert_eq!(scene.answers.pop(), Some((1000, "+OK\r\n".into())));
 }
