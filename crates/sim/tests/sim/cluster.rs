@@ -7,7 +7,7 @@ use sim::cluster::{Failure, Options, Report, run};
 use sim::world::Bugs;
 
 fn seeds() -> u64 {
-    std::env::var("SIM_CLUSTER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
+    std::env::var("SIM_CLUSTER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
 }
 
 #[test]
