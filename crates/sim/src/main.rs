@@ -21,7 +21,7 @@ fn main() {
             "--steps" => one.ticks = number() as usize,
             "--nodes" => several.nodes = number(),
             "--millis" => several.millis = number(),
-            "--trace" => several.trace = number() > 0,
+            "--trace" => several.trace = (number() > 0).then_some(|line| println!("{line}")),
             _ => usage(),
         }
     }

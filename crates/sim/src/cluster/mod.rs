@@ -54,13 +54,13 @@ pub struct Options {
     pub millis: u64,
     /// See [`Bugs`].
     pub bugs: Bugs,
-    /// Tells the story on standard output.
-    pub trace: bool,
+    /// Is told the story, a line at a time.
+    pub trace: Option<fn(&str)>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: 3, millis: 15_000, bugs: Bugs::default(), trace: false }
+        Options { nodes: 3, millis: 15_000, bugs: Bugs::default(), trace: None }
     }
 }
 
@@ -330,8 +330,8 @@ impl World {
 
     /// For people who look for what went wrong.
     fn tell(&self, what: impl FnOnce() -> String) {
-        if self.options.trace {
-            println!("{:>9.3} ms  {}", self.now as f64 / MILLI as f64, what());
+        if let Some(trace) = self.options.trace {
+            trace(&format!("{:>9.3} ms  {}", self.now as f64 / MILLI as f64, what()));
         }
     }
 
@@ -605,11 +605,11 @@ impl World {
                 return Err(format!("{id} applies another entry than others did at {} of {}", place.1, place.0));
             }
         }
-        let node = self.machines[&id].node.as_ref().expect("it just acted");
-        for (group, status, _) in node.driver.status() {
+        let statuses = self.machines[&id].node.as_ref().expect("it just acted").driver.status();
+        for (group, status, _) in statuses {
             if status.role == Role::Leader {
-                if self.options.trace && !self.leaders.contains_key(&(group, status.term)) {
-                    println!("{:>9.3} ms  {group}: {id} leads in term {}", self.now as f64 / MILLI as f64, status.term);
+                if !self.leaders.contains_key(&(group, status.term)) {
+                    self.tell(|| format!("{group}: {id} leads in term {}", status.term));
                 }
                 if self.memberships.get(&group) != Some(&status.membership) {
                     self.report.changes += u64::from(self.memberships.insert(group, status.membership).is_some());
