@@ -152,7 +152,10 @@ rewrite = {{ host = "upstream" }}
 
 def counted():
     mirror = Mirror()
+    log = os.path.join(DIR, "access.log")
     node = Node(f"""
+[gateway]
+access_log = "{log}"
 [upstream.u]
 endpoints = "{mirror.address}"
 health = {{ kind = "off" }}
@@ -184,6 +187,12 @@ rate_limit = {{ rate = "1/m", burst = 1 }}
         check(line in metrics, line, [one for one in metrics.splitlines() if "own_answers" in one and not one.endswith(" 0")])
     check('quorate_gateway_answers_total{route="u",class="2xx"} 1\n' in metrics, "an upstream's answer")
     check("quorate_gateway_bad_requests_total 2\n" in metrics, "ill-formed")
+    # One object a line: its line break is all that tells it from the next.
+    wait_until(lambda: b"/nowhere" in open(log, "rb").read(), what="the access log")
+    lines = open(log, "rb").read().decode()
+    check(lines.endswith("\n"), "the last line has no end")
+    paths = [json.loads(line)["path"] for line in lines.splitlines()]
+    check(paths[:7] == ["/u", "/own", "/own", "/old", "/limited", "/limited", "/nowhere"], "the access log has", paths)
     node.process.terminate()
 
 

@@ -116,7 +116,7 @@ pub struct ListenerOptions {
     /// Address and port.
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<String>,
-    /// http or tcp.
+    /// http, tcp or tls.
     #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<String>,
     /// File with a certificate chain, PEM.

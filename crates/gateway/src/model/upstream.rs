@@ -303,7 +303,7 @@ impl Default for Upstream {
             retry_budget: RetryBudget::default(),
             slow_start: Span::secs(10),
             connect_timeout: Span::millis(Defaults::DEFAULT.timeout_connect_ms),
-            connections_max: 1024,
+            connections_max: Defaults::DEFAULT.bulkhead_connections_max as u32,
             idle_connections_max: 128,
             idle_timeout: Span::secs(50),
             protocol: UpstreamProtocol::Http1,

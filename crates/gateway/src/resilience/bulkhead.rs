@@ -38,7 +38,7 @@ impl BulkheadConfig {
         }
     }
 
-    /// The default for the connections to an upstream.
+    /// The default for the connections to an endpoint.
     pub fn connections() -> BulkheadConfig {
         BulkheadConfig { places: Defaults::DEFAULT.bulkhead_connections_max as u32, queue: 0, wait: Duration::ZERO }
     }

@@ -39,7 +39,7 @@ defaults! {
     timeout_answer_ms = 15_000, "From the request's last byte to the answer's head, one attempt.";
     timeout_request_ms = 30_000, "All attempts together, until the answer's head; passed upstream as what is left of it.";
     timeout_idle_ms = 300_000, "Between two bytes of a body, a WebSocket or a stream (Envoy's stream idle timeout, 5 min).";
-    bulkhead_connections_max = 4_096, "Connections to one upstream.";
+    bulkhead_connections_max = 1_024, "Connections to one endpoint; beyond it the next endpoint, else 503.";
     bulkhead_in_flight_max = 1_024, "Requests in flight to one upstream, and of one route (Envoy's max_requests).";
     bulkhead_queue_max = 1_024, "Requests that wait for one of those places (Envoy's max_pending_requests); beyond it 503 at once.";
     bulkhead_queue_timeout_ms = 1_000, "Longest wait for a place; then 503.";

@@ -197,6 +197,7 @@ impl Decider {
         };
         let mut line = String::with_capacity(512);
         write_line(self.listener.access_log, &entry, head, &mut line);
+        line.push('\n');
         access.put(line);
     }
 }
