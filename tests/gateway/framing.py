@@ -132,8 +132,12 @@ def main():
     got = say(node.port, b"GET /y HTTP/1.1\r\n" + HOST + b"Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\r\n")
     if b" 200 " not in got or b"x-hop" in backend.bytes.lower() or b"keep-alive: 5" in backend.bytes.lower():
         wrong.append(("RFC 9110 §7.6.1: hop-by-hop fields", got, backend.bytes))
+    backend.bytes = b""
+    got = say(node.port, POST + b"TE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\nContent-Length: 3\r\nHost: b\r\n\r\n")
+    if b" 200 " not in got or not backend.bytes.lower().endswith(b"\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n"):
+        wrong.append(("RFC 9110 §6.5.1: trailers, but none that frames or routes", got, backend.bytes))
     check(not wrong, f"{len(wrong)} wrong:\n", "\n ".join(map(str, wrong)))
-    return f"{len(REFUSED)} heads, {len(CHUNKS)} bodies and {len(PATHS)} paths refused, the backend saw nothing of them; 3 passed as they must"
+    return f"{len(REFUSED)} heads, {len(CHUNKS)} bodies and {len(PATHS)} paths refused, the backend saw nothing of them; 4 passed as they must"
 
 
 run(main)
