@@ -194,10 +194,7 @@ impl Settings {
         let at = |span: std::ops::Range<usize>| format!("{name}:{}", line(span.start));
         self.read_table("", table.get_ref(), &at)?;
         let whole = Node::from_toml_table(table.get_ref(), 0..text.len(), &line);
-        let told = |wrongs: Vec<Wrong>| {
-            let all: Vec<String> = wrongs.iter().map(|wrong| format!("{name}: {wrong}")).collect();
-            all.join("\n  ")
-        };
+        let told = |wrongs: Vec<Wrong>| first_of(wrongs.iter().map(|wrong| format!("{name}: {wrong}")));
         let documents = whole.only(&Kind::ALL.map(Kind::word));
         self.documents = read_tables(&documents).map_err(told)?;
         Ok(())
@@ -431,10 +428,7 @@ impl Settings {
     fn check_documents(&self) -> Result<(), String> {
         let own = Listener { bind: self.gateway_bind, ..Listener::default() };
         let all = host::gateway::documents::with_own(self.documents.clone(), &own);
-        gateway::Config::new(all).map(|_| ()).map_err(|wrongs| {
-            let all: Vec<String> = wrongs.iter().map(ToString::to_string).collect();
-            all.join("\n  ")
-        })
+        gateway::Config::new(all).map(|_| ()).map_err(|wrongs| first_of(wrongs.iter().map(ToString::to_string)))
     }
 
     /// What the gateway wants to know.
@@ -569,9 +563,28 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 
+/// What is wrong, a line each; of very much the first, for one mistake is often made a thousand times.
+fn first_of(wrongs: impl ExactSizeIterator<Item = String>) -> String {
+    const SHOWN_MAX: usize = 20;
+    let more = wrongs.len().saturating_sub(SHOWN_MAX);
+    let mut lines: Vec<String> = wrongs.take(SHOWN_MAX).collect();
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n  ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistake_that_was_made_a_thousand_times_is_told_twenty_times() {
+        let text: String = (0..1000).map(|n| format!("[route.r{n}]\nupstream = \"a\"\n")).collect();
+        let told = read(&text).unwrap_err();
+        assert_eq!(told.lines().count(), 21, "{told}");
+        assert!(told.ends_with("\n  and 980 more"), "{told}");
+    }
 
     fn read(text: &str) -> Result<Settings, String> {
         let mut settings = Settings::default();
