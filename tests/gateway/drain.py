@@ -16,6 +16,12 @@ async def slow_ones(port, count, milliseconds):
     return asked
 
 
+async def ended(asked):
+    """What became of them, all of it: one that nobody asks for would be told at the end, after what is wrong."""
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    return [one if isinstance(one, tuple) else (repr(one), {}, b"") for one in answers]
+
+
 async def listener():
     backends = [Backend(f"listener-{name}", log=False) for name in "ab"]
     port = free_port()
@@ -26,7 +32,7 @@ async def listener():
     check((await idle.ask())[0] == 200, "an answer before")
     status, text = await asyncio.to_thread(node.admin, "DELETE", "/gateway/listener/second")
     check(status == 200, "removing the listener:", status, text)
-    answers = [await one for one in asked]
+    answers = await ended(asked)
     check({status for status, _, _ in answers} == {200}, "under way when the listener went:", [one[0] for one in answers])
     # Who asks over a connection that was idle meets its end; a new one is refused.
     await asyncio.sleep(0.1)
@@ -69,7 +75,7 @@ async def node_ends():
     asked = await slow_ones(node.port, 16, 1500)
     start = time.monotonic()
     node.process.send_signal(signal.SIGTERM)
-    answers = [await one for one in asked]
+    answers = await ended(asked)
     check({status for status, _, _ in answers} == {200}, "under way when the node was told to end:", [one[0] for one in answers])
     code = await asyncio.to_thread(node.process.wait, 20)
     check(code == 0, "the node ended with", code)
