@@ -68,7 +68,12 @@ impl<E> Gateway<E> {
             return Decision::Answer(Answer::error(431, "the headers are larger than this route takes").on(name));
         }
         let permit = match self.shed.admit(now, waited, rng) {
-            Ok(()) => Permit { places: None, shed: Arc::clone(&self.shed) },
+            Ok(()) => {
+                let length = head.values("content-length").next().and_then(|value| std::str::from_utf8(value).ok());
+                let length =
+                    length.and_then(|text| text.parse().ok()).unwrap_or(0).min(document.retry.body_bytes_max.0);
+                Permit::holding(&self.shed, bytes as u64 + length)
+            }
             Err(shed) => return Decision::Answer(self.shed_answer(shed).on(name)),
         };
         let client = client_address(head, peer.address, &settings.trusted_proxies);
@@ -116,7 +121,7 @@ impl<E> Gateway<E> {
         let route = &state.routes[compiled.index];
         route.counters.requests.fetch_add(1, Relaxed);
         let permit = match self.shed.admit(now, Duration::ZERO, rng) {
-            Ok(()) => Permit { places: None, shed: Arc::clone(&self.shed) },
+            Ok(()) => Permit::holding(&self.shed, 0),
             Err(shed) => return Decision::Answer(self.shed_answer(shed)),
         };
         // A connection has no head; whoever is asked for headers finds none.

@@ -71,6 +71,16 @@ pub struct Plan<E> {
 pub(super) struct Permit {
     pub places: Option<Arc<Places>>,
     pub shed: Arc<Shedder>,
+    /// Bytes that are held for it: its head, and as much of a body of known length as may be kept for another attempt.
+    pub held: u64,
+}
+
+impl Permit {
+    /// For a request that was let in and for which so many bytes are held until it ends.
+    pub fn holding(shed: &Arc<Shedder>, held: u64) -> Permit {
+        shed.hold(held);
+        Permit { places: None, shed: Arc::clone(shed), held }
+    }
 }
 
 impl Drop for Permit {
@@ -78,6 +88,7 @@ impl Drop for Permit {
         if let Some(places) = &self.places {
             places.leave();
         }
+        self.shed.free(self.held);
         self.shed.done();
     }
 }

@@ -356,16 +356,6 @@ impl<E> Gateway<E> {
         self.events.lock().drain(..).collect()
     }
 
-    /// The gateway holds so many bytes more for requests (kept bodies); load is shed beyond a limit. Give them back by [`Gateway::free`].
-    pub fn hold(&self, bytes: u64) {
-        self.shed.hold(bytes);
-    }
-
-    /// So many less.
-    pub fn free(&self, bytes: u64) {
-        self.shed.free(bytes);
-    }
-
     /// Everything at one moment.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let state = self.current();

@@ -263,6 +263,24 @@ fn limits_answer_429_and_places_queue_then_503() {
 }
 
 #[test]
+fn load_is_shed_where_too_many_bytes_are_held() {
+    let shed = ShedConfig { bytes_max: 3_000, ..ShedConfig::default() };
+    let gateway = Gateway::new(Settings { shed, ..Settings::default() });
+    let mut world = World { gateway, now: Instant(1_000_000_000_000), rng: Rng::new(1) };
+    world.apply(TOML);
+    let body = [("content-length", "2000")];
+    let (_, first) = world.forward("/canary/", &body);
+    let (_, second) = world.forward("/canary/", &body);
+    let answer = world.answer("/canary/");
+    assert_eq!((answer.status, world.gateway.snapshot(world.now).shed), (503, 1), "4,000 bytes are held");
+    drop(first);
+    let (_, third) = world.forward("/canary/", &[("content-length", "18446744073709551615")]);
+    assert_eq!(world.answer("/canary/").status, 503, "no more of a body counts than may be kept");
+    drop((second, third));
+    drop(world.forward("/canary/", &body));
+}
+
+#[test]
 fn a_removed_endpoint_gets_nothing_after_the_call_returned() {
     let mut world = World::new(TOML);
     let mut members = config(TOML).upstreams().get("shop").map(|shop| listed_members(shop)).expect("there");
