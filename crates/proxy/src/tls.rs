@@ -195,26 +195,33 @@ impl UpstreamAuth {
     }
 }
 
+/// How a client shakes hands that believes `trust` and shows `own` (a certificate chain and its key, both PEM) to servers that ask for
+/// a certificate. It offers no protocol.
+///
+/// # Errors
+/// Which of the certificates, keys and authorities cannot be read, and why.
+pub fn client_config(trust: Trust<'_>, own: Option<(&[u8], &[u8])>) -> Result<rustls::ClientConfig, BadCertificate> {
+    let builder = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring has the cipher suites of TLS 1.2 and 1.3");
+    let builder = match trust {
+        Trust::Authorities(pem) => builder.with_root_certificates(roots(pem, true)?),
+        Trust::System(pem) => builder.with_root_certificates(roots(pem, false)?),
+        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider()))),
+    };
+    let Some((chain, key)) = own else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let (chain, key) = read_pair(chain, key)?;
+    let wrong = |error| BadCertificate(format!("our certificate and its key: {error}"));
+    // It does not compare the two.
+    CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider()).map_err(wrong)?;
+    builder.with_client_auth_cert(chain, key).map_err(wrong)
+}
+
 impl Connectors {
     fn new(trust: Trust<'_>, own: Option<(&[u8], &[u8])>) -> Result<Connectors, BadCertificate> {
-        let builder = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("ring has the cipher suites of TLS 1.2 and 1.3");
-        let builder = match trust {
-            Trust::Authorities(pem) => builder.with_root_certificates(roots(pem, true)?),
-            Trust::System(pem) => builder.with_root_certificates(roots(pem, false)?),
-            Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider()))),
-        };
-        let mut config = match own {
-            None => builder.with_no_client_auth(),
-            Some((chain, key)) => {
-                let (chain, key) = read_pair(chain, key)?;
-                let wrong = |error| BadCertificate(format!("our certificate and its key: {error}"));
-                // It does not compare the two.
-                CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider()).map_err(wrong)?;
-                builder.with_client_auth_cert(chain, key).map_err(wrong)?
-            }
-        };
+        let mut config = client_config(trust, own)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http1 = Arc::new(config.clone()).into();
         config.alpn_protocols = vec![b"h2".to_vec()];

@@ -5,13 +5,11 @@
 use std::sync::{Arc, LazyLock};
 
 use discovery::model::Tls;
+use proxy::{Trust, client_config};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{self, CryptoProvider};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::probe::Stream;
 
@@ -23,7 +21,6 @@ const BUNDLES: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
 ];
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(crypto::ring::default_provider()));
 /// Read once, when the first check needs them.
 static VERIFYING: LazyLock<Result<ClientConfig, String>> = LazyLock::new(verifying);
 
@@ -32,16 +29,8 @@ fn verifying() -> Result<ClientConfig, String> {
     let found = BUNDLES.iter().find(|path| std::fs::exists(path).unwrap_or(false)).map(|path| (*path).to_owned());
     let path = named.or(found).ok_or("this machine has no file of certificate authorities: set SSL_CERT_FILE")?;
     let pem = std::fs::read(&path).map_err(|error| format!("{path}: {error}"))?;
-    let mut roots = RootCertStore::empty();
-    let (_, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-    if roots.is_empty() {
-        return Err(format!("{path} holds no certificate authority"));
-    }
-    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
-        .with_safe_default_protocol_versions()
-        .expect("ring has the cipher suites of TLS 1.2 and 1.3")
-        .with_root_certificates(roots);
-    Ok(config.with_no_client_auth())
+    // Nothing but an empty list is wrong with the system's own.
+    client_config(Trust::System(&pem), None).map_err(|_| format!("{path} holds no certificate authority"))
 }
 
 /// Shakes hands with `host`. `protocol` is offered by ALPN.
@@ -53,56 +42,11 @@ pub(super) async fn connect(
 ) -> Result<Box<dyn Stream>, String> {
     let name = if wanted.server_name.is_empty() { host } else { wanted.server_name.as_str() };
     let name = ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} is no server name"))?;
-    let mut config = if wanted.skip_verify { believing() } else { VERIFYING.clone()? };
+    let mut config = match wanted.skip_verify {
+        true => client_config(Trust::Anybody, None).map_err(|error| error.to_string())?,
+        false => VERIFYING.clone()?,
+    };
     config.alpn_protocols = protocol.into_iter().map(<[u8]>::to_vec).collect();
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     connected.map(|stream| Box::new(stream) as Box<dyn Stream>).map_err(|error| format!("TLS: {error}"))
-}
-
-fn believing() -> ClientConfig {
-    ClientConfig::builder_with_provider(PROVIDER.clone())
-        .with_safe_default_protocol_versions()
-        .expect("ring has the cipher suites of TLS 1.2 and 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_no_client_auth()
-}
-
-/// Believes any certificate, but only the one who has its key.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        crypto::verify_tls12_signature(message, certificate, signed, &PROVIDER.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        crypto::verify_tls13_signature(message, certificate, signed, &PROVIDER.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -11,8 +11,7 @@ mod report;
 
 pub use report::{Failure, Report};
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use base::{GroupId, Instant, NodeId, Rng};
 use consensus::{Change, Membership, Role};
@@ -118,25 +117,6 @@ enum Event {
     HandOver,
 }
 
-struct Timed(u64, u64, Event);
-
-impl PartialEq for Timed {
-    fn eq(&self, other: &Timed) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-impl Eq for Timed {}
-impl PartialOrd for Timed {
-    fn partial_cmp(&self, other: &Timed) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Timed {
-    fn cmp(&self, other: &Timed) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 struct Machine {
     id: NodeId,
     open: OpenOptions,
@@ -202,7 +182,8 @@ struct World {
     rng: Rng,
     now: u64,
     sequence: u64,
-    events: BinaryHeap<Reverse<Timed>>,
+    /// By time, and in the order they were planned.
+    events: BTreeMap<(u64, u64), Event>,
     options: Options,
     weather: Weather,
     machines: BTreeMap<NodeId, Machine>,
@@ -260,7 +241,7 @@ impl World {
             rng,
             now: 0,
             sequence: 0,
-            events: BinaryHeap::new(),
+            events: BTreeMap::new(),
             options: *options,
             weather,
             machines: BTreeMap::new(),
@@ -325,7 +306,7 @@ impl World {
 
     fn at(&mut self, at: u64, event: Event) {
         self.sequence += 1;
-        self.events.push(Reverse(Timed(at.max(self.now), self.sequence, event)));
+        self.events.insert((at.max(self.now), self.sequence), event);
     }
 
     /// For people who look for what went wrong.
@@ -399,7 +380,7 @@ impl World {
     }
 
     fn next(&mut self) -> Result<(), String> {
-        let Some(Reverse(Timed(at, _, event))) = self.events.pop() else {
+        let Some(((at, _), event)) = self.events.pop_first() else {
             return Err("nothing happens any more".into());
         };
         self.now = at;
