@@ -15,8 +15,9 @@ pub mod cache;
 pub mod clients;
 pub mod cluster;
 pub mod disk;
-pub mod history;
 pub mod model;
 pub mod node;
 pub mod oracle;
 pub mod world;
+
+pub use history;
