@@ -151,7 +151,10 @@ async def grpcio():
     import grpc.aio
 
     one = Backend("grpcio", script="stream_grpc.py", log=False)
-    front = Node(upstream("u", [one], 'protocol = "http2"') + '[route.r]\nto = "u"\ntimeouts = { total = "20s" }\n', "grpc-node")
+    routes = '[route.r]\nto = "u"\ntimeouts = { total = "20s" }\npath = "/proof.Echo/*"\n'
+    routes += '[route.rare]\nto = "u"\npath = "/proof.Rare/*"\nrate_limit = { rate = "1/m", burst = 1 }\nrewrite = { path = "/proof.Echo/{rest}" }\n'
+    routes += '[route.small]\nto = "u"\npath = "/proof.Small/*"\nlimits = { body_bytes_max = "1KiB" }\nrewrite = { path = "/proof.Echo/{rest}" }\n'
+    front = Node(upstream("u", [one], 'protocol = "http2"') + routes, "grpc-node")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{front.port}", options=[("grpc.max_receive_message_length", 8 << 20)]) as channel:
         call = lambda kind, name: getattr(channel, kind)(f"/proof.Echo/{name}")
         once = call("unary_unary", "Once")
@@ -178,18 +181,26 @@ async def grpcio():
             await call("unary_unary", "Wait")(b"3", timeout=0.3)
             check(False, "later than the deadline")
         except grpc.aio.AioRpcError as error:
-            # The gateway has the same deadline, and its 504 may be there first: gRPC knows that status as UNAVAILABLE.
-            first = error.code() == grpc.StatusCode.UNAVAILABLE and "504" in error.details()
-            check(first or error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error)
+            # The gateway has the same deadline, and says it in gRPC's words if it is first.
+            check(error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error)
+
+        async def refused(path, message, code, text, **more):
+            try:
+                await channel.unary_unary(path)(message, **more)
+                check(False, path, "answered")
+            except grpc.aio.AioRpcError as error:
+                check(error.code() == code and text in error.details(), path, error)
+
+        # What the gateway says by itself, it says as gRPC does.
+        await refused("/proof.Nowhere/Once", b"x", grpc.StatusCode.UNIMPLEMENTED, "no route")
+        check(await channel.unary_unary("/proof.Rare/Once")(b"once") == b"once", "the first of a minute")
+        await refused("/proof.Rare/Once", b"x", grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests")
+        await refused("/proof.Small/Once", bytes(5000), grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
         await asyncio.to_thread(one.end, signal.SIGKILL)
-        try:
-            await once(b"x", timeout=5)
-            check(False, "answered without a backend")
-        except grpc.aio.AioRpcError as error:
-            check(error.code() == grpc.StatusCode.UNAVAILABLE, error)
+        await refused("/proof.Echo/Once", b"x", grpc.StatusCode.UNAVAILABLE, "", timeout=5)
         await asyncio.to_thread(one.start)
         check(await once(b"back", timeout=20, wait_for_ready=True) == b"back", "after a restart")
-    said.append("grpcio: all four kinds, 3 MiB, statuses with trailers, the deadline passed on")
+    said.append("grpcio: all four kinds, 3 MiB, statuses with trailers, the deadline passed on, our own answers as statuses")
 
 
 async def browser():

@@ -5,6 +5,7 @@
 
 use crate::body::{Decoder, Encoder, push_decimal, push_field};
 use crate::forward::{self, Client, Passing};
+use crate::grpc;
 use crate::head::{AnswerHead, Bad, BodyLength, RequestHead, Version, digits, is_framing, is_token, is_value, list};
 use crate::http2::{Code, hpack};
 use crate::limits::Limits;
@@ -611,6 +612,9 @@ async fn respond<D>(
         (false, true) => Next::Close,
         (false, false) => Next::Linger,
     };
+    // What is told of it keeps the status that it stands for.
+    let grpc = grpc::reply_for(request, reply);
+    let reply = grpc.as_ref().unwrap_or(reply);
     let queued = queue_reply(down, reply, request.version, to_head, keep);
     if queued.is_err() {
         return (Next::Close, Ending::Client);
@@ -664,7 +668,7 @@ pub(crate) fn queue_reply(
             it.head(body.is_empty(), |out| {
                 hpack::push_status(status, out);
                 fields().for_each(|(name, value)| hpack::push_field(name.as_bytes(), value.as_bytes(), out));
-                if !none {
+                if !none && !reply.body.is_empty() {
                     forward::push_length_h2(reply.body.len() as u64, out);
                 }
             })?;

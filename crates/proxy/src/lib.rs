@@ -25,6 +25,7 @@ mod check;
 mod exchange;
 mod expiry;
 mod forward;
+mod grpc;
 mod head;
 mod http2;
 mod io;

@@ -264,7 +264,7 @@ pub enum Ending {
 pub struct End {
     /// How it ended.
     pub ending: Ending,
-    /// The status that the client got.
+    /// The status that the client got; of an answer of ours to gRPC the one that its `grpc-status` stands for.
     pub status: u16,
     /// Attempts made.
     pub attempts: u32,

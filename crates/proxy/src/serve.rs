@@ -4,6 +4,7 @@ use crate::body::Decoder;
 use crate::buffer::Inbox;
 use crate::exchange::{Cx, Next, Scratch, exchange, queue_reply};
 use crate::forward::Client;
+use crate::grpc;
 use crate::head::{Bad, Version, bad, parse_request};
 use crate::http2;
 use crate::io::Io;
@@ -245,7 +246,9 @@ impl<D: Decide> Proxy<D> {
         let mut side = Side::Stream(Box::new(stream));
         if let Some(bad) = bad {
             self.decider.on_refused(peer, bad.status, bad.why);
-            if queue_reply(&mut side, &Reply::text(bad.status, bad.why), Version::Http2, false, true).is_ok() {
+            let reply = Reply::text(bad.status, bad.why);
+            let reply = grpc::reply_for(&scratch.request, &reply).unwrap_or(reply);
+            if queue_reply(&mut side, &reply, Version::Http2, false, true).is_ok() {
                 let _ = timer.until(after(self.limits.write_timeout), poll_fn(|cx| side.poll_flush(cx))).await;
             }
         } else {

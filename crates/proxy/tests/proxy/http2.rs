@@ -4,7 +4,8 @@ use crate::wire::{PATIENCE, Setting, Stage, Wire};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use proxy::Protocol;
+use proxy::{Protocol, Rules, Timeouts};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -166,6 +167,30 @@ async fn an_answer_that_is_only_a_head_stays_one() {
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\nHEAD / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(client.head().await, "HTTP/1.1 200 OK\r\ngrpc-status: 5\r\ncontent-length: 0\r\n\r\n");
     assert_eq!(client.head().await, "HTTP/1.1 200 OK\r\ngrpc-status: 5\r\n\r\n");
+}
+
+#[tokio::test]
+async fn grpc_hears_our_own_answers_in_its_words() {
+    let timeouts = Timeouts { request: Duration::from_millis(60), ..Timeouts::default() };
+    let stage =
+        Stage::set(Setting { rules: Rules { timeouts, ..Setting::default().rules }, ..Setting::default() }).await;
+    let mut send = connect(stage.client()).await;
+    let mut ask = async |path: &str| {
+        let head = request("POST", path).header("content-type", "application/grpc+proto").body(()).expect("a request");
+        let (answer, _) = send.send_request(head, true).expect("sent");
+        timeout(PATIENCE, answer).await.expect("in time").expect("an answer")
+    };
+    // A request whose deadline passes, and a head that is none.
+    let long = format!("/{}", "x".repeat(9000));
+    for (path, status, message) in [("/s/m", "4", "Gateway Timeout"), (&long, "2", "too long")] {
+        let answer = ask(path).await;
+        assert_eq!(answer.status().as_u16(), 200);
+        assert_eq!(answer.headers()["grpc-status"], status);
+        assert_eq!(answer.headers()["content-type"], "application/grpc");
+        assert!(answer.headers()["grpc-message"].to_str().expect("text").contains(message));
+        assert!(answer.headers().get("content-length").is_none());
+        assert!(answer.body().is_end_stream(), "gRPC calls it Trailers-Only");
+    }
 }
 
 #[tokio::test]
