@@ -14,7 +14,7 @@ mod time;
 
 pub use glob::{glob_matches, glob_selects};
 pub use histogram::{Counts, Histogram};
-pub use id::{GroupId, NodeId};
+pub use id::{ClusterId, GroupId, NodeId};
 pub use limits::{Hits, Limit, Limits};
 pub use number::{decimal_len, format_i64, parse_f64, parse_i64};
 #[cfg(feature = "planted")]

@@ -1,7 +1,8 @@
 //! The only room with sockets, files, clocks and threads. It drives the machines of the pure rooms and obeys the order that
 //! their outputs give.
 //!
-//! [`node`] starts and stops everything; [`log`] is the thread that makes appends durable; [`net`] the connections.
+//! [`node`] starts and stops everything; [`log`] is the thread that makes appends durable; [`net`] the connections,
+//! [`peers`] those between nodes.
 //!
 //! **Invariant:** decides nothing that the simulator should see: what is answered, in which order, is the pure rooms' word.
 
@@ -16,5 +17,6 @@ mod gather;
 pub mod log;
 pub mod net;
 pub mod node;
+pub mod peers;
 pub mod snapshots;
 pub mod start;
