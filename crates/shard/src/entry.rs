@@ -10,6 +10,7 @@
 //!           6 literal     reply            (never in a log: only among a leader's own requests)
 //!           7 change      a change of the registry (see `discovery::change`); in the meta group's log only
 //!           8 bounds      numbers
+//!           9 cluster     a change of the cluster (see `cluster::change`); in the meta group's log only
 //!   words   count:varint (len:varint bytes)*
 //! ```
 //!
@@ -34,6 +35,7 @@ const KEYSPACES: u8 = 5;
 const LITERAL: u8 = 6;
 const CHANGE: u8 = 7;
 const BOUNDS: u8 = 8;
+const CLUSTER: u8 = 9;
 const RESP3: u8 = 0x80;
 
 /// Words of one command; sixteen fit without an allocation.
@@ -118,6 +120,8 @@ pub enum Unit<'a> {
     Change(Change),
     /// Other [bounds](crate::bounds) from here on.
     Bounds(Box<Limits>),
+    /// A change of the cluster.
+    Cluster(cluster::Change),
 }
 
 /// A MULTI's parts, read one by one.
@@ -255,6 +259,12 @@ pub fn put_change(out: &mut Vec<u8>, change: &Change) {
     put_bytes(out, &change.encode());
 }
 
+/// Appends a change of the cluster.
+pub fn put_cluster(out: &mut Vec<u8>, change: &cluster::Change) {
+    out.push(CLUSTER);
+    put_bytes(out, &change.encode());
+}
+
 /// Appends keys that are to be removed if they are expired.
 pub fn put_expire(out: &mut Vec<u8>, keys: &[(u8, Vec<u8>)]) {
     out.push(EXPIRE);
@@ -340,6 +350,7 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
         LITERAL => Ok(Unit::Literal(input.bytes()?)),
         CHANGE => Ok(Unit::Change(Change::decode(input.bytes()?)?)),
         BOUNDS => Ok(Unit::Bounds(Box::new(bounds::decode(input)?))),
+        CLUSTER => Ok(Unit::Cluster(cluster::Change::decode(input.bytes()?)?)),
         _ => Err(Corrupt("unknown kind of unit")),
     }
 }

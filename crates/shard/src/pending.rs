@@ -119,6 +119,12 @@ impl<C> Batch<C> {
         entry::put_change(self.logged(Some(client), crate::meta::frees(change)), change);
     }
 
+    /// Adds a change of the cluster. Its answer is the outcome's form. It may use the log's reserve: a full disk must not keep
+    /// a node from leaving.
+    pub fn cluster(&mut self, client: C, change: &cluster::Change) {
+        entry::put_cluster(self.logged(Some(client), true), change);
+    }
+
     /// Adds other keyspace settings.
     pub fn keyspaces(&mut self, keyspaces: &store::keyspace::Keyspaces) {
         entry::put_keyspaces(self.logged(None, false), keyspaces);

@@ -160,6 +160,7 @@ impl Held {
                 Unit::Keyspaces(_) => self.count("keyspaces"),
                 Unit::Change(change) => self.count(&format!("registry {}", change.word())),
                 Unit::Bounds(_) => self.count("limits"),
+                Unit::Cluster(change) => self.count(&format!("cluster {}", change.word())),
                 Unit::Literal(_) => {}
             }
         }

@@ -14,6 +14,7 @@
 //!
 //! **Invariant:** knows no files, sockets, threads or clocks; a failed append is never retried.
 
+mod io;
 mod nodes;
 mod snapshots;
 
@@ -23,8 +24,7 @@ use std::sync::Arc;
 use base::{Duration, GroupId, Instant, Limit, Limits, Millis, NodeId, Rng};
 use bytes::Bytes;
 use consensus::{
-    Change, DropReason, Entry, EntryKind, Envelope, Group, GroupConfig, HardState, Input as Told, Membership,
-    Output as Asked, Position,
+    DropReason, Entry, EntryKind, Group, GroupConfig, HardState, Input as Told, Membership, Output as Asked, Position,
 };
 use smallvec::SmallVec;
 use store::keyspace::Keyspaces;
@@ -35,6 +35,7 @@ use crate::live::{Gate, Refusal, Shard};
 use crate::pending::Batch;
 use crate::recover::Recovered;
 use crate::state::{MEMORY_WAIT, Sink, State};
+pub use io::{Append, Applied, Input, Output, Room};
 pub use nodes::Arrived;
 use nodes::Installing;
 
@@ -52,170 +53,6 @@ const ENTRIES_MAX: usize = 8;
 const APPEND_BYTES_MAX: usize = 32 << 20;
 /// How often the driver looks at expiries while some are set.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// Something that happened.
-#[derive(Debug)]
-pub enum Input {
-    /// Requests wait, or a deadline was reached.
-    Wake,
-    /// The append is durable.
-    Appended,
-    /// The append found no room; nothing of it was written. It is tried again, now and then when there is room, with
-    /// [`Append::use_reserve`].
-    AppendFull,
-    /// What the log can take from now on.
-    Room(Room),
-    /// The log has stopped; whether the last append is on the disk is unknown.
-    LogStopped(String),
-    /// From another node.
-    Message(GroupId, Envelope),
-    /// The last snapshot output has been written; the next may come.
-    SnapshotWritten(GroupId),
-    /// The snapshot is durable under its name.
-    SnapshotDurable(GroupId),
-    /// The snapshot could not be written.
-    SnapshotFailed(GroupId),
-    /// Take a snapshot of this group soon, whatever the log's length.
-    SnapshotWanted(GroupId),
-    /// A snapshot that another node sent has arrived, durably, and has been read.
-    SnapshotArrived(Arrived),
-    /// What became of an [`Output::SendSnapshot`]: the other node has it, or it has to be tried again.
-    SnapshotSent {
-        /// Whose.
-        group: GroupId,
-        /// The other node.
-        to: NodeId,
-        /// False to have it tried again.
-        ok: bool,
-    },
-    /// Messages to this node were lost.
-    Unreachable(NodeId),
-    /// Change who belongs to the group, if this node leads it and no other change is under way. Ask [`Driver::status`]
-    /// what came of it.
-    ChangeMembers(GroupId, Vec<Change>),
-    /// Hand the lead of the group to this voter, if this node has it.
-    TransferLead(GroupId, NodeId),
-    /// Say [`Output::ReadReady`] once reading this group's state here reflects all that was acknowledged before.
-    Read(GroupId, u64),
-}
-
-/// What the log can take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// Everything.
-    Plenty,
-    /// What frees, out of the reserve.
-    Reserve,
-}
-
-/// Records that become durable together, in this order.
-#[derive(Debug, Default)]
-pub struct Append {
-    /// Groups whose log starts anew behind a snapshot that has arrived; before their entries.
-    pub installs: Vec<(GroupId, Position)>,
-    /// Entries by group; the first of a group may replace what was written before.
-    pub entries: Vec<(GroupId, Entry)>,
-    /// The newest hard states, after the entries.
-    pub hard_states: Vec<(GroupId, HardState)>,
-    /// Whether it may use the reserve: everything in it frees.
-    pub frees_only: bool,
-    /// Whether one client made all of it and all of the append before: nobody else is there to share a flush with, so it
-    /// may be written without handing it to another thread.
-    pub lone_client: bool,
-}
-
-impl Append {
-    fn fresh() -> Append {
-        Append { frees_only: true, lone_client: true, ..Append::default() }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.installs.is_empty() && self.entries.is_empty() && self.hard_states.is_empty()
-    }
-
-    /// For an append that found no room: its entries are in their groups already and cannot be taken back, and everything
-    /// behind them, deletes too, would wait for them. Say [`Input::AppendFull`] before, so that this one is the last.
-    pub fn use_reserve(&mut self) {
-        self.frees_only = true;
-    }
-
-    fn bytes(&self) -> usize {
-        self.entries.iter().map(|(_, entry)| entry.data.len()).sum()
-    }
-}
-
-/// What the host has to do, in the order given.
-#[derive(Debug)]
-pub enum Output {
-    /// Make this durable, then say [`Input::Appended`]. Only one is under way.
-    Append(Append),
-    /// Send to another node.
-    Send(GroupId, Envelope),
-    /// Begin a snapshot file with this first chunk, then say [`Input::SnapshotWritten`].
-    SnapshotBegin {
-        /// Whose.
-        group: GroupId,
-        /// Of which moment.
-        position: Position,
-        /// Who belongs to the group as of then.
-        membership: Membership,
-        /// The first chunk.
-        chunk: Vec<u8>,
-    },
-    /// Append a chunk to the snapshot file, then say [`Input::SnapshotWritten`].
-    SnapshotChunk(GroupId, Vec<u8>),
-    /// Finish the snapshot file; say [`Input::SnapshotDurable`] when it is.
-    SnapshotEnd(GroupId),
-    /// Drop the unfinished snapshot file.
-    SnapshotAbort(GroupId),
-    /// A durable snapshot covers the group's log up to here.
-    CompactLog(GroupId, Position),
-    /// Stream this group's snapshot file at `index` to another node, the announcement last, and say [`Input::SnapshotSent`].
-    SendSnapshot {
-        /// Whose.
-        group: GroupId,
-        /// To whom.
-        to: NodeId,
-        /// Which file.
-        index: u64,
-        /// What the other node's group is told once it has the file.
-        announcement: Envelope,
-    },
-    /// The log says durably that the group starts behind the snapshot that arrived: it is one like the others now
-    /// ([`store::snapshot::adopt`]), older ones may go. Drop the state that it replaced, which may take a while.
-    SnapshotInstalled(GroupId, Position, Box<State>),
-    /// The snapshot that arrived is of no use ([`store::snapshot::discard`]).
-    SnapshotUnwanted(GroupId, u64),
-    /// The read with this token may be done now.
-    ReadReady(u64),
-    /// Ask again, here or at the leader.
-    ReadDropped(u64),
-    /// An entry was applied, for the tape of commits.
-    Applied(Applied),
-    /// Something that must never happen did: stop the node and say this.
-    Fatal(String),
-}
-
-/// What the tape shows of an entry.
-#[derive(Clone, Debug)]
-pub struct Applied {
-    /// Whose entry.
-    pub group: GroupId,
-    /// Its index.
-    pub index: u64,
-    /// Shard time.
-    pub stamp: Millis,
-    /// The entry's bytes.
-    pub data: Bytes,
-    /// Its length before anybody cut `data` short.
-    pub bytes: usize,
-    /// Requests that it answered.
-    pub requests: usize,
-    /// Clients among the first that asked, by [`Sink::number`].
-    pub clients: SmallVec<[u64; 4]>,
-    /// Whether others may have asked too.
-    pub more_clients: bool,
-}
 
 /// Tokens of proposals: requests, and who belongs to the group.
 const BATCH: u64 = 0;
@@ -293,6 +130,8 @@ struct Lane<C> {
     /// Reads that wait until this index is applied.
     reads: VecDeque<(u64, u64)>,
     leads: bool,
+    /// Since it leads, nobody has looked whether the settings in force are those that this node was started with.
+    unsettled: bool,
     applied: Position,
     rng: Rng,
     snapshot: Snapshot,
@@ -412,6 +251,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             installed: 0,
             reads: VecDeque::new(),
             leads: false,
+            unsettled: false,
             applied,
             rng: Rng::new(seed ^ 0x0071_756f_7261_7465),
             snapshot: Snapshot::None,
@@ -463,18 +303,20 @@ impl<C: Clone + PartialEq> Driver<C> {
         !self.stopped && (self.appending || self.lanes.iter().any(lane_busy))
     }
 
-    /// Proposes keyspace settings and limits to every group whose own differ.
+    /// Proposes keyspace settings and limits to every group whose own differ, whenever this node takes its lead.
     pub fn propose_settings(&mut self, keyspaces: &Keyspaces) {
         self.keyspaces = Some(keyspaces.clone());
+        self.lanes.iter_mut().for_each(|lane| lane.unsettled = true);
         self.settle_settings();
     }
 
-    /// At the start, and again where a full disk may have refused them.
-    fn settle_settings(&self) {
+    /// When the state of a group that is led shows all that was decided before, and again where a full disk may have refused them.
+    fn settle_settings(&mut self) {
         let (Some(keyspaces), limits) = (&self.keyspaces, &self.config.limits) else {
             return;
         };
-        for lane in &self.lanes {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.leads && lane.unsettled) {
+            lane.unsettled = false;
             let state = lane.shard.state();
             let (other_keyspaces, other_bounds) =
                 (**state.keyspaces() != *keyspaces, !bounds::same(state.bounds(), limits));
@@ -561,7 +403,9 @@ impl<C: Clone + PartialEq> Driver<C> {
             if lane.leads && now.since(lane.looked) >= LOOK_EVERY {
                 lane.look(now, sink);
             }
-            if !self.appending && !self.held && self.lanes[at].leads {
+            if !self.lanes[at].leads {
+                self.lanes[at].send_elsewhere(sink);
+            } else if !self.appending && !self.held {
                 self.propose(at, now, wall, sink, out);
             }
             let (each, lanes) = (self.config.snapshot_log_bytes, self.lanes.len() as u64);
@@ -747,6 +591,7 @@ impl<C: Clone + PartialEq> Driver<C> {
                     if lane.leads && until.is_some() {
                         let full = self.room == Room::Reserve;
                         lane.shard.set_refusal(full.then_some(Refusal::Full));
+                        self.settle_settings();
                     }
                 }
                 Asked::ReadReady { token, index } if index <= lane.applied.index => out.push(Output::ReadReady(token)),
@@ -814,6 +659,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             }
         }
         if room == Room::Plenty {
+            self.lanes.iter_mut().for_each(|lane| lane.unsettled = true);
             self.settle_settings();
         }
     }
@@ -956,6 +802,15 @@ impl<C: Clone> Lane<C> {
                 let (index, term) = (last.index, last.term);
                 self.flights.push_back(Flight { index, term, kind: Kind::Refused(refusal), batch });
             }
+        }
+    }
+
+    /// Refuses whatever waits here while another node leads: nothing of it has been proposed. What the leader's own doings
+    /// were for (expiries, the ends of waits), the next leader sees to.
+    fn send_elsewhere<S: Sink<C>>(&self, sink: &mut S) {
+        while let Some(batch) = self.shard.take() {
+            let refusal = self.shard.current_refusal().unwrap_or(Refusal::Elsewhere(self.shard.leader()));
+            refuse(&batch, &refusal, sink);
         }
     }
 

@@ -151,6 +151,7 @@ impl<C: Clone> Lane<C> {
             let stamp = self.shard.state().stamp();
             // A lone voter knows that nobody led meanwhile; and somebody has to begin.
             self.shard.clock.begin(now, stamp, (alone || stamp == 0).then_some(wall));
+            self.unsettled = true;
         }
         #[cfg(any(test, feature = "planted"))]
         let keeps = self.planted.answers_by_index;

@@ -21,6 +21,7 @@ pub use sink::{Silent, Sink};
 use std::sync::Arc;
 
 use base::{GroupId, Limits, Millis, Rng};
+use cluster::Cluster;
 use discovery::Catalog;
 use store::codec::{Corrupt, Input};
 use store::keyspace::{Durability, Keyspaces};
@@ -56,6 +57,8 @@ pub struct State {
     local_rng: Rng,
     /// The registry: the meta group's; empty in any other.
     catalog: Catalog,
+    /// The cluster: the meta group's; empty in any other. Shared, for its readers keep it.
+    cluster: Arc<Cluster>,
     /// Whether a snapshot has come to the registry.
     walks_catalog: bool,
     applied: u64,
@@ -108,6 +111,7 @@ impl State {
             memory: half(seed),
             local_rng: Rng::new(!seed),
             catalog: Catalog::default(),
+            cluster: Arc::default(),
             walks_catalog: false,
             applied: 0,
             stamp: 0,
@@ -363,6 +367,11 @@ impl State {
             }
             Unit::Change(change) => {
                 self.change(&change, &mut reply);
+                true
+            }
+            Unit::Cluster(change) => {
+                let outcome = Arc::make_mut(&mut self.cluster).apply(&change, self.applied, now);
+                reply.bytes.extend_from_slice(&outcome.encode());
                 true
             }
         };

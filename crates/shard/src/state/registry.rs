@@ -1,7 +1,9 @@
-//! The registry within the state machine: a change is a unit, its answer the outcome's form.
+//! Registry and cluster within the state machine: a change is a unit, its answer the outcome's form.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
+use cluster::Cluster;
 use discovery::Catalog;
 use discovery::change::{Change, Outcome, Refusal};
 
@@ -12,6 +14,11 @@ impl State {
     /// The registry.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// The cluster, as of the last entry.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
     }
 
     /// Applies a change at the index of the entry. A panic of ours ends it with a refusal, on every replica alike.

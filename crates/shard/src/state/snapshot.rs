@@ -1,6 +1,9 @@
 //! The logged half out to a snapshot, piece by piece, and back in.
 
+use std::sync::Arc;
+
 use base::Limits;
+use cluster::Cluster;
 use store::codec::{Corrupt, Input, Stored, put_u64, put_varint};
 use store::table::Tables;
 
@@ -10,8 +13,9 @@ use crate::script::Scripts;
 use crate::waiters::Waiters;
 use discovery::Catalog;
 
-/// The stored form of a shard. In 2 a key's value may go on in the next chunk; otherwise it is as 1 was. In 3 there are bounds.
-const VERSION: u8 = 3;
+/// The stored form of a shard. In 2 a key's value may go on in the next chunk; otherwise it is as 1 was. In 3 there are bounds,
+/// in 4 the cluster.
+const VERSION: u8 = 4;
 
 /// Begins a chunk of the registry's records; any other begins with the number of a database, which is smaller, or in the
 /// middle of a key.
@@ -24,6 +28,7 @@ impl State {
         put_u64(&mut chunk, self.applied);
         put_varint(&mut chunk, self.stamp);
         bounds::encode(&self.limits, &mut chunk);
+        self.cluster.encode(&mut chunk);
         self.logged.waiters.encode(&mut chunk);
         self.logged.scripts.encode(&mut chunk);
         self.logged.tables.encode_books(&mut chunk);
@@ -77,6 +82,7 @@ impl State {
         // Before there were bounds in it they could not be replayed either.
         let limits = if version < 3 { bounds::first() } else { bounds::decode(&mut input)? };
         self.limits = Limits { hits: self.limits.hits.clone(), ..limits };
+        self.cluster = if version < 4 { Arc::default() } else { Arc::new(Cluster::decode(&mut input)?) };
         self.logged.waiters = Waiters::decode(&mut input)?;
         self.logged.scripts = Scripts::decode(&mut input)?;
         self.logged.tables.decode_books(&mut input)?;

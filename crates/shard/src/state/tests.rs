@@ -233,23 +233,30 @@ fn snapshots_of_this_version_and_of_those_before_are_read_and_none_that_ends_in_
     let members: Vec<String> = (0..9000).map(|n| format!("member:{n}")).collect();
     pair.ask(&[(Place::Logged, &format!("SADD s {}", members.join(" ")))]);
     let mut chunks = snapshot(&mut pair.leader, 4000, |_| ());
-    assert_eq!(chunks[0][0], 3);
+    assert_eq!(chunks[0][0], 4);
     assert!(restored(&chunks).expect("as written").is_whole());
     let cut = restored(&chunks[..chunks.len() / 2]).expect("what there is can be read");
     assert!(!cut.is_whole());
-    // Before version 3 there were no bounds in it, and version 1 never parted a key.
+    // Before version 4 there was no cluster in it, before 3 no bounds, and version 1 never parted a key.
+    let mut cluster = Vec::new();
+    pair.leader.cluster().encode(&mut cluster);
     let mut bounds = Vec::new();
     crate::bounds::encode(pair.leader.bounds(), &mut bounds);
     let at = chunks[0].windows(bounds.len()).position(|bytes| bytes == bounds).expect("they are in it");
     let mut before = chunks.clone();
-    before[0].drain(at..at + bounds.len());
+    let after = at + bounds.len();
+    assert_eq!(before[0].drain(after..after + cluster.len()).as_slice(), cluster);
+    before[0][0] = 3;
+    pair.replica = restored(&before).expect("the version before");
+    pair.read("SMEMBERS s");
+    before[0].drain(at..after);
     for (version, parted) in [(2, true), (1, false)] {
         before[0][0] = version;
         let chunks = if parted { before.clone() } else { vec![before[0].clone(), before[1..].concat()] };
         pair.replica = restored(&chunks).expect("a version before");
         pair.read("SMEMBERS s");
     }
-    chunks[0][0] = 4;
+    chunks[0][0] = 5;
     assert!(restored(&chunks).is_err());
 }
 
