@@ -7,6 +7,7 @@ mod compat;
 mod differential;
 mod fix;
 mod gateway_proof;
+mod net;
 mod resp;
 mod rng;
 mod server;
