@@ -10,6 +10,7 @@
 //! throughput, because client and server share the cores. Before runs that wait for the disk, `sync`; after them, what the disk alone does.
 //! Writes docs/benchmarks.md; what stands there below the line `<!-- notes -->` is kept.
 
+mod cluster;
 mod dns;
 mod footprint;
 mod gateway;
@@ -110,6 +111,7 @@ const SLOW_TESTS: &[&str] = &["SET", "INCR", "XADD"];
 /// Entry of `cargo xtask bench`.
 pub fn run(args: &[String]) -> Result<(), String> {
     match args.split_first().map(|(kind, rest)| (kind.as_str(), rest)) {
+        Some(("cluster", rest)) => return cluster::run(rest),
         Some(("gateway", rest)) => return gateway::run(rest),
         Some(("dns", rest)) => return dns::run(rest),
         _ => {}
@@ -147,9 +149,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
 }
 
 fn read(args: &[String]) -> Result<Plan, String> {
-    let (kind, rest) = args.split_first().ok_or("bench wants what: redis, gateway or dns")?;
+    let (kind, rest) = args.split_first().ok_or("bench wants what: redis, cluster, gateway or dns")?;
     if kind != "redis" {
-        return Err(format!("no benchmark {kind:?}; there are redis, gateway and dns"));
+        return Err(format!("no benchmark {kind:?}; there are redis, cluster, gateway and dns"));
     }
     let root = root();
     let mut plan = Plan {

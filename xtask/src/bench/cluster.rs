@@ -1,0 +1,302 @@
+//! `cargo xtask bench cluster`: three nodes of ours, Debian's etcd on three nodes, and Redis with a replica, in alternation, under the same load.
+//!
+//! ```text
+//! cargo xtask bench cluster [--quick] [--bin PATH] [--out FILE] [--rounds N] [--seconds S] [--only PART,PART] [--without-ours]
+//!   parts: loopback, slow
+//! ```
+//!
+//! All servers of a part run at once, the load goes to one after the other (round by round, the order turning), 128-byte values over 100,000
+//! keys, one request in flight for each client. The loaders are our own (`redis`, `etcd`), and how much CPU they take stands in the table, so that
+//! one can see that they are not what is measured. What an answer promises: ours and etcd, on the disks of a majority of three; Redis with
+//! `appendfsync always` and `WAIT 1`, on the master's disk and in the replica's memory. `slow`: 1 ms between nodes each way (the switch of
+//! `net`), and 2 ms added to each fsync and fdatasync of every server alike.
+
+mod etcd;
+mod peers;
+mod redis;
+mod report;
+
+use super::measure;
+use crate::ground::Ground;
+use crate::net::switch::Line;
+use crate::net::sync::Syncs;
+use crate::rng::Rng;
+use crate::shell::root;
+use peers::Peer;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Keys that requests draw from.
+const KEYS: usize = 100_000;
+
+/// What is asked, and for how long.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Clients, one request in flight for each.
+    pub clients: usize,
+    /// Writes, or linearizable reads.
+    pub write: bool,
+    /// How long.
+    pub span: Duration,
+    /// Which keys.
+    pub seed: u64,
+}
+
+impl Load {
+    fn requests(&self) -> Requests {
+        let value = super::load::value(&mut Rng::new(self.seed ^ 0x7661_6c75), measure::VALUE_BYTES);
+        Requests { rng: Rng::new(self.seed), key: Vec::new(), value }
+    }
+}
+
+/// Keys and values, drawn by the seed.
+pub struct Requests {
+    rng: Rng,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Requests {
+    fn next(&mut self) -> (&[u8], &[u8]) {
+        self.key = format!("key:{:012}", self.rng.below(KEYS)).into_bytes();
+        (&self.key, &self.value)
+    }
+}
+
+/// What a loader saw.
+#[derive(Default)]
+pub struct Shown {
+    took: Vec<Duration>,
+    span: Duration,
+    failed: usize,
+    complaint: String,
+}
+
+/// One load on one system.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// Answers a second.
+    pub rate: f64,
+    /// Median latency.
+    pub p50_ms: f64,
+    /// The latency that one in a hundred exceeds.
+    pub p99_ms: f64,
+    /// CPU seconds for 100,000 requests of the leader (or whoever serves the clients), of all servers, and of the loader.
+    pub cpu: [f64; 3],
+}
+
+/// One load on several systems.
+pub struct Row {
+    title: String,
+    names: Vec<String>,
+    /// Round by round, in the order of the names.
+    rounds: Vec<Vec<Sample>>,
+}
+
+/// What is run and for how long.
+pub struct Plan {
+    rounds: usize,
+    seconds: f64,
+    only: Vec<String>,
+    ours: bool,
+    bin: PathBuf,
+    out: PathBuf,
+    dir: PathBuf,
+}
+
+/// How a system is spoken to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    Etcd,
+    Redis { wait: bool },
+}
+
+/// A system under load: its name, its servers, how many of its addresses get clients, how it is spoken to.
+struct System {
+    name: String,
+    peer: Peer,
+    targets: usize,
+    speech: Speech,
+}
+
+impl System {
+    fn play(&self, ground: &Ground, load: &Load) -> Result<Sample, String> {
+        let cpu = || -> Result<Vec<f64>, String> {
+            let servers = self.peer.processes.iter().map(|process| measure::cpu_seconds(process.pid()));
+            servers.chain([measure::cpu_seconds(std::process::id())]).collect()
+        };
+        let before = cpu()?;
+        let addrs = &self.peer.addrs[..self.targets];
+        let mut shown = ground.visit(|| match self.speech {
+            Speech::Etcd => etcd::play(addrs, load),
+            Speech::Redis { wait } => redis::play(addrs, load, wait),
+        })?;
+        let spent: Vec<f64> = cpu()?.iter().zip(before).map(|(after, before)| after - before).collect();
+        if shown.failed > 0 || shown.took.is_empty() {
+            return Err(format!("{}: {} of {} failed: {}", self.name, shown.failed, shown.took.len(), shown.complaint));
+        }
+        let count = shown.took.len() as f64;
+        let [p50_ms, p99_ms, _] = measure::latencies(&mut shown.took);
+        let (loader, servers) = spent.split_last().map_or((0.0, &[][..]), |(loader, servers)| (*loader, servers));
+        let each = |seconds: f64| seconds * 100_000.0 / count;
+        let cpu = [each(servers.first().copied().unwrap_or(0.0)), each(servers.iter().sum()), each(loader)];
+        Ok(Sample { rate: count / shown.span.as_secs_f64(), p50_ms, p99_ms, cpu })
+    }
+}
+
+/// Entry of `cargo xtask bench cluster`.
+pub fn run(args: &[String]) -> Result<(), String> {
+    let plan = read(args)?;
+    for program in ["etcd", "redis-server"] {
+        if !crate::shell::there(program) {
+            return Err(format!("no {program} (Debian: etcd-server, redis-server)"));
+        }
+    }
+    let start = Instant::now();
+    for (name, part) in PARTS {
+        if plan.only.is_empty() || plan.only.iter().any(|wanted| wanted == name) {
+            let (rows, notes) = part(&plan)?;
+            report::write(&plan, name, &rows, &notes)?;
+        }
+    }
+    let _ = std::fs::remove_dir_all(&plan.dir);
+    println!("bench: {:.1} minutes; wrote {}", start.elapsed().as_secs_f64() / 60.0, plan.out.display());
+    Ok(())
+}
+
+/// Rows, and sentences that stand below them.
+type Found = (Vec<Row>, Vec<String>);
+
+/// A part's name and what runs it.
+type Part = (&'static str, fn(&Plan) -> Result<Found, String>);
+
+const PARTS: [Part; 2] = [("loopback", loopback), ("slow", slow)];
+
+fn read(args: &[String]) -> Result<Plan, String> {
+    let root = root();
+    let quick = args.iter().any(|flag| flag == "--quick");
+    let (rounds, seconds) = if quick { (3, 1.0) } else { (5, 3.0) };
+    let mut plan = Plan {
+        rounds,
+        seconds,
+        only: Vec::new(),
+        ours: true,
+        bin: root.join("target/release/quorate"),
+        out: root.join("docs/benchmarks.md"),
+        dir: root.join("target/bench-cluster"),
+    };
+    let mut rest = args.iter();
+    while let Some(flag) = rest.next() {
+        let mut value = || rest.next().cloned().ok_or_else(|| format!("{flag} wants a value"));
+        match flag.as_str() {
+            "--quick" => {}
+            "--without-ours" => plan.ours = false,
+            "--bin" => plan.bin = PathBuf::from(value()?),
+            "--out" => plan.out = PathBuf::from(value()?),
+            "--dir" => plan.dir = PathBuf::from(value()?).join(format!("bench-cluster-{}", std::process::id())),
+            "--rounds" => {
+                plan.rounds = value()?.parse().ok().filter(|n| *n > 0).ok_or("--rounds wants a number above 0")?;
+            }
+            "--seconds" => {
+                plan.seconds = value()?.parse().ok().filter(|n| *n > 0.0).ok_or("--seconds wants a number above 0")?;
+            }
+            "--only" => plan.only = value()?.split(',').map(str::to_owned).collect(),
+            _ => return Err(format!("bench cluster does not know {flag}")),
+        }
+    }
+    match plan.only.iter().find(|name| !PARTS.iter().any(|(part, _)| part == name)) {
+        Some(name) => Err(format!("--only: no part {name:?}; there are {}", PARTS.map(|(name, _)| name).join(", "))),
+        None => Ok(plan),
+    }
+}
+
+/// The same load on all systems, round by round.
+fn row(
+    plan: &Plan,
+    ground: &Ground,
+    title: &str,
+    systems: &[&System],
+    clients: usize,
+    write: bool,
+) -> Result<Row, String> {
+    let mut load = Load { clients, write, span: Duration::from_secs_f64(plan.seconds / 3.0), seed: 1 };
+    // A first run that counts for nothing: connections are known, files have grown, keys are there.
+    for system in systems {
+        system.play(ground, &load)?;
+    }
+    load.span = Duration::from_secs_f64(plan.seconds);
+    let mut rounds = Vec::new();
+    for round in 0..plan.rounds {
+        load.seed = 2 + round as u64;
+        let mut samples = vec![Sample::default(); systems.len()];
+        for turn in 0..systems.len() {
+            let at = (turn + round) % systems.len();
+            samples[at] = systems[at].play(ground, &load)?;
+        }
+        rounds.push(samples);
+    }
+    let row =
+        Row { title: title.to_owned(), names: systems.iter().map(|system| system.name.clone()).collect(), rounds };
+    println!("bench: {}", report::line(&row));
+    Ok(row)
+}
+
+fn loopback(plan: &Plan) -> Result<Found, String> {
+    let ground = Ground::loopback();
+    let etcd = System {
+        name: "etcd, 3 nodes".into(),
+        peer: peers::etcd(&ground, &plan.dir.join("etcd"), None)?,
+        targets: 1,
+        speech: Speech::Etcd,
+    };
+    let redis = System {
+        name: "Redis, WAIT 1".into(),
+        peer: peers::redis(&ground, &plan.dir.join("redis"), None)?,
+        targets: 1,
+        speech: Speech::Redis { wait: true },
+    };
+    measure::settle();
+    let before = measure::disk(&plan.dir)?;
+    let rows = vec![
+        row(plan, &ground, "writes, 64 clients", &[&etcd, &redis], 64, true)?,
+        row(plan, &ground, "linearizable reads, 64 clients", &[&etcd, &redis], 64, false)?,
+        row(plan, &ground, "writes, 1 client", &[&etcd, &redis], 1, true)?,
+    ];
+    let after = measure::disk(&plan.dir)?;
+    let notes = vec![report::disk(before, after)];
+    Ok((rows, notes))
+}
+
+fn slow(plan: &Plan) -> Result<Found, String> {
+    let ground = match Ground::network(3, 1) {
+        Ok(ground) => ground,
+        Err(why) => {
+            println!("skipped: {why}");
+            return Ok((Vec::new(), vec![format!("Not run: {why}.")]));
+        }
+    };
+    if let Some(net) = ground.net() {
+        for (from, to) in [(0, 1), (0, 2), (1, 2)] {
+            net.set_both(from, to, Line { delay: Duration::from_millis(1), ..Line::default() });
+        }
+    }
+    let syncs = Syncs::slow(Duration::from_millis(2));
+    let etcd = System {
+        name: "etcd, 3 nodes".into(),
+        peer: peers::etcd(&ground, &plan.dir.join("etcd"), Some(&syncs))?,
+        targets: 1,
+        speech: Speech::Etcd,
+    };
+    let redis = System {
+        name: "Redis, WAIT 1".into(),
+        peer: peers::redis(&ground, &plan.dir.join("redis"), Some(&syncs))?,
+        targets: 1,
+        speech: Speech::Redis { wait: true },
+    };
+    let rows = vec![
+        row(plan, &ground, "writes, 64 clients", &[&etcd, &redis], 64, true)?,
+        row(plan, &ground, "linearizable reads, 64 clients", &[&etcd, &redis], 64, false)?,
+        row(plan, &ground, "writes, 1 client", &[&etcd, &redis], 1, true)?,
+    ];
+    Ok((rows, Vec::new()))
+}
