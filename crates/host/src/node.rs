@@ -200,6 +200,9 @@ impl World for HostWorld {
     fn wake_driver(&self) {
         self.inbox.wake();
     }
+    fn now(&self) -> Instant {
+        clock::now()
+    }
     fn wall_micros(&self) -> u64 {
         clock::wall_micros()
     }

@@ -36,6 +36,7 @@ const LITERAL: u8 = 6;
 const CHANGE: u8 = 7;
 const BOUNDS: u8 = 8;
 const CLUSTER: u8 = 9;
+const VERSIONS: u8 = 10;
 const RESP3: u8 = 0x80;
 
 /// Words of one command; sixteen fit without an allocation.
@@ -122,6 +123,8 @@ pub enum Unit<'a> {
     Bounds(Box<Limits>),
     /// A change of the cluster.
     Cluster(cluster::Change),
+    /// WATCH asks for the versions of these keys ([`read_expire`] reads them): a read. Answered by eight bytes for each.
+    Versions(Input<'a>),
 }
 
 /// A MULTI's parts, read one by one.
@@ -276,7 +279,18 @@ pub fn put_expire(out: &mut Vec<u8>, keys: &[(u8, Vec<u8>)]) {
     put_bytes(out, &list);
 }
 
-/// The next key of an expire unit.
+/// Appends keys whose versions are wanted.
+pub fn put_versions<'a>(out: &mut Vec<u8>, db: u8, keys: impl Iterator<Item = &'a [u8]>) {
+    out.push(VERSIONS);
+    let mut list = Vec::new();
+    for key in keys {
+        list.push(db);
+        put_bytes(&mut list, key);
+    }
+    put_bytes(out, &list);
+}
+
+/// The next key of an expire or versions unit.
 pub fn read_expire<'a>(keys: &mut Input<'a>) -> Result<Option<(u8, &'a [u8])>, Corrupt> {
     if keys.is_empty() {
         return Ok(None);
@@ -351,6 +365,7 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
         CHANGE => Ok(Unit::Change(Change::decode(input.bytes()?)?)),
         BOUNDS => Ok(Unit::Bounds(Box::new(bounds::decode(input)?))),
         CLUSTER => Ok(Unit::Cluster(cluster::Change::decode(input.bytes()?)?)),
+        VERSIONS => Ok(Unit::Versions(Input::new(input.bytes()?))),
         _ => Err(Corrupt("unknown kind of unit")),
     }
 }

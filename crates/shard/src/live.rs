@@ -133,7 +133,8 @@ impl<C> Shard<C> {
         self.leader.store(leader.map_or(0, |node| node.0), Ordering::Release);
     }
 
-    pub(crate) fn set_lease(&self, until: Option<Instant>) {
+    /// Says until when this node may answer reads by itself, on its monotonic clock; for ever for a lone voter.
+    pub fn set_lease(&self, until: Option<Instant>) {
         self.lease.store(until.map_or(0, |until| until.0), Ordering::Release);
     }
 
@@ -147,6 +148,17 @@ impl<C> Shard<C> {
             u64::MAX => true,
             until => now().0 < until,
         }
+    }
+
+    /// Whether a look at the state is worth while: this node had a lease a moment ago. A hint; [`Shard::may_read`] decides.
+    #[inline]
+    pub fn reads_here(&self) -> bool {
+        self.lease.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether nobody else can lead: no lease that ends.
+    pub(crate) fn is_lone(&self) -> bool {
+        self.lease.load(Ordering::Acquire) == u64::MAX
     }
 
     /// The state, for reading.
@@ -217,6 +229,13 @@ impl<C> Shard<C> {
         add(batch);
         self.queued_bytes.fetch_add((batch.bytes() - before.0) as u64, Ordering::Relaxed);
         self.gate.add(batch.requests().len() - before.1) || idle
+    }
+
+    /// Puts a batch back to where it was taken from.
+    pub(crate) fn put_first(&self, batch: Batch<C>) {
+        self.queued_bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
+        self.gate.add(batch.requests().len());
+        self.queue.lock().push_front(batch);
     }
 
     /// Takes the next batch, oldest first.

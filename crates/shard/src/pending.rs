@@ -85,6 +85,20 @@ impl<C> Batch<C> {
         multi.finish(out, protocol, watches);
     }
 
+    /// Adds a question for the versions of keys.
+    pub fn versions<'a>(&mut self, client: C, db: u8, keys: impl Iterator<Item = &'a [u8]>) {
+        entry::put_versions(self.beside(Some(client)), db, keys);
+    }
+
+    /// Adds a unit that has been written already ([`entry::read_unit`] must be able to read it).
+    pub fn unit(&mut self, place: Place, frees: bool, client: C, unit: &[u8]) {
+        let out = match place {
+            Place::Logged => self.logged(Some(client), frees),
+            Place::Local => self.beside(Some(client)),
+        };
+        out.extend_from_slice(unit);
+    }
+
     /// Adds an answer that is already known, in its place.
     pub fn literal(&mut self, client: C, reply: &[u8]) {
         entry::put_literal(self.beside(Some(client)), reply);
@@ -133,6 +147,13 @@ impl<C> Batch<C> {
     /// Adds other bounds.
     pub fn bounds(&mut self, limits: &base::Limits) {
         entry::put_bounds(self.logged(None, false), limits);
+    }
+
+    /// Gives it an entry, if only one of a header: what stands beside it is then run once that has been committed.
+    pub fn ride(&mut self) {
+        if self.entry.is_empty() {
+            entry::put_header(&mut self.entry);
+        }
     }
 
     /// Whether nothing waits.

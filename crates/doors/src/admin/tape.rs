@@ -161,7 +161,7 @@ impl Held {
                 Unit::Change(change) => self.count(&format!("registry {}", change.word())),
                 Unit::Bounds(_) => self.count("limits"),
                 Unit::Cluster(change) => self.count(&format!("cluster {}", change.word())),
-                Unit::Literal(_) => {}
+                Unit::Literal(_) | Unit::Versions(_) => {}
             }
         }
         Ok(())

@@ -69,6 +69,8 @@ pub struct Pause {
 pub trait World: Send + Sync {
     /// Wakes the driver: requests wait.
     fn wake_driver(&self);
+    /// The monotonic clock.
+    fn now(&self) -> Instant;
     /// The wall clock, microseconds since the Unix epoch.
     fn wall_micros(&self) -> u64;
     /// What INFO tells of the node; the door fills in its clients.
@@ -173,6 +175,12 @@ impl Door {
         shard_of(key, self.shards.len())
     }
 
+    /// Whether another node leads the shard, or perhaps none.
+    pub fn is_led_elsewhere(&self, at: usize) -> bool {
+        let _ = at;
+        false
+    }
+
     /// Shard time of the first shard: what TIME-like commands of the door use where no key is named.
     pub fn shard_now(&self, now: Instant) -> Millis {
         self.shards[0].now(now)
@@ -256,6 +264,10 @@ impl Sink<Client> for Outbox<'_> {
     #[inline]
     fn reply(&mut self, client: &Client, bytes: &[u8]) {
         self.wakers.extend(client.answer(bytes));
+    }
+
+    fn now(&self, _: Instant) -> Instant {
+        self.door.world.now()
     }
 
     fn parked(&mut self, client: &Client, waiter: u64) {

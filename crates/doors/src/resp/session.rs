@@ -15,16 +15,18 @@ use std::sync::atomic::Ordering;
 
 use base::{Instant, Limit, Rng};
 use shard::command::{self, Flags, Spec};
-use shard::entry::{MultiBuilder, Unblock, Watch};
+use shard::entry::{Unblock, Watch};
 use shard::error::CommandError;
-use shard::pending::{Batch, Place};
+use shard::pending::Place;
 use shard::reply::{Protocol, Reply};
-use shard::state::{Call, MIXED};
+use shard::state::Call;
 use smallvec::SmallVec;
 use store::keyspace::Durability;
 
 use super::decode::{self, DecodeLimits, DecodeState, Decoded};
 use super::door::{Client, Door, Outbox};
+use ask::Ask;
+use multi::Transaction;
 
 /// Words of one command.
 pub(super) type Words<'a> = SmallVec<[&'a [u8]; 16]>;
@@ -45,9 +47,6 @@ pub enum Pause {
 /// Answers that may gather before they are written, bytes; one answer may be larger.
 const OUTPUT_BYTES_AT_ONCE: usize = 1 << 20;
 
-/// An answer up to this many bytes takes its place behind others however much waits.
-const SMALL_ANSWER: usize = 1024;
-
 /// What came of the bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Fed {
@@ -67,43 +66,6 @@ pub(super) enum Step {
     Barrier,
     /// Cannot run before this moment.
     Later(Instant),
-}
-
-/// MULTI … EXEC being collected.
-#[derive(Default)]
-pub(super) struct Transaction {
-    pub(super) builder: MultiBuilder,
-    /// CLIENT SETNAME among the commands: takes effect at EXEC.
-    pub(super) name: Option<Vec<u8>>,
-    /// A command was refused: EXEC aborts.
-    dirty: bool,
-    writes: bool,
-    /// Something in it waits while CLIENT PAUSE holds writes.
-    held_with_writes: bool,
-    frees_only: bool,
-    class: Option<Durability>,
-    shard: Option<usize>,
-    /// Database at MULTI, to return to on DISCARD or abort.
-    db: u8,
-}
-
-const FULL_TRANSACTION: CommandError = CommandError::new(
-    "ERR too many commands or bytes in one transaction (limits multi_commands_max, command_bytes_max)",
-);
-
-impl Transaction {
-    fn is_full(&self, door: &Door) -> bool {
-        let (commands, bytes) = (door.limits.multi_commands_max, door.limits.command_bytes_max);
-        let full = self.builder.len() >= commands || self.builder.bytes() >= bytes;
-        if full {
-            door.limits.hit(if self.builder.len() >= commands {
-                Limit::multi_commands_max
-            } else {
-                Limit::command_bytes_max
-            });
-        }
-        full
-    }
 }
 
 /// One client's conversation.
@@ -127,12 +89,15 @@ pub struct Session {
     /// Requests sent into the queue, and answers received for them.
     pub(super) sent: u64,
     received: u64,
-    /// The shard that requests are under way to.
+    /// The shard that requests are under way to, and whether another node leads it.
     pub(super) towards: usize,
+    pub(super) there: bool,
     /// A request under way may wait for long: nothing of this client may overtake it.
     pub(super) blocked: bool,
     /// As many requests as may be are under way, which has been counted.
     deep: bool,
+    /// WATCH has asked for versions, and comes by again when they are here.
+    watching: bool,
     /// A command that goes to one shard after the other.
     pub(super) round: Option<super::whole::Round>,
     /// Database to return to where the EXEC under way does nothing, because a watched key has changed.
@@ -180,6 +145,8 @@ impl Session {
             sent: 0,
             received: 0,
             towards: 0,
+            there: false,
+            watching: false,
             blocked: false,
             deep: false,
             round: None,
@@ -396,10 +363,9 @@ impl Session {
             Ok(shard) => shard.unwrap_or(0),
             Err(error) => return self.refuse(error, out),
         };
-        if self.is_pending() && self.towards != shard {
+        if !self.turn_to(shard) {
             return Step::Barrier;
         }
-        self.towards = shard;
         if spec.is_write() || spec.flags.has(Flags::READ_ONLY) {
             self.write(spec, shard, args, out)
         } else {
@@ -409,24 +375,28 @@ impl Session {
 
     fn read(&mut self, spec: &'static Spec, at: usize, args: &[&[u8]], out: &mut Reply) -> Step {
         let may_block = spec.flags.has(Flags::BLOCKING);
-        if self.is_pending() {
+        let shard = &self.door.shards[at];
+        if self.is_pending() || self.there || !shard.reads_here() {
             return self.submit(spec, at, Place::Local, args, out);
         }
-        let shard = &self.door.shards[at];
         let state = shard.state();
         let begun = out.bytes.len();
         let call = Call { may_block, ..Call::new(spec, self.db, args, shard.now(self.now)) };
         let block = state.read(&call, &mut self.rng, out);
         drop(state);
-        if block.is_some() {
-            // It waits: its place is in the queue, where whoever feeds it comes by.
-            out.bytes.truncate(begun);
-            return self.submit(spec, at, Place::Local, args, out);
+        if block.is_none() && shard.may_read(|| self.door.world.now()) {
+            return Step::Next;
         }
-        Step::Next
+        // It waits, and its place is in the queue, where whoever feeds it comes by; or the lease is over, and somebody may have
+        // been told of something newer.
+        out.bytes.truncate(begun);
+        self.submit(spec, at, Place::Local, args, out)
     }
 
     fn write(&mut self, spec: &'static Spec, at: usize, args: &[&[u8]], out: &mut Reply) -> Step {
+        if self.there {
+            return self.submit(spec, at, Place::Logged, args, out);
+        }
         let door = self.door.clone();
         let shard = &door.shards[at];
         let class = match shard.state().class_of(spec, args) {
@@ -458,13 +428,8 @@ impl Session {
 
     fn submit(&mut self, spec: &'static Spec, at: usize, place: Place, args: &[&[u8]], out: &mut Reply) -> Step {
         let frees = spec.flags.has(Flags::FREES);
-        let (db, protocol) = (self.db, self.protocol);
-        let client = self.client.clone();
-        let submitted = self.door.shards[at].submit(|batch| batch.command(place, frees, client, db, protocol, args));
-        match submitted {
-            Ok(wake) => {
-                self.wake |= wake;
-                self.sent += 1;
+        match self.ask(at, Ask::Command { place, frees, words: args }) {
+            Ok(()) => {
                 self.blocked |= spec.flags.has(Flags::BLOCKING);
                 Step::Next
             }
@@ -484,17 +449,8 @@ impl Session {
         }
         let mut reply = Reply::new(self.protocol);
         write(&mut reply);
-        let client = self.client.clone();
-        let shard = &self.door.shards[self.towards];
-        let literal = |batch: &mut Batch<Client>| batch.literal(client, &reply.bytes);
-        // What is small is never put off: its command may have had its effect already, which must not come twice.
-        let placed = if reply.bytes.len() <= SMALL_ANSWER { Ok(shard.put(literal)) } else { shard.submit(literal) };
-        match placed {
-            Ok(wake) => {
-                self.wake |= wake;
-                self.sent += 1;
-                Step::Next
-            }
+        match self.ask(self.towards, Ask::Literal(&reply.bytes)) {
+            Ok(()) => Step::Next,
             Err(_) => Step::Barrier,
         }
     }
@@ -539,196 +495,6 @@ impl Session {
     /// Whether the client is in subscriber mode.
     pub fn is_subscriber(&self) -> bool {
         self.door.channels.read().is_subscribed(self.client.id)
-    }
-
-    // ---- transactions --------------------------------------------------------------------------------------------------
-
-    pub(super) fn multi(&mut self, out: &mut Reply) -> Step {
-        if self.transaction.is_some() {
-            return self.answer(out, |reply| reply.error("ERR MULTI calls can not be nested"));
-        }
-        let db = self.db;
-        self.transaction =
-            Some(Transaction { db, frees_only: true, shard: self.watch_shard, ..Transaction::default() });
-        self.answer(out, Reply::ok)
-    }
-
-    fn enqueue(&mut self, spec: &'static Spec, args: &[&[u8]], out: &mut Reply) -> Step {
-        let checked = self.check_for_transaction(spec, args);
-        let db = self.db;
-        let transaction = self.transaction.as_mut().expect("a transaction is being collected");
-        let error = match checked {
-            Ok(_) if transaction.is_full(&self.door) => FULL_TRANSACTION,
-            Ok((class, shard)) => {
-                let has_keys = spec.is_write() || !spec.key_places(args).is_empty();
-                if has_keys && *transaction.class.get_or_insert(class) != class {
-                    MIXED
-                } else if shard.is_some_and(|shard| *transaction.shard.get_or_insert(shard) != shard) {
-                    CROSS_SLOT
-                } else {
-                    transaction.writes |= spec.is_write();
-                    transaction.held_with_writes |= held_with_writes(spec);
-                    transaction.frees_only &= spec.flags.has(Flags::FREES) || !spec.is_write();
-                    transaction.builder.command(db, args);
-                    return self.answer(out, |reply| reply.simple("QUEUED"));
-                }
-            }
-            Err(error) => error,
-        };
-        self.refuse(error, out)
-    }
-
-    fn check_for_transaction(&self, spec: &Spec, args: &[&[u8]]) -> Result<(Durability, Option<usize>), CommandError> {
-        let place = self.route(spec, args)?;
-        let shard = place.or(self.transaction.as_ref().and_then(|transaction| transaction.shard)).unwrap_or(0);
-        let class = self.door.shards[shard].state().class_of(spec, args)?;
-        if spec.is_write()
-            && class == Durability::Fsync
-            && let Some(error) = self.door.shards[shard].refusal(spec.flags.has(Flags::FREES))
-        {
-            return Err(error);
-        }
-        Ok((class, place))
-    }
-
-    /// Queues an answer that the door gives itself, inside MULTI.
-    pub(super) fn enqueue_literal(&mut self, reply: &Reply, out: &mut Reply) -> Step {
-        let transaction = self.transaction.as_mut().expect("a transaction is being collected");
-        if transaction.is_full(&self.door) {
-            return self.refuse(FULL_TRANSACTION, out);
-        }
-        transaction.builder.literal(&reply.bytes);
-        self.answer(out, |reply| reply.simple("QUEUED"))
-    }
-
-    /// PUBLISH inside MULTI: its message leaves when the unit is applied.
-    pub(super) fn enqueue_publish(&mut self, args: &[&[u8]], out: &mut Reply) -> Step {
-        let db = self.db;
-        let transaction = self.transaction.as_mut().expect("a transaction is being collected");
-        if transaction.is_full(&self.door) {
-            return self.refuse(FULL_TRANSACTION, out);
-        }
-        transaction.builder.command(db, args);
-        transaction.held_with_writes = true;
-        self.answer(out, |reply| reply.simple("QUEUED"))
-    }
-
-    pub(super) fn discard(&mut self, out: &mut Reply) -> Step {
-        let Some(transaction) = self.transaction.take() else {
-            return self.answer(out, |reply| reply.error("ERR DISCARD without MULTI"));
-        };
-        self.db = transaction.db;
-        self.unwatch();
-        self.answer(out, Reply::ok)
-    }
-
-    /// EXEC with words behind it ends the transaction as well, where there is one, and forgets the watched keys.
-    pub(super) fn exec_refused(&mut self, out: &mut Reply) -> Step {
-        if let Some(transaction) = self.transaction.take() {
-            self.db = transaction.db;
-        }
-        self.unwatch();
-        self.door.counters.errors.fetch_add(1, Ordering::Relaxed);
-        self.answer(out, |reply| {
-            reply.error("EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command");
-        })
-    }
-
-    pub(super) fn exec(&mut self, out: &mut Reply) -> Step {
-        let Some(transaction) = &self.transaction else {
-            return self.answer(out, |reply| reply.error("ERR EXEC without MULTI"));
-        };
-        let shard = transaction.shard.unwrap_or(0);
-        if self.is_pending() && self.towards != shard {
-            return Step::Barrier;
-        }
-        if let Some(until) = self.paused(transaction.held_with_writes) {
-            return Step::Later(until);
-        }
-        let undo_db = (!self.watches.is_empty() && self.db != transaction.db).then_some(transaction.db);
-        if undo_db.is_some() && self.is_pending() {
-            return Step::Barrier;
-        }
-        let transaction = self.transaction.take().expect("it was there a line ago");
-        let watches = std::mem::take(&mut self.watches);
-        self.forget_watched();
-        if transaction.dirty {
-            self.db = transaction.db;
-            return self.answer(out, |reply| {
-                reply.error("EXECABORT Transaction discarded because of previous errors.");
-            });
-        }
-        if let Some(name) = &transaction.name {
-            self.client.card.lock().name.clone_from(name);
-        }
-        self.towards = shard;
-        let logged = transaction.writes && transaction.class != Some(Durability::Memory);
-        if logged && let Some(error) = self.door.shards[shard].refusal(transaction.frees_only) {
-            self.db = transaction.db;
-            return self
-                .answer(out, |reply| reply.error(&format!("EXECABORT Transaction discarded because of: {}", error.0)));
-        }
-        let place = if logged { Place::Logged } else { Place::Local };
-        let (client, protocol) = (self.client.clone(), self.protocol);
-        let submitted = self.door.shards[shard].submit(|batch| {
-            batch.multi(place, transaction.frees_only, client, protocol, &transaction.builder, &watches);
-        });
-        match submitted {
-            Ok(wake) => {
-                self.wake |= wake;
-                self.sent += 1;
-                // What follows runs in the database that SELECT chose, or did not.
-                self.undo_db = undo_db;
-                self.blocked |= undo_db.is_some();
-                Step::Next
-            }
-            Err(error) => {
-                self.door.limits.hit(Limit::pending_bytes_max);
-                self.db = transaction.db;
-                self.refuse(error, out)
-            }
-        }
-    }
-
-    pub(super) fn watch(&mut self, args: &[&[u8]], out: &mut Reply) -> Step {
-        if self.transaction.is_some() {
-            return self.answer(out, |reply| reply.error("ERR WATCH inside MULTI is not allowed"));
-        }
-        if self.is_pending() {
-            return Step::Barrier;
-        }
-        for key in &args[1..] {
-            let at = self.door.shard_of(key);
-            if *self.watch_shard.get_or_insert(at) != at {
-                return self.refuse(CROSS_SLOT, out);
-            }
-            let shard = &self.door.shards[at];
-            if !self.watched.insert((self.db, key.to_vec())) {
-                continue;
-            }
-            self.watched_bytes += key.len();
-            let limits = &self.door.limits;
-            if self.watches.len() >= limits.args_max || self.watched_bytes > limits.command_bytes_max {
-                let many = self.watches.len() >= limits.args_max;
-                limits.hit(if many { Limit::args_max } else { Limit::command_bytes_max });
-                return self
-                    .refuse(CommandError::new("ERR too many watched keys (limits args_max, command_bytes_max)"), out);
-            }
-            let version = shard.state().version(self.db, key, shard.now(self.now));
-            self.watches.push(Watch { db: self.db, key: key.to_vec(), version });
-        }
-        self.answer(out, Reply::ok)
-    }
-
-    pub(super) fn unwatch(&mut self) {
-        self.watches.clear();
-        self.forget_watched();
-    }
-
-    fn forget_watched(&mut self) {
-        self.watched = HashSet::default();
-        self.watched_bytes = 0;
-        self.watch_shard = None;
     }
 
     /// From here on the client may do everything.
@@ -779,7 +545,9 @@ pub(super) fn subscriber_only(name: &str) -> CommandError {
     .into()
 }
 
+pub(super) mod ask;
 #[cfg(test)]
 mod limits;
+mod multi;
 #[cfg(test)]
 mod tests;

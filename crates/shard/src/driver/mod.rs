@@ -14,6 +14,7 @@
 //!
 //! **Invariant:** knows no files, sockets, threads or clocks; a failed append is never retried.
 
+mod beside;
 mod io;
 mod nodes;
 mod snapshots;
@@ -83,6 +84,8 @@ struct Flight<C> {
     index: u64,
     term: u64,
     kind: Kind,
+    /// It runs before the units of its entry, not after them.
+    before: bool,
     batch: Batch<C>,
 }
 
@@ -451,9 +454,14 @@ impl<C: Clone + PartialEq> Driver<C> {
                     }
                     continue;
                 }
-                let stamp = lane.shard.now(now);
-                if let Err(corrupt) = lane.shard.state_mut().run_local(&batch, stamp, sink) {
-                    out.push(Output::Fatal(format!("a request that this node wrote cannot be read: {corrupt}")));
+                let ran = beside::run(&lane.shard, &mut lane.shard.state_mut(), &batch, now, sink);
+                match ran {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        let refusal = lane.shard.current_refusal().unwrap_or(Refusal::Elsewhere(None));
+                        refuse(&batch, &refusal, sink);
+                    }
+                    Err(why) => out.push(Output::Fatal(why)),
                 }
             }
         }
@@ -470,20 +478,19 @@ impl<C: Clone + PartialEq> Driver<C> {
             let stamp = lane.shard.now(now);
             if !batch.needs_entry() {
                 match lane.flights.back() {
-                    None => {
-                        let ran = lane.shard.state_mut().run_local(&batch, stamp, sink);
-                        if let Err(corrupt) = ran {
-                            out.push(Output::Fatal(format!(
-                                "a request that this node wrote cannot be read: {corrupt}"
-                            )));
-                        }
-                    }
-                    Some(last) => {
+                    None => match beside::run(&lane.shard, &mut lane.shard.state_mut(), &batch, now, sink) {
+                        Ok(true) => continue,
+                        Ok(false) => {}
+                        Err(why) => return out.push(Output::Fatal(why)),
+                    },
+                    Some(last) if lane.shard.may_read(|| now) => {
                         let (index, term) = (last.index, last.term);
-                        lane.flights.push_back(Flight { index, term, kind: Kind::Beside, batch });
+                        lane.flights.push_back(Flight { index, term, kind: Kind::Beside, before: false, batch });
+                        continue;
                     }
+                    Some(_) => {}
                 }
-                continue;
+                batch.ride();
             }
             let frees_only = batch.frees_only();
             if self.room == Room::Reserve && !frees_only {
@@ -499,7 +506,7 @@ impl<C: Clone + PartialEq> Driver<C> {
                 first.as_ref().is_some_and(|first| self.last_client.as_ref() == Some(first) && batch.only_of(first));
             self.next.lone_client &= same;
             self.last_client = first;
-            lane.flights.push_back(Flight { index: 0, term: 0, kind: Kind::Own, batch });
+            lane.flights.push_back(Flight { index: 0, term: 0, kind: Kind::Own, before: false, batch });
             self.tell(at, now, wall, Told::Propose { token: BATCH, data }, sink, out);
         }
     }
@@ -671,9 +678,9 @@ impl<C: Clone + PartialEq> Driver<C> {
         }
         self.appending = false;
         for lane in &mut self.lanes {
-            lane.shard.set_refusal(Some(Refusal::Stopped(why.to_owned())));
-            lane.lose(sink);
             let refusal = Refusal::Stopped(why.to_owned());
+            lane.shard.set_refusal(Some(refusal.clone()));
+            lane.lose(&refusal, sink);
             while let Some(batch) = lane.shard.take() {
                 refuse(&batch, &refusal, sink);
             }
@@ -691,6 +698,7 @@ impl<C: Clone> Lane<C> {
         out: &mut Vec<Output>,
     ) -> Result<(), String> {
         let (mut requests, mut clients, mut more_clients) = (0, SmallVec::new(), false);
+        self.run_before((entry.index, entry.term), now, sink)?;
         let mut state = self.shard.state_mut();
         match entry.kind {
             EntryKind::Membership => state.pass(entry.index),
@@ -724,26 +732,16 @@ impl<C: Clone> Lane<C> {
         while let Some((_, token)) = self.reads.pop_front_if(|(index, _)| *index <= entry.index) {
             out.push(Output::ReadReady(token));
         }
-        let behind = |flight: &mut Flight<C>| flight.kind != Kind::Own && flight.index <= entry.index;
-        while let Some(flight) = self.flights.pop_front_if(behind) {
-            if let Kind::Refused(refusal) = &flight.kind {
-                refuse(&flight.batch, refusal, sink);
-                continue;
-            }
-            let stamp = self.shard.now(now);
-            state
-                .run_local(&flight.batch, stamp, sink)
-                .map_err(|corrupt| format!("a request that this node wrote cannot be read: {corrupt}"))?;
-        }
+        let (changed, stamp) = (state.catalog().index(), state.stamp());
+        drop(state);
+        self.run_beside(entry.index, now, sink)?;
         if !entry.data.is_empty() {
-            let (group, index, stamp) = (self.shard.group, entry.index, state.stamp());
+            let (group, index) = (self.shard.group, entry.index);
             let (data, bytes) = (entry.data.clone(), entry.data.len());
             let applied = Applied { group, index, stamp, data, bytes, requests, clients, more_clients };
             out.push(Output::Applied(applied));
         }
-        let changed = state.catalog().index();
         // Whoever wakes up reads.
-        drop(state);
         self.shard.bell.ring(changed);
         Ok(())
     }
@@ -800,7 +798,7 @@ impl<C: Clone> Lane<C> {
             None => refuse(&batch, &refusal, sink),
             Some(last) => {
                 let (index, term) = (last.index, last.term);
-                self.flights.push_back(Flight { index, term, kind: Kind::Refused(refusal), batch });
+                self.flights.push_back(Flight { index, term, kind: Kind::Refused(refusal), before: false, batch });
             }
         }
     }
@@ -814,10 +812,14 @@ impl<C: Clone> Lane<C> {
         }
     }
 
-    /// Leadership or the log is gone: what was proposed may or may not happen.
-    fn lose<S: Sink<C>>(&mut self, sink: &mut S) {
+    /// Leadership or the log is gone: what was proposed may or may not happen, what waited beside it was not done.
+    fn lose<S: Sink<C>>(&mut self, refusal: &Refusal, sink: &mut S) {
         for flight in self.flights.drain(..) {
-            lose(&flight.batch, sink);
+            match &flight.kind {
+                Kind::Own => lose(&flight.batch, sink),
+                Kind::Beside => refuse(&flight.batch, refusal, sink),
+                Kind::Refused(refusal) => refuse(&flight.batch, refusal, sink),
+            }
         }
     }
 }
@@ -839,7 +841,7 @@ pub fn end_wait<C, S: Sink<C>>(shard: &Shard<C>, waiter: u64, how: Unblock, sink
 fn refuse<C, S: Sink<C>>(batch: &Batch<C>, refusal: &Refusal, sink: &mut S) {
     let line = format!("-{}\r\n", refusal.error().0);
     for client in batch.clients() {
-        sink.reply(client, line.as_bytes());
+        sink.refused(client, line.as_bytes());
     }
 }
 

@@ -122,7 +122,7 @@ impl<C: Clone> Lane<C> {
             out.push(Output::SnapshotAbort(self.shard.group));
             self.snapshot = Snapshot::None;
         }
-        self.lose(sink);
+        self.lose(&Refusal::Elsewhere(self.shard.leader()), sink);
         let mut own = self.shard.state_mut();
         own.end_waits(MOVED, sink);
         let old = own.replace(*state);
@@ -158,7 +158,7 @@ impl<C: Clone> Lane<C> {
         #[cfg(not(any(test, feature = "planted")))]
         let keeps = false;
         if !leads && self.leads && !keeps {
-            self.lose(sink);
+            self.lose(&Refusal::Elsewhere(leader), sink);
         }
         self.leads = leads;
         self.shard.set_leader(leader);

@@ -18,6 +18,8 @@ use crate::state::{Sink, State};
 struct Answers {
     by_client: BTreeMap<u64, String>,
     waiting: BTreeMap<u64, u64>,
+    /// How much later it is when an answer leaves than when the step began, nanoseconds.
+    later: u64,
 }
 
 impl Sink<u64> for Answers {
@@ -31,6 +33,9 @@ impl Sink<u64> for Answers {
         if let Some(client) = self.waiting.remove(&waiter) {
             self.reply(&client, bytes);
         }
+    }
+    fn now(&self, step: Instant) -> Instant {
+        Instant(step.0 + self.later)
     }
     fn lost(&mut self, client: &u64) {
         self.by_client.entry(*client).or_default().push_str("<lost>");
@@ -260,4 +265,61 @@ fn a_change_of_the_registry_is_answered_by_its_outcome_and_survives_a_snapshot()
     assert_eq!(back.catalog().instances("web").count(), 20);
     assert_eq!(back.catalog().index(), index);
     assert_eq!(state.walk(64, &mut Vec::new()), None);
+}
+
+/// A leader with other voters has a lease that ends; here the test says when.
+#[test]
+fn what_needs_no_entry_rides_in_one_where_there_is_no_lease() {
+    let mut world = World::new();
+    world.ask(1, Place::Logged, "SET k 1");
+    world.run();
+    world.answers(1);
+    world.shard.set_lease(Some(Instant(5_000_000)));
+    let before = world.appends;
+    world.ask(1, Place::Local, "GET k");
+    world.run();
+    assert_eq!((world.answers(1).as_str(), world.appends), ("$1\r\n1\r\n", before), "the lease holds");
+    world.now = 5;
+    world.ask(1, Place::Local, "GET k");
+    world.ask(2, Place::Local, "GET none");
+    world.run();
+    assert_eq!((world.answers(1), world.answers(2)), ("$1\r\n1\r\n".into(), "$-1\r\n".into()));
+    assert_eq!(world.appends, before + 1, "one entry for both");
+    world.shard.set_lease(None);
+    world.ask(1, Place::Local, "GET k");
+    world.run();
+    assert_eq!((world.answers(1).as_str(), world.appends), ("$1\r\n1\r\n", before + 2));
+}
+
+#[test]
+fn what_was_held_up_while_it_was_read_is_not_answered() {
+    let mut world = World::new();
+    world.shard.set_lease(Some(Instant(5_000_000)));
+    // Between the step's clock and the answer the process stands still.
+    world.answers.later = 6_000_000;
+    world.ask(1, Place::Local, "GET k");
+    world.run();
+    assert_eq!(world.answers(1), "<lost>");
+}
+
+#[test]
+fn what_was_to_be_answered_beside_an_entry_waits_for_the_next_one_when_the_lease_is_over() {
+    let mut world = World::new();
+    world.shard.set_lease(Some(Instant(5_000_000)));
+    let mut out = Vec::new();
+    let mut step = |world: &mut World, input| {
+        world.driver.step(Instant(world.now * 1_000_000), 1_000_000, input, &mut world.answers, &mut out);
+        std::mem::take(&mut out)
+    };
+    world.ask(1, Place::Logged, "SET k 1");
+    assert!(step(&mut world, Input::Wake).iter().any(|output| matches!(output, Output::Append(_))));
+    // Queued while the append is under way, taken when it ends, run when there is no lease any more.
+    world.ask(1, Place::Local, "GET k");
+    world.ask(2, Place::Local, "GET k");
+    world.now = 6;
+    let out = step(&mut world, Input::Appended);
+    assert_eq!((world.answers(1).as_str(), world.answers(2).as_str()), ("+OK\r\n", ""));
+    assert!(out.iter().any(|output| matches!(output, Output::Append(_))), "an entry for the reads alone");
+    step(&mut world, Input::Appended);
+    assert_eq!((world.answers(1), world.answers(2)), ("$1\r\n1\r\n".into(), "$1\r\n1\r\n".into()));
 }

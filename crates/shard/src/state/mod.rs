@@ -23,7 +23,7 @@ use std::sync::Arc;
 use base::{GroupId, Limits, Millis, Rng};
 use cluster::Cluster;
 use discovery::Catalog;
-use store::codec::{Corrupt, Input};
+use store::codec::{Corrupt, Input, put_u64};
 use store::keyspace::{Durability, Keyspaces};
 use store::table::Tables;
 
@@ -363,6 +363,12 @@ impl State {
             }
             Unit::Literal(bytes) => {
                 reply.bytes.extend_from_slice(bytes);
+                true
+            }
+            Unit::Versions(mut keys) => {
+                while let Ok(Some((db, key))) = entry::read_expire(&mut keys) {
+                    put_u64(&mut reply.bytes, self.version(db, key, now));
+                }
                 true
             }
             Unit::Change(change) => {

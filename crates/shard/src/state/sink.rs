@@ -1,5 +1,7 @@
 //! Where a leader's answers go.
 
+use base::Instant;
+
 /// Where a leader's answers go.
 pub trait Sink<C> {
     /// The next answer of this client.
@@ -8,6 +10,14 @@ pub trait Sink<C> {
     fn parked(&mut self, client: &C, waiter: u64);
     /// The answer of a request that waited. Ids that nobody on this node waits for are ignored.
     fn served(&mut self, waiter: u64, bytes: &[u8]);
+    /// Nothing was done of this client's request, and this line says why. It is the answer, unless the request can go elsewhere.
+    fn refused(&mut self, client: &C, line: &[u8]) {
+        self.reply(client, line);
+    }
+    /// The monotonic clock, where it can be asked; else the moment of the step.
+    fn now(&self, step: Instant) -> Instant {
+        step
+    }
     /// The outcome of this client's request is unknown: its connection must be closed, never answered.
     fn lost(&mut self, client: &C);
     /// A message published by a MULTI or a script.

@@ -17,6 +17,9 @@ struct Nothing;
 
 impl World for Nothing {
     fn wake_driver(&self) {}
+    fn now(&self) -> Instant {
+        Instant::default()
+    }
     fn wall_micros(&self) -> u64 {
         0
     }
@@ -47,6 +50,7 @@ impl Scene {
             state.set_slots(Slots { index, count });
             let shard = Arc::new(Shard::<Client>::new(group, state, &limits, Arc::new(Gate::default())));
             shard.set_refusal(None);
+            shard.set_lease(Some(Instant(u64::MAX)));
             shard
         };
         let shards = (0..count).map(shard).collect();
@@ -80,11 +84,19 @@ impl Scene {
         Session::new(self.door.clone(), client, 1)
     }
 
+    /// Nobody knows any more whether this node leads: what is read must ride in an entry.
+    pub(super) fn end_leases(&self) {
+        self.door.shards.iter().for_each(|shard| shard.set_lease(None));
+    }
+
     /// What the driver does, on a disk that takes no time.
     fn drive(&mut self) {
         let mut outbox = Outbox::new(&self.door);
         for (shard, applied) in self.door.shards.iter().zip(&mut self.applied) {
             while let Some(mut batch) = shard.take() {
+                if !shard.reads_here() {
+                    batch.ride();
+                }
                 let mut state = shard.state_mut();
                 if batch.needs_entry() {
                     *applied += 1;
@@ -331,4 +343,51 @@ fn scripts_belong_to_the_shard_of_their_keys() {
     }
     say(&mut scene, &mut session, "RPUSH {t}l 1 2|MSET {t}w_1 5 {t}w_2 4");
     assert_eq!(say(&mut scene, &mut session, "SORT {t}l BY {t}w_* GET # GET {t}w_*"), "*4 $1 2 $1 4 $1 1 $1 5 ");
+}
+
+#[test]
+fn without_a_lease_every_read_rides_in_an_entry_and_is_answered_alike() {
+    for count in [1, 3] {
+        let mut scene = Scene::split(Limits::DEFAULT, Keyspaces::default(), count);
+        let mut session = scene.session();
+        scene.say(&mut session, "MSET {t}a 1 {t}b 2|RPUSH {t}l x y|SADD {t}s m");
+        let lines = [
+            "GET {t}a",
+            "EXISTS {t}a {t}none",
+            "LRANGE {t}l 0 -1|GET {t}b",
+            "DBSIZE",
+            "KEYS {t}l",
+            "SCAN 0 COUNT 1000 MATCH {t}s",
+            "EVAL_RO \"return redis.call('get',KEYS[1])\" 1 {t}a",
+            "WATCH {t}a|MULTI|INCR {t}a|EXEC|DECR {t}a",
+            "XREAD STREAMS {t}x 0|PING",
+            "GET {t}l",
+        ];
+        let with: Vec<String> = lines.iter().map(|line| scene.say(&mut session, line)).collect();
+        scene.end_leases();
+        let applied = |scene: &Scene| scene.applied.iter().sum::<u64>();
+        for (line, with) in lines.iter().zip(with) {
+            let before = applied(&scene);
+            if count > 1 && line.starts_with("SCAN") {
+                // A page is one shard's.
+                let keys: String =
+                    (0..3).map(|cursor| scene.say(&mut session, &line.replacen('0', &cursor.to_string(), 1))).collect();
+                assert!(keys.contains("{t}s"), "{keys}");
+            } else {
+                assert_eq!(scene.say(&mut session, line), with, "{line}");
+            }
+            assert!(applied(&scene) > before, "{line} was read without an entry");
+        }
+    }
+}
+
+#[test]
+fn a_watched_key_that_changes_is_noticed_without_a_lease_too() {
+    let mut scene = Scene::new(Limits::DEFAULT);
+    let (mut one, mut two) = (scene.session(), scene.session());
+    scene.end_leases();
+    assert_eq!(scene.say(&mut one, "WATCH a b a|WATCH b"), "+OK +OK ");
+    scene.say(&mut two, "SET b 1");
+    assert_eq!(scene.say(&mut one, "MULTI|SET a 1|EXEC|GET a"), "+OK +QUEUED *-1 $-1 ");
+    assert_eq!(scene.say(&mut one, "WATCH a b|MULTI|SET a 1|EXEC|GET a"), "+OK +OK +QUEUED *1 +OK $1 1 ");
 }

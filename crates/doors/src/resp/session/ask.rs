@@ -1,0 +1,65 @@
+//! Where a client's requests go: into the queue of a shard that this node leads, or to the node that does.
+
+use shard::command::Args;
+use shard::entry::{MultiBuilder, Watch};
+use shard::error::CommandError;
+use shard::pending::{Batch, Place};
+
+use super::Session;
+use crate::resp::door::Client;
+
+/// An answer up to this many bytes takes its place behind others however much waits.
+const SMALL_ANSWER: usize = 1024;
+
+/// One unit that a shard is asked for.
+pub(in crate::resp) enum Ask<'a> {
+    /// A command.
+    Command { place: Place, frees: bool, words: Args<'a> },
+    /// MULTI … EXEC.
+    Multi { place: Place, frees: bool, multi: &'a MultiBuilder, watches: &'a [Watch] },
+    /// An answer that is known already, in its place among others.
+    Literal(&'a [u8]),
+    /// The versions of keys, for WATCH.
+    Versions(&'a [&'a [u8]]),
+}
+
+impl Session {
+    /// Whether another node leads the shard.
+    pub(in crate::resp) fn is_there(&self, at: usize) -> bool {
+        let shard = &self.door.shards[at];
+        !shard.reads_here() && self.door.is_led_elsewhere(at)
+    }
+
+    /// The next request goes to this shard. False where others are under way elsewhere, whose answers must come first.
+    pub(in crate::resp) fn turn_to(&mut self, at: usize) -> bool {
+        let there = self.is_there(at);
+        if self.is_pending() {
+            return (self.towards, self.there) == (at, there);
+        }
+        (self.towards, self.there) = (at, there);
+        true
+    }
+
+    /// Sends one request on its way; [`Session::turn_to`] has said that it may. An error where too much is under way already.
+    pub(in crate::resp) fn ask(&mut self, at: usize, ask: Ask<'_>) -> Result<(), CommandError> {
+        // What is small is never put off: its command may have had its effect already, which must not come twice.
+        let must = matches!(&ask, Ask::Literal(bytes) if bytes.len() <= SMALL_ANSWER);
+        self.ask_for(at, ask, must)
+    }
+
+    /// The same; with `must` however much is under way.
+    pub(in crate::resp) fn ask_for(&mut self, at: usize, ask: Ask<'_>, must: bool) -> Result<(), CommandError> {
+        let (db, protocol, client) = (self.db, self.protocol, self.client.clone());
+        let add = |batch: &mut Batch<Client>| match ask {
+            Ask::Command { place, frees, words } => batch.command(place, frees, client, db, protocol, words),
+            Ask::Multi { place, frees, multi, watches } => batch.multi(place, frees, client, protocol, multi, watches),
+            Ask::Literal(bytes) => batch.literal(client, bytes),
+            Ask::Versions(keys) => batch.versions(client, db, keys.iter().copied()),
+        };
+        let shard = &self.door.shards[at];
+        let wake = if must { shard.put(add) } else { shard.submit(add)? };
+        self.wake |= wake;
+        self.sent += 1;
+        Ok(())
+    }
+}
