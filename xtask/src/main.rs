@@ -15,6 +15,7 @@ mod resp;
 mod rng;
 mod server;
 mod shell;
+mod sim;
 mod source;
 mod tair;
 mod test;
@@ -35,12 +36,13 @@ fn main() {
         "compat" => compat::run(rest),
         "fix" => fix::run(rest),
         "gateway-proof" => gateway_proof::run(rest),
+        "sim" => sim::run(rest),
         "tair" => tair::run(rest),
         "test" => test::run(rest),
         "tidy" => tidy::run(rest),
         "verify" => verify::run(rest),
         _ => Err(format!(
-            "no tool {name:?}; there are: bench, chaos, clients, compat, differential, fix, gateway-proof, tair, test, tidy, verify"
+            "no tool {name:?}; there are: bench, chaos, clients, compat, differential, fix, gateway-proof, sim, tair, test, tidy, verify"
         )),
     };
     if let Err(message) = done {

@@ -1,4 +1,5 @@
 //! `cargo run --release -p sim -- [cluster] --seeds A..B`: seeds of the simulator, for nights and for a seed that failed.
+//! `cargo xtask sim` runs several of these side by side.
 
 use sim::{cluster, world};
 
@@ -6,6 +7,8 @@ fn main() {
     let mut seeds = 0..100u64;
     let mut one = world::Options::default();
     let mut several = cluster::Options::default();
+    let mut nodes = None;
+    let mut machine = false;
     let mut args = std::env::args().skip(1).peekable();
     let clusters = args.next_if(|word| word == "cluster").is_some();
     while let Some(arg) = args.next() {
@@ -19,13 +22,18 @@ fn main() {
             }
             "--lives" => one.lives = number() as usize,
             "--steps" => one.ticks = number() as usize,
-            "--nodes" => several.nodes = number(),
+            "--nodes" => nodes = Some(number()),
+            "--machine" => machine = number() > 0,
             "--millis" => several.millis = number(),
             "--trace" => several.trace = (number() > 0).then_some(|line| println!("{line}")),
             _ => usage(),
         }
     }
-    if clusters { run_clusters(seeds, &several) } else { run_nodes(seeds, &one) }
+    match (clusters, machine) {
+        (true, true) => run_for_machines(seeds, nodes, &several),
+        (true, false) => run_clusters(seeds, nodes, &several),
+        (false, _) => run_nodes(seeds, &one),
+    }
 }
 
 fn run_nodes(seeds: std::ops::Range<u64>, options: &world::Options) {
@@ -43,19 +51,47 @@ fn run_nodes(seeds: std::ops::Range<u64>, options: &world::Options) {
     println!("{count} seeds: {total}; checksum {:016x}", total.digest);
 }
 
-fn run_clusters(seeds: std::ops::Range<u64>, options: &cluster::Options) {
+fn of_seed(seed: u64, nodes: Option<u64>, options: &cluster::Options) -> cluster::Options {
+    cluster::Options { nodes: nodes.unwrap_or_else(|| cluster::founders(seed)), ..*options }
+}
+
+fn run_clusters(seeds: std::ops::Range<u64>, nodes: Option<u64>, options: &cluster::Options) {
     let mut total = cluster::Report::default();
     let count = seeds.end.saturating_sub(seeds.start);
     for (done, seed) in seeds.enumerate() {
-        match cluster::run(seed, options) {
+        match cluster::run(seed, &of_seed(seed, nodes, options)) {
             Ok(report) => total.add(&report),
-            Err(failure) => fail(format!("{failure} --millis {}", options.millis)),
+            Err(failure) => fail(failure.to_string()),
         }
         if (done + 1) % 20 == 0 {
             println!("{} of {count} seeds: {total}", done + 1);
         }
     }
     println!("{count} seeds: {total}; checksum {:016x}", total.digest);
+}
+
+/// A line for each failure, with the line of `cases.txt` that it asks for, and one for each figure. The kept cases come with
+/// seed 0.
+fn run_for_machines(seeds: std::ops::Range<u64>, nodes: Option<u64>, options: &cluster::Options) {
+    let mut total = cluster::Report::default();
+    let mut failed = false;
+    let kept = if seeds.start == 0 { cluster::cases() } else { Vec::new() };
+    let kept = kept.into_iter().map(|(seed, nodes, millis)| (seed, cluster::Options { nodes, millis, ..*options }));
+    for (seed, options) in kept.chain(seeds.map(|seed| (seed, of_seed(seed, nodes, options)))) {
+        match cluster::run(seed, &options) {
+            Ok(report) => total.add(&report),
+            Err(failure) => {
+                failed = true;
+                let what = failure.what.lines().next().unwrap_or_default();
+                println!("case {seed} {} {} # {what}", failure.nodes, failure.millis);
+                eprintln!("{failure}");
+            }
+        }
+    }
+    for (name, count) in total.figures() {
+        println!("figure {count} {name}");
+    }
+    std::process::exit(i32::from(failed));
 }
 
 fn fail(why: String) -> ! {
@@ -65,6 +101,6 @@ fn fail(why: String) -> ! {
 
 fn usage() -> ! {
     eprintln!("usage: sim --seeds A..B [--lives N] [--steps N]");
-    eprintln!("       sim cluster --seeds A..B [--nodes N] [--millis N] [--trace 1]");
+    eprintln!("       sim cluster --seeds A..B [--nodes N] [--millis N] [--trace 1] [--machine 1]");
     std::process::exit(2)
 }

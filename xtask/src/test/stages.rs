@@ -27,6 +27,11 @@ pub const STAGES: &[Stage] = &[
         about: "store, log and consensus on a disk that loses, tears and corrupts; planted bugs are caught",
         run: sim,
     },
+    Stage {
+        name: "clusters",
+        about: "1,800 simulated clusters: at least 5e7 events, 1e4 elections, 1e3 membership changes, every kind of fault",
+        run: clusters,
+    },
     Stage { name: "program", about: "the binary's own tests: flags, messages, exit codes", run: program },
     Stage { name: "tours", about: "every tour that `quorate tour` lists", run: tours },
     Stage { name: "compatibility", about: "Tair's cases; docs/compatibility.md is what ran", run: compatibility },
@@ -107,6 +112,15 @@ fn sim(ctx: &Ctx) -> Result<Outcome, String> {
         text.push_str(", and the long ones");
     }
     passed(text)
+}
+
+fn clusters(ctx: &Ctx) -> Result<Outcome, String> {
+    let seeds = ctx.count(1_800, 20_000).to_string();
+    let said = ctx.tool(&["sim", "--floors", "--seeds", &seeds], if ctx.night { 180 } else { 10 })?;
+    let figure =
+        |name: &str| said.lines().find_map(|line| line.trim().strip_suffix(name)).unwrap_or("?").trim().to_owned();
+    let [events, elections, changes] = [" events", " elections", " membership changes"].map(figure);
+    passed(format!("{events} events, {elections} elections, {changes} changes of membership"))
 }
 
 fn program(ctx: &Ctx) -> Result<Outcome, String> {

@@ -32,7 +32,7 @@ impl World {
     pub(super) fn fault(&mut self) {
         let id = self.victim();
         let soon = self.draw((50 * MILLI, 3_000 * MILLI));
-        let kind = self.rng.below(24);
+        let kind = self.rng.below(28);
         self.tell(|| format!("fault {kind} at {id}"));
         match kind {
             0 | 1 => {
@@ -114,6 +114,22 @@ impl World {
                     node.want_snapshot(DATA);
                 }
             }
+            23 => self.flap(id),
+            24 | 25 => {
+                self.report.storms += 1;
+                let lost = 10 + self.rng.below(300);
+                let doubled = self.rng.below(200);
+                let (low, high) = self.usual.delay;
+                let delay = (low, high + self.rng.below(300 * MILLI));
+                self.weather = Weather { delay, lost, doubled, reorders: self.rng.chance(1, 2) };
+                self.at(self.now + soon, Event::Calm);
+            }
+            26 => {
+                self.report.full += 1;
+                let room = self.machines[&id].disk.used() + self.rng.below(8 << 10);
+                self.machine(id).disk.set_capacity(Some(room));
+                self.at(self.now + soon, Event::Roomy(id));
+            }
             _ => {
                 if self.rng.chance(1, 3) {
                     self.report.blackouts += 1;
@@ -186,6 +202,23 @@ impl World {
                 self.at(cut, Event::Cut(links.clone()));
                 self.at(mend, Event::Mend(links));
             }
+        }
+    }
+
+    /// A node's links are cut and mended every few heartbeats; one way in half of the cases.
+    fn flap(&mut self, id: NodeId) {
+        self.report.flaps += 1;
+        let mut links = self.links(&[id]);
+        if self.rng.chance(1, 2) {
+            let away = self.rng.chance(1, 2);
+            links.retain(|(from, _)| (*from == id) == away);
+        }
+        let mut at = self.now;
+        for _ in 0..4 + self.rng.below(8) {
+            self.at(at, Event::Cut(links.clone()));
+            at += self.draw((20 * MILLI, 900 * MILLI));
+            self.at(at, Event::Mend(links.clone()));
+            at += self.draw((20 * MILLI, 600 * MILLI));
         }
     }
 

@@ -63,6 +63,27 @@ impl Default for Options {
     }
 }
 
+/// As many founders as this seed has where nobody says: one that grows, three, five.
+pub fn founders(seed: u64) -> u64 {
+    [3, 1, 3, 5][(seed % 4) as usize]
+}
+
+/// Seeds that failed once: seed, founders, virtual milliseconds. They run with every run of the tests.
+///
+/// # Panics
+/// If `cases.txt` holds a line of another form.
+pub fn cases() -> Vec<(u64, u64, u64)> {
+    let lines = include_str!("../../cases.txt").lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let number = |word: Option<&str>| word.and_then(|word| word.parse().ok()).expect("cases.txt: SEED NODES MILLIS");
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            (number(words.next()), number(words.next()), number(words.next()))
+        })
+        .collect()
+}
+
 /// Runs a seed: the same events and answers each time.
 ///
 /// # Errors
@@ -74,7 +95,10 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
     world.report.elections = world.leaders.len() as u64;
     match done {
         Ok(()) => Ok(world.report),
-        Err(what) => Err(Box::new(Failure { seed, nodes: options.nodes, at: world.now / MILLI, what })),
+        Err(what) => {
+            let Options { nodes, millis, .. } = *options;
+            Err(Box::new(Failure { seed, nodes, millis, at: world.now / MILLI, what }))
+        }
     }
 }
 
@@ -111,6 +135,10 @@ enum Event {
     Cut(Vec<(NodeId, NodeId)>),
     Quick(NodeId),
     QuickLinks(Vec<(NodeId, NodeId)>),
+    /// The storm is over.
+    Calm,
+    /// Room on that node's disk again.
+    Roomy(NodeId),
     /// A process killed and started again at once.
     Bounce(NodeId),
     /// The leader of the data group is asked to hand over.
@@ -171,8 +199,10 @@ struct Request {
     begun: u64,
 }
 
+#[derive(Clone, Copy)]
 struct Weather {
     delay: (u64, u64),
+    /// Of a thousand messages.
     lost: u64,
     doubled: u64,
     reorders: bool,
@@ -186,6 +216,8 @@ struct World {
     events: BTreeMap<(u64, u64), Event>,
     options: Options,
     weather: Weather,
+    /// How the weather is when nothing special is the matter.
+    usual: Weather,
     machines: BTreeMap<NodeId, Machine>,
     founders: Vec<NodeId>,
     cut: BTreeSet<(NodeId, NodeId)>,
@@ -244,6 +276,7 @@ impl World {
             events: BTreeMap::new(),
             options: *options,
             weather,
+            usual: weather,
             machines: BTreeMap::new(),
             founders: founders.clone(),
             cut: BTreeSet::new(),
@@ -466,6 +499,14 @@ impl World {
                 self.slow_links.retain(|link, _| !links.contains(link));
                 Ok(())
             }
+            Event::Calm => {
+                self.weather = self.usual;
+                Ok(())
+            }
+            Event::Roomy(id) => {
+                self.machine(id).disk.set_capacity(None);
+                Ok(())
+            }
             Event::HandOver => {
                 self.hand_over(DATA);
                 Ok(())
@@ -678,10 +719,15 @@ impl World {
         }
         let delay = self.draw(self.weather.delay);
         let mut at = self.now + delay + self.slow_links.get(&(from, to)).copied().unwrap_or(0);
-        if !self.weather.reorders {
+        let orderly = !self.weather.reorders;
+        if orderly {
             let last = self.arrives.entry((from, to)).or_default();
             at = at.max(*last);
             *last = at;
+        } else if at < self.arrives.get(&(from, to)).copied().unwrap_or(0) {
+            self.report.reordered += 1;
+        } else {
+            self.arrives.insert((from, to), at);
         }
         if self.rng.chance(self.weather.doubled, 1000) && matches!(packet, Packet::Message(_)) {
             self.report.doubled += 1;
@@ -718,9 +764,11 @@ impl World {
         self.ends = self.now;
         self.cut.clear();
         self.slow_links.clear();
+        self.weather = self.usual;
         for id in self.ids() {
             let machine = self.machine(id);
             machine.slow = 1;
+            machine.disk.set_capacity(None);
             // A sync that was to fail may still.
             if machine.paused {
                 self.at(self.now, Event::Resume(id));

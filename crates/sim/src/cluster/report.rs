@@ -50,6 +50,14 @@ report! {
     halves "partitions",
     /// Links cut and mended in random order.
     swizzles "swizzles",
+    /// Links cut and mended again and again.
+    flaps "flapping links",
+    /// Times of loss, doubling and disorder.
+    storms "storms",
+    /// Messages that came before older ones.
+    reordered "messages out of order",
+    /// Disks that had no room for a while.
+    full "full disks",
     /// Links on which messages take long.
     slow_links "slow links",
     /// Leaders that hear late.
@@ -98,6 +106,8 @@ pub struct Failure {
     pub seed: u64,
     /// With how many founders.
     pub nodes: u64,
+    /// For how many virtual milliseconds of faults.
+    pub millis: u64,
     /// At which virtual millisecond.
     pub at: u64,
     /// What.
@@ -106,10 +116,10 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, nodes, at, what } = self;
+        let Failure { seed, nodes, millis, at, what } = self;
         write!(
             f,
-            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --seeds {seed}..{}",
+            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --millis {millis} --seeds {seed}..{}",
             seed + 1
         )
     }

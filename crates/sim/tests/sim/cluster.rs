@@ -3,7 +3,7 @@
 //!
 //! `SIM_CLUSTER_SEEDS` is how many seeds run, with one, three and five founders.
 
-use sim::cluster::{Failure, Options, Report, run};
+use sim::cluster::{Failure, Options, Report, cases, founders, run};
 use sim::world::Bugs;
 
 fn seeds() -> u64 {
@@ -36,9 +36,11 @@ fn the_same_seed_tells_the_same_story() {
     assert_ne!(story(3), story(4));
 }
 
-/// As many founders as this seed has: one that grows, three, five.
-fn founders(seed: u64) -> u64 {
-    [3, 1, 3, 5][(seed % 4) as usize]
+#[test]
+fn what_failed_once_holds() {
+    for (seed, nodes, millis) in cases() {
+        run(seed, &Options { nodes, millis, ..Options::default() }).unwrap_or_else(|failure| panic!("{failure}"));
+    }
 }
 
 /// How many seeds may be needed to catch a bug.
