@@ -121,6 +121,18 @@ limits! {
         dns_connections_max,
         /// `dns.udp_bytes_max`, or less that a client takes: an answer was cut, and said so.
         dns_udp_bytes_max,
+        /// Connections to the port for peers that have not proven who they are.
+        peer_handshakes_max,
+        /// One message between nodes.
+        peer_frame_bytes_max,
+        /// What waits to be sent to one node.
+        peer_queue_bytes_max,
+        /// Questions between two nodes without an answer yet.
+        peer_asks_max,
+        /// Nodes that speak before the directory knows them.
+        peer_strangers_max,
+        /// Requests to join that are decided at once.
+        peer_joins_max,
     }
 }
 

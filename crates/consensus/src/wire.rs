@@ -102,11 +102,21 @@ impl Envelope {
 
     /// The bytes to send.
     pub fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(HEADER + self.message.encoded_len());
-        bytes.put_u8(VERSION);
-        bytes.put_u32_le(self.group.0);
-        self.message.encode(&mut bytes).expect("a buffer that grows has room for every message");
+        let mut bytes = BytesMut::with_capacity(self.encoded_len());
+        self.encode_into(&mut bytes);
         bytes.freeze()
+    }
+
+    /// How many bytes [`Envelope::encode`] gives.
+    pub fn encoded_len(&self) -> usize {
+        HEADER + self.message.encoded_len()
+    }
+
+    /// The same bytes, behind what is in `out`.
+    pub fn encode_into(&self, out: &mut BytesMut) {
+        out.put_u8(VERSION);
+        out.put_u32_le(self.group.0);
+        self.message.encode(out).expect("a buffer that grows has room for every message");
     }
 
     /// Reads what [`Envelope::encode`] wrote. Entries share the buffer's memory.
@@ -154,6 +164,7 @@ mod tests {
         let envelope = Envelope::new(GroupId(7), message);
         let bytes = envelope.encode();
         assert_eq!(bytes.as_ref(), [1, 7, 0, 0, 0, 0x08, 3, 0x10, 2, 0x18, 1, 0x20, 3]);
+        assert_eq!(envelope.encoded_len(), bytes.len());
         assert_eq!(Envelope::decode(bytes.clone()), Ok(envelope));
         assert_eq!(Envelope::decode(bytes.slice(..4)), Err(WireError::Short));
         assert_eq!(Envelope::decode(bytes.slice(..6)), Err(WireError::Malformed));

@@ -21,7 +21,8 @@ pub enum Message {
     Forward(Bytes),
 }
 
-/// Who is told what comes. Called on the links' tasks: nothing here may block or take long.
+/// Who is told what comes. Called on the links' tasks: nothing here may block or take long. `link`, `message` and `unreachable` may call
+/// [`super::Peers::send`], but neither [`super::Peers::links`] nor [`super::Peers::set_directory`]: these wait for the same locks.
 pub trait Handler: Send + Sync + 'static {
     /// A message; those of one node come in the order in which it sent them, one at a time.
     fn message(&self, from: NodeId, message: Message);
@@ -42,8 +43,15 @@ pub trait Handler: Send + Sync + 'static {
     fn snapshot_sent(&self, group: GroupId, to: NodeId, ok: bool);
 
     /// A snapshot has come whole and is durable ([`store::snapshot::Arrival::finish`]): read it (`shard::open::arrived`, on a thread
-    /// that may block), then tell the driver, with the announcement.
-    fn snapshot_arrived(&self, from: NodeId, group: GroupId, index: u64, announcement: Envelope);
+    /// that may block), then tell the driver, with the announcement. Done once the driver's input is in its queue: only then does the
+    /// sender hear that it has arrived, and goes on with what comes after it. `Err` is a sentence for both.
+    fn snapshot_arrived(
+        &self,
+        from: NodeId,
+        group: GroupId,
+        index: u64,
+        announcement: Envelope,
+    ) -> Later<Result<(), String>>;
 
     /// Somebody who holds a token wants to join. The token has not been checked: only its hash is here ([`Request::token`]), to be compared
     /// with the one that the cluster knows. `Err` is a sentence for whoever joins. The same key asking again must get the same node.

@@ -20,21 +20,38 @@
 //! **Absent:** what messages mean, retries of anything but connecting and streams of snapshots, and who belongs to the cluster
 //! (that is [`Directory`], told by whoever knows).
 
+mod dial;
+mod frame;
 mod handler;
+pub mod identity;
+mod incoming;
 pub mod join;
+pub mod keys;
+mod pair;
+mod shared;
+mod snapshots;
+#[cfg(test)]
+mod tests;
+mod tls;
+pub mod token;
+mod words;
 
 pub use handler::{Handler, Later, Message};
+pub use identity::Identity;
+pub use token::Token;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{ClusterId, GroupId, Limits, NodeId};
+use base::{GroupId, Limits, NodeId};
 use bytes::Bytes;
 use consensus::Envelope;
 use tokio::net::TcpListener;
 
+use self::pair::Peer;
+use self::shared::Shared;
 use crate::files::Directory as DataDirectory;
 
 /// SHA-256 of a node's public key (SubjectPublicKeyInfo): what the cluster remembers of it.
@@ -151,19 +168,15 @@ pub struct LinkStatus {
     pub error: String,
 }
 
-/// Who this node is. See [`identity`](self).
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// This node.
-    pub node: NodeId,
+struct Inner {
+    shared: Arc<Shared>,
+    runtime: tokio::runtime::Handle,
 }
 
-struct Inner {
-    identity: Identity,
-    settings: Settings,
-    handler: Arc<dyn Handler>,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.stop.send_replace(true);
+    }
 }
 
 /// The links of this node. Clones are handles of the same; when the last one goes, the links end.
@@ -171,53 +184,80 @@ struct Inner {
 pub struct Peers(Arc<Inner>);
 
 impl Peers {
-    /// Listens for peers and dials those that the directory will name. `disk` is where snapshots from others are written. Must be
-    /// called on a tokio runtime, which the links then use.
+    /// Listens for peers, and dials those that the directory will name. `disk` is the data directory: snapshots are read from it and
+    /// written to it. Must be called on a tokio runtime, which the links then use.
+    ///
+    /// # Errors
+    /// The identity is not usable: a sentence for people.
     pub fn start(
         listener: TcpListener,
         identity: Identity,
         disk: DataDirectory,
         settings: Settings,
         handler: Arc<dyn Handler>,
-    ) -> Peers {
-        let _ = (listener, disk);
-        Peers(Arc::new(Inner { identity, settings, handler }))
+    ) -> Result<Peers, String> {
+        let shared = Arc::new(Shared::new(identity, disk, settings, handler)?);
+        let runtime = tokio::runtime::Handle::current();
+        runtime.spawn(incoming::listen(shared.clone(), listener));
+        Ok(Peers(Arc::new(Inner { shared, runtime })))
     }
 
     /// Who belongs to the cluster now. New nodes are dialled, changed addresses take effect at the next attempt, and who left is cut
     /// off and refused.
     pub fn set_directory(&self, directory: &Directory) {
-        let _ = directory;
+        for peer in self.0.shared.learn(directory) {
+            self.0.runtime.spawn(incoming::keep_until_stopped(self.0.shared.clone(), peer));
+        }
     }
 
-    /// Queues a message behind those before it; never waits. False: nothing was queued, for the link is down or its queue is full
-    /// (then [`Handler::unreachable`] is told as well). True promises no delivery: if the link breaks, the handler is told.
+    /// Queues a message behind those before it; never waits. False: nothing was queued, for the link is down, or its queue is full
+    /// (then [`Handler::unreachable`] is told as well). Messages of consensus need our own link only, those of the doors the pair
+    /// ([`Handler::link`]). True promises no delivery: if the link breaks, the handler is told.
     pub fn send(&self, to: NodeId, message: Message) -> bool {
-        let _ = (to, message, &self.0.identity, &self.0.settings, &self.0.handler);
-        false
+        let shared = &self.0.shared;
+        shared.peers.read().get(&to).is_some_and(|peer| peer.send(message, &shared.settings))
     }
 
-    /// Asks another node and waits for its answer, for `timeout` at most.
+    /// Asks another node and waits for its answer, for `timeout` at most. Dropping it takes the question back, if it has not been sent.
     ///
     /// # Errors
     /// See [`AskError`]: only after `NotSent` may a question that changes something be asked again.
     pub async fn ask(&self, to: NodeId, request: Bytes, timeout: Duration) -> Result<Bytes, AskError> {
-        let _ = (to, request, timeout);
-        Err(AskError::NotSent)
+        struct Waits<'a>(&'a Peer, u64);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.forget(self.1);
+            }
+        }
+        let shared = &self.0.shared;
+        let peer = shared.peer(to).ok_or(AskError::NotSent)?;
+        let (number, answered) = peer.ask(request, &shared.settings)?;
+        let waits = Waits(&peer, number);
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(answer) => answer.unwrap_or(Err(AskError::Unknown)),
+            Err(_) => Err(waits.0.forget(number)),
+        }
     }
 
     /// Streams the group's snapshot file at `index` to a node, the announcement last. [`Handler::snapshot_sent`] is told what became
-    /// of it, whatever it is; a link that breaks meanwhile is no end, the rest follows on the next.
+    /// of it, whatever it is; a connection that breaks meanwhile is no end, the rest follows on the next.
     pub fn send_snapshot(&self, group: GroupId, to: NodeId, index: u64, announcement: Envelope) {
-        let _ = (index, announcement);
-        self.0.handler.snapshot_sent(group, to, false);
+        self.0.runtime.spawn(snapshots::send(self.0.shared.clone(), group, to, index, announcement));
     }
 
     /// All links, by node.
     pub fn links(&self) -> Vec<LinkStatus> {
-        Vec::new()
+        let peers: Vec<Arc<Peer>> = self.0.shared.peers.read().values().cloned().collect();
+        peers.iter().map(|peer| peer.status()).collect()
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.0.shared.identity
     }
 
     /// Ends all links and listens no more.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        self.0.shared.stop.send_replace(true);
+    }
 }

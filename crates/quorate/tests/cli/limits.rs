@@ -175,6 +175,13 @@ fn hit(limit: Limit, scratch: &Scratch) {
         }
         // `doors::dns` cuts answers; here nothing is registered that would be as long.
         Limit::dns_udp_bytes_max => {}
+        // `host::peers` has a third list: these take other nodes.
+        Limit::peer_handshakes_max
+        | Limit::peer_frame_bytes_max
+        | Limit::peer_queue_bytes_max
+        | Limit::peer_asks_max
+        | Limit::peer_strangers_max
+        | Limit::peer_joins_max => {}
         // `loading.rs` fills the door of a node that is not there yet.
         Limit::loading_connections_max => {}
         Limit::bulk_bytes_max

@@ -94,7 +94,13 @@ fn hit(limit: Limit, limits: Limits) -> Option<Scene> {
         | Limit::consul_connections_max
         | Limit::consul_body_bytes_max
         | Limit::dns_connections_max
-        | Limit::dns_udp_bytes_max => return None,
+        | Limit::dns_udp_bytes_max
+        | Limit::peer_handshakes_max
+        | Limit::peer_frame_bytes_max
+        | Limit::peer_queue_bytes_max
+        | Limit::peer_asks_max
+        | Limit::peer_strangers_max
+        | Limit::peer_joins_max => return None,
     };
     Some(scene)
 }
