@@ -102,6 +102,16 @@ pub struct Planted {
     pub read_names_reused: bool,
     /// Followers are told at once what they have decided without the leader's own disk.
     pub commit_told_early: bool,
+    /// A lease counts from when a heartbeat's answer came, not from when it was sent.
+    pub lease_from_answer: bool,
+    /// A node that has just started votes at once, though a lease may run on its word.
+    pub votes_at_once: bool,
+    /// What is known to be decided never reaches the disk.
+    pub commit_not_persisted: bool,
+    /// A vote counts for two.
+    pub votes_counted_twice: bool,
+    /// A change of membership takes effect where it is appended, decided or not.
+    pub members_before_commit: bool,
 }
 
 /// Why a group cannot start from this. Each but the first four means that the disk lost or invented something: starting

@@ -344,8 +344,12 @@ impl Group {
         }
         self.started = true;
         self.election_at = self.draw_election(now);
+        #[cfg(any(test, feature = "planted"))]
+        let waits = !self.planted.votes_at_once;
+        #[cfg(not(any(test, feature = "planted")))]
+        let waits = true;
         // Before it stopped, this node may have answered a heartbeat on which a lease still runs.
-        if self.hard_state.term > 0 && !self.is_lone_voter() {
+        if waits && self.hard_state.term > 0 && !self.is_lone_voter() {
             self.loyal_until = now + self.timing.election;
         }
         self.drain(now, out);
@@ -486,6 +490,13 @@ impl Group {
             _ => None,
         };
         self.raft.raft.election_elapsed = if loyal { TIMER_RUNS_LOYAL } else { TIMER_RUNS_FREE };
+        #[cfg(any(test, feature = "planted"))]
+        if self.planted.votes_counted_twice && kind == MessageType::MsgRequestVoteResponse && !message.reject {
+            let (_, membership) = self.memberships.back().expect("there is always a membership");
+            let other = membership.voters.iter().find(|id| id.0 != from && **id != self.node).copied();
+            let again = other.map(|other| Message { from: other.0, ..message.clone() });
+            again.into_iter().for_each(|again| drop(self.raft.step(again)));
+        }
         // Its errors say "not from a member" or "nothing to do with it": as good as lost.
         if self.raft.step(message).is_err() {
             self.refused += 1;
@@ -504,6 +515,8 @@ impl Group {
         {
             let (_, membership) = self.memberships.back().expect("there is always a membership");
             let halves = [membership.voters.as_slice(), membership.voters_outgoing.as_slice()];
+            #[cfg(any(test, feature = "planted"))]
+            let stamp = if self.planted.lease_from_answer { now } else { stamp };
             self.lease.echo(NodeId(from), stamp, now, self.node, halves, self.timing.lease);
         }
     }
@@ -641,7 +654,13 @@ impl Group {
             let ballot = self.has_new_ballot();
             if !entries.is_empty() || ballot {
                 self.persist(&entries, ready.number(), false, out);
+                #[cfg(any(test, feature = "planted"))]
+                let early: Vec<_> = entries.iter().filter(|_| self.planted.members_before_commit).cloned().collect();
                 self.raft.raft.mut_store().append(entries);
+                #[cfg(any(test, feature = "planted"))]
+                for entry in early.iter().filter(|entry| entry.get_entry_type() != EntryType::EntryNormal) {
+                    self.change_membership(entry.index, &entry.data, out);
+                }
             }
             // A leader's messages may overtake its own entries, but not its term and vote.
             let ballot_token = self.writes.iter().rev().find(|write| write.ballot).map(|write| write.token);
@@ -679,6 +698,8 @@ impl Group {
         let ballot = self.has_new_ballot();
         // Whatever part of this write a power cut leaves: nothing is called committed that the log does not hold.
         let known = self.hard_state.commit.min(self.raft.raft.raft_log.persisted);
+        #[cfg(any(test, feature = "planted"))]
+        let known = if self.planted.commit_not_persisted { 0 } else { known };
         let hard_state = HardState { commit: known.max(self.hard_state_written.commit), ..self.hard_state };
         let changed = hard_state != self.hard_state_written;
         self.hard_state_written = hard_state;
@@ -748,6 +769,10 @@ impl Group {
             out.push(Output::Commit { entries });
             let Some((index, kind)) = last else { continue };
             self.delivered = index;
+            #[cfg(any(test, feature = "planted"))]
+            if self.planted.members_before_commit {
+                continue;
+            }
             if kind == EntryKind::Membership {
                 self.change_membership(index, &batch[batch.len() - 1].data, out);
             }

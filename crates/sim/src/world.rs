@@ -28,6 +28,10 @@ pub struct Bugs {
     pub log: store::log::Planted,
     /// In the writing of snapshots.
     pub snapshot_dir_not_synced: bool,
+    /// In a cluster: a node that has lost its disk comes back under its old name.
+    pub wiped_disk: bool,
+    /// In a cluster: nodes measure time by their wall clocks.
+    pub wall_clocks: bool,
 }
 
 /// How a seed is run.

@@ -180,6 +180,8 @@ pub struct Planted {
     pub read_before_applied: bool,
     /// Leases do not end.
     pub endless_lease: bool,
+    /// The log may let go of what a snapshot covers before that is durable.
+    pub compact_before_durable: bool,
 }
 
 /// All groups of one log.

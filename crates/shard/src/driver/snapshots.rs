@@ -85,6 +85,10 @@ impl<C: Clone> Lane<C> {
         self.bytes_since_snapshot = 0;
         self.log_at_snapshot = log_bytes;
         let membership = self.membership.clone();
+        #[cfg(any(test, feature = "planted"))]
+        if self.planted.compact_before_durable {
+            out.push(Output::CompactLog(self.shard.group, position));
+        }
         out.push(Output::SnapshotBegin { group: self.shard.group, position, membership, chunk });
     }
 }

@@ -12,7 +12,8 @@ impl World {
         if self.quiet && self.requests.is_empty() && self.now > self.ends + 500 * MILLI {
             return Ok(());
         }
-        if self.rng.chance(1, 20) {
+        let often = if client == WANDERER { 4 } else { 20 };
+        if self.rng.chance(1, often) {
             self.homes[client] = self.any();
         }
         let id = self.homes[client];
@@ -24,7 +25,8 @@ impl World {
         let list = self.rng.below(LISTS);
         let request = self.next_request;
         self.next_request += 1;
-        let what = self.rng.below(10);
+        let hushed = self.hushed.is_some_and(|(at, until)| at == id && self.now < until);
+        let what = if client == READER || hushed { 5 } else { self.rng.below(10) };
         let sent = match what {
             0..4 => self.append(client, request, id, list),
             4 => self.append_two(client, request, id, list),
@@ -33,7 +35,8 @@ impl World {
             _ => self.index_read(client, request, id, list),
         };
         if sent {
-            self.at(self.now + PATIENCE, Event::GiveUp(request));
+            let patience = if client == WANDERER { self.draw((200 * MILLI, 800 * MILLI)) } else { PATIENCE };
+            self.at(self.now + patience, Event::GiveUp(request));
         } else {
             self.report.refused += 1;
             let leader = self.machines[&id].node.as_ref().and_then(|node| node.shards[DATA.0 as usize].leader());

@@ -38,6 +38,10 @@ impl World {
             0 | 1 => {
                 self.report.crashes += u64::from(self.machines[&id].node.is_some());
                 self.stop(id, false);
+                if self.options.bugs.wiped_disk && self.rng.chance(1, 2) {
+                    let machine = self.machine(id);
+                    (machine.disk, machine.open.log.log_id) = (VirtualDisk::new(), machine.open.log.log_id + 1);
+                }
                 self.at(self.now + soon, Event::Start(id));
             }
             2 => {
@@ -153,12 +157,29 @@ impl World {
         }
         self.report.tempted += 1;
         let deaf = others[self.rng.index(others.len())];
+        if self.rng.chance(1, 2) {
+            return self.tempt_once(leader, deaf, &others);
+        }
         self.cut_for(vec![(leader, deaf), (deaf, leader)], (2_000 * MILLI, 5_000 * MILLI));
         for other in others.into_iter().filter(|id| *id != deaf) {
             for _ in 0..3 {
                 let at = self.now + self.draw((900 * MILLI, 4_000 * MILLI));
                 self.at(at, Event::Bounce(other));
             }
+        }
+    }
+
+    /// The same, but nothing new is written meanwhile, so that the deaf one may be elected; and nobody hears the leader once the
+    /// others have been restarted.
+    fn tempt_once(&mut self, leader: NodeId, deaf: NodeId, others: &[NodeId]) {
+        self.hushed = Some((leader, self.now + 6_000 * MILLI));
+        self.cut_for(vec![(leader, deaf), (deaf, leader)], (3_000 * MILLI, 5_000 * MILLI));
+        let then = self.now + self.draw((900 * MILLI, 2_200 * MILLI));
+        for other in others.iter().copied().filter(|id| *id != deaf) {
+            self.at(then, Event::Bounce(other));
+            let links = vec![(leader, other), (other, leader)];
+            self.at(then, Event::Cut(links.clone()));
+            self.at(then + 2_500 * MILLI, Event::Mend(links));
         }
     }
 

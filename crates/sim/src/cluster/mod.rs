@@ -39,6 +39,10 @@ const GROUPS: usize = 2;
 const LISTS: u64 = 5;
 /// A request that has found no answer so long is given up; its outcome stays unknown.
 const PATIENCE: u64 = 5_000 * MILLI;
+/// The client that only reads by lease, and the one that looks for another node soon: between them they see what a leader that
+/// is one no longer still shows.
+const READER: usize = 0;
+const WANDERER: usize = 1;
 /// A snapshot of which nothing is heard so long is sent again.
 const STREAM_PATIENCE: u64 = 2_000 * MILLI;
 /// How long a mended cluster may take to come to rest.
@@ -155,6 +159,8 @@ struct Machine {
     clock_offset: u64,
     clock_ppm: i64,
     wall_offset: u64,
+    /// As it was at first, where time goes by the wall clock (planted).
+    first_wall: Option<u64>,
     paused: bool,
     stalled: VecDeque<Event>,
     /// Disk work takes this many times as long.
@@ -168,12 +174,17 @@ struct Machine {
 
 impl Machine {
     fn local(&self, now: u64) -> Instant {
-        Instant((i128::from(now) * self.rate() / 1_000_000) as u64 + self.clock_offset)
+        let now = i128::from(now) * self.rate() / 1_000_000 + i128::from(self.clock_offset) + self.jumped();
+        Instant(u64::try_from(now).unwrap_or(0))
     }
 
     fn global(&self, at: Instant) -> u64 {
-        let since = i128::from(at.0.saturating_sub(self.clock_offset));
-        (since * 1_000_000 / self.rate()) as u64
+        let since = (i128::from(at.0) - i128::from(self.clock_offset) - self.jumped()).max(0);
+        u64::try_from(since * 1_000_000 / self.rate()).unwrap_or(u64::MAX / 2)
+    }
+
+    fn jumped(&self) -> i128 {
+        self.first_wall.map_or(0, |first| (i128::from(self.wall_offset) - i128::from(first)) * i128::from(MILLI))
     }
 
     fn rate(&self) -> i128 {
@@ -227,6 +238,8 @@ struct World {
     arrives: BTreeMap<(NodeId, NodeId), u64>,
     quiet: bool,
     ends: u64,
+    /// Nothing is written at this node until then.
+    hushed: Option<(NodeId, u64)>,
 
     lists: Vec<List>,
     homes: Vec<NodeId>,
@@ -283,6 +296,7 @@ impl World {
             slow_links: BTreeMap::new(),
             arrives: BTreeMap::new(),
             quiet: false,
+            hushed: None,
             ends: options.millis * MILLI,
             lists: vec![List::default(); LISTS as usize],
             homes: vec![NodeId(1); clients],
@@ -316,6 +330,7 @@ impl World {
         open.planted = self.options.bugs.node;
         // Two clocks may differ in rate by 10 %, as the lease allows.
         let drift = 45_000;
+        let wall_offset = 1_700_000_000_000 + rng.below(10_000);
         let machine = Machine {
             id,
             open,
@@ -324,7 +339,8 @@ impl World {
             life: 0,
             clock_offset: 1_000_000_000 + rng.below(1 << 40),
             clock_ppm: rng.below(2 * drift + 1) as i64 - drift as i64,
-            wall_offset: 1_700_000_000_000 + rng.below(10_000),
+            wall_offset,
+            first_wall: self.options.bugs.wall_clocks.then_some(wall_offset),
             paused: false,
             stalled: VecDeque::new(),
             slow: 1,

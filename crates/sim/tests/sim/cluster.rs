@@ -85,5 +85,13 @@ planted! {
     answers_of_somebody_elses_entry_are_found: node.driver.answers_by_index;
     a_snapshot_that_the_log_does_not_hear_of_is_found: node.driver.install_without_mark;
     a_snapshot_whose_index_is_off_by_one_is_found: node.state.snapshot_index_off_by_one;
+    a_lease_counted_from_the_answer_is_found: node.consensus.lease_from_answer;
+    a_restarted_node_that_votes_at_once_is_found: node.consensus.votes_at_once;
+    a_decision_that_never_reaches_the_disk_is_found: node.consensus.commit_not_persisted;
+    votes_counted_twice_are_found: node.consensus.votes_counted_twice;
+    members_that_count_before_they_are_decided_are_found: node.consensus.members_before_commit;
+    a_log_that_is_let_go_before_its_snapshot_is_found: node.driver.compact_before_durable;
+    a_wiped_disk_under_the_old_name_is_found: wiped_disk;
+    time_by_wall_clocks_is_found: wall_clocks;
     records_applied_twice_after_a_restart_are_found: node.state.applied_twice;
 }
