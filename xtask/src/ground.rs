@@ -1,6 +1,6 @@
 //! Where the processes of a cluster live: on loopback, or each in a namespace of its own behind a switch.
 
-use crate::net::space::ends_with_us;
+use crate::net::space::{Pass, ends_with_us};
 use crate::net::sync::{self, Syncs};
 use crate::net::{Net, unavailable};
 use std::fs::OpenOptions;
@@ -48,6 +48,11 @@ impl Ground {
             let visit = scope.spawn(|| pass.enter().and_then(|()| job()));
             visit.join().map_err(|_| "a client panicked".to_owned())?
         })
+    }
+
+    /// What lets a thread go where clients are; nothing, if they are everywhere.
+    pub fn pass(&self) -> Result<Option<Pass>, String> {
+        self.net.as_ref().map(|net| net.spaces[self.places].pass()).transpose()
     }
 
     /// Starts a program at place `at`, its output appended to `log`; with `syncs`, they decide what its fsyncs do.

@@ -3,14 +3,16 @@
 mod bench;
 mod chaos;
 mod clients;
+mod cluster;
 mod compat;
 mod differential;
+mod failover;
 mod fix;
 mod gateway_proof;
-#[allow(dead_code)] // until `chaos cluster` uses the rest
 mod ground;
-#[allow(dead_code)]
+mod interrupt;
 mod net;
+mod nodes;
 mod resp;
 mod rng;
 mod server;
@@ -31,6 +33,8 @@ fn main() {
     let done = match name {
         "differential" => differential::run(rest),
         "chaos" => chaos::run(rest),
+        "cluster" => cluster::run(rest),
+        "failover" => failover::run(rest),
         "clients" => clients::run(rest),
         "bench" => bench::run(rest),
         "compat" => compat::run(rest),
@@ -42,7 +46,7 @@ fn main() {
         "tidy" => tidy::run(rest),
         "verify" => verify::run(rest),
         _ => Err(format!(
-            "no tool {name:?}; there are: bench, chaos, clients, compat, differential, fix, gateway-proof, sim, tair, test, tidy, verify"
+            "no tool {name:?}; there are: bench, chaos, clients, cluster, compat, differential, failover, fix, gateway-proof, sim, tair, test, tidy, verify"
         )),
     };
     if let Err(message) = done {

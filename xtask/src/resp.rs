@@ -172,11 +172,16 @@ fn broken(what: impl Into<String>) -> io::Error {
 impl Conn {
     /// Connects within `timeout`; the next bytes of a reply must come within the same time.
     pub fn open(addr: &str, timeout: Duration) -> io::Result<Conn> {
+        Conn::open_with(addr, timeout, timeout)
+    }
+
+    /// Connects within `dial`; the next bytes of a reply must come within `timeout`.
+    pub fn open_with(addr: &str, dial: Duration, timeout: Duration) -> io::Result<Conn> {
         let to = addr
             .to_socket_addrs()?
             .next()
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{addr}: no address")))?;
-        let stream = TcpStream::connect_timeout(&to, timeout)?;
+        let stream = TcpStream::connect_timeout(&to, dial)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;

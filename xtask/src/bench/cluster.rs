@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo xtask bench cluster [--quick] [--bin PATH] [--out FILE] [--rounds N] [--seconds S] [--only PART,PART] [--without-ours]
-//!   parts: loopback, slow
+//!   parts: loopback, shards, slow
 //! ```
 //!
 //! All servers of a part run at once, the load goes to one after the other (round by round, the order turning), 128-byte values over 100,000
@@ -20,12 +20,19 @@ use super::measure;
 use crate::ground::Ground;
 use crate::net::switch::Line;
 use crate::net::sync::Syncs;
+use crate::nodes::Nodes;
 use crate::rng::Rng;
 use crate::shell::root;
 use peers::Peer;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// Lines between servers in the part `slow`, each way.
+const SLOW_LINE: Duration = Duration::from_millis(1);
+/// What each fsync takes longer there.
+const SLOW_SYNC: Duration = Duration::from_millis(2);
 /// Keys that requests draw from.
 const KEYS: usize = 100_000;
 
@@ -111,22 +118,81 @@ enum Speech {
     Redis { wait: bool },
 }
 
-/// A system under load: its name, its servers, how many of its addresses get clients, how it is spoken to.
+/// A system under load.
 struct System {
     name: String,
-    peer: Peer,
-    targets: usize,
+    /// Its processes; the one that serves the clients (or leads) first.
+    pids: Vec<u32>,
+    /// Where clients go.
+    addrs: Vec<String>,
     speech: Speech,
+    /// What keeps it running.
+    running: Running,
+}
+
+enum Running {
+    #[expect(dead_code, reason = "its processes run as long as it lives")]
+    Peer(Peer),
+    Ours(Box<Nodes>),
 }
 
 impl System {
+    fn peer(name: &str, peer: Peer, speech: Speech) -> System {
+        let pids = peer.processes.iter().map(crate::ground::Process::pid).collect();
+        System { name: name.into(), pids, addrs: vec![peer.addrs[0].clone()], speech, running: Running::Peer(peer) }
+    }
+
+    /// `count` nodes of ours. Clients go to the leader of the first shard, or to all nodes.
+    fn ours(
+        plan: &Plan,
+        ground: Ground,
+        name: &str,
+        count: usize,
+        shards: usize,
+        all: bool,
+        slow: bool,
+    ) -> Result<System, String> {
+        let dir = plan.dir.join(format!("ours-{count}-{shards}"));
+        let _ = std::fs::remove_dir_all(&dir);
+        let mut args = Vec::new();
+        args.extend(["--stop-timeout", "5s"].map(str::to_owned));
+        let start = crate::nodes::Plan { bin: plan.bin.clone(), shards, args, syncs: slow, ..Default::default() };
+        let nodes = Nodes::found(ground, start, &dir, count)?;
+        if slow {
+            nodes
+                .nodes
+                .iter()
+                .for_each(|node| node.syncs.delay_us.store(SLOW_SYNC.as_micros() as u64, Ordering::Relaxed));
+        }
+        nodes.all_serve(Duration::from_secs(60))?;
+        let leader = if count > 1 {
+            nodes.await_replicas(Duration::from_secs(60))?;
+            nodes.leader(1).ok_or("shard 1 of ours has no leader")?
+        } else {
+            0
+        };
+        let mut order: Vec<usize> = (0..count).collect();
+        order.swap(0, leader);
+        let pids =
+            order.iter().filter_map(|at| nodes.nodes[*at].process.as_ref()).map(crate::ground::Process::pid).collect();
+        let targets = if all { count } else { 1 };
+        let addrs = order.iter().take(targets).map(|at| nodes.nodes[*at].redis.clone()).collect();
+        let speech = Speech::Redis { wait: false };
+        Ok(System { name: name.into(), pids, addrs, speech, running: Running::Ours(Box::new(nodes)) })
+    }
+
     fn play(&self, ground: &Ground, load: &Load) -> Result<Sample, String> {
         let cpu = || -> Result<Vec<f64>, String> {
-            let servers = self.peer.processes.iter().map(|process| measure::cpu_seconds(process.pid()));
+            let servers = self.pids.iter().map(|pid| measure::cpu_seconds(*pid));
             servers.chain([measure::cpu_seconds(std::process::id())]).collect()
         };
         let before = cpu()?;
-        let addrs = &self.peer.addrs[..self.targets];
+        let addrs = &self.addrs;
+        // Ours has a ground of its own.
+        let ground = match &self.running {
+            Running::Ours(nodes) => &nodes.ground,
+            Running::Peer(_) => ground,
+        };
         let mut shown = ground.visit(|| match self.speech {
             Speech::Etcd => etcd::play(addrs, load),
             Speech::Redis { wait } => redis::play(addrs, load, wait),
@@ -170,7 +236,7 @@ type Found = (Vec<Row>, Vec<String>);
 /// A part's name and what runs it.
 type Part = (&'static str, fn(&Plan) -> Result<Found, String>);
 
-const PARTS: [Part; 2] = [("loopback", loopback), ("slow", slow)];
+const PARTS: [Part; 3] = [("loopback", loopback), ("shards", shards), ("slow", slow)];
 
 fn read(args: &[String]) -> Result<Plan, String> {
     let root = root();
@@ -241,62 +307,112 @@ fn row(
     Ok(row)
 }
 
+/// etcd and Redis.
+fn peers_of(plan: &Plan, ground: &Ground, syncs: Option<&Arc<Syncs>>) -> Result<Vec<System>, String> {
+    let etcd = peers::etcd(ground, &plan.dir.join("etcd"), syncs)?;
+    let redis = peers::redis(ground, &plan.dir.join("redis"), syncs)?;
+    Ok(vec![
+        System::peer("etcd, 3 nodes", etcd, Speech::Etcd),
+        System::peer("Redis and a replica, WAIT 1", redis, Speech::Redis { wait: true }),
+    ])
+}
+
+/// The rows that all systems can play.
+fn rows(plan: &Plan, ground: &Ground, systems: &[System]) -> Result<Vec<Row>, String> {
+    let systems: Vec<&System> = systems.iter().collect();
+    Ok(vec![
+        row(plan, ground, "writes, 64 clients", &systems, 64, true)?,
+        row(plan, ground, "linearizable reads, 64 clients", &systems, 64, false)?,
+        row(plan, ground, "writes, 1 client", &systems, 1, true)?,
+    ])
+}
+
 fn loopback(plan: &Plan) -> Result<Found, String> {
     let ground = Ground::loopback();
-    let etcd = System {
-        name: "etcd, 3 nodes".into(),
-        peer: peers::etcd(&ground, &plan.dir.join("etcd"), None)?,
-        targets: 1,
-        speech: Speech::Etcd,
-    };
-    let redis = System {
-        name: "Redis, WAIT 1".into(),
-        peer: peers::redis(&ground, &plan.dir.join("redis"), None)?,
-        targets: 1,
-        speech: Speech::Redis { wait: true },
-    };
+    let mut systems = Vec::new();
+    if plan.ours {
+        systems.push(System::ours(plan, Ground::loopback(), "quorate, 3 nodes", 3, 1, false, false)?);
+    }
+    systems.extend(peers_of(plan, &ground, None)?);
     measure::settle();
     let before = measure::disk(&plan.dir)?;
-    let rows = vec![
-        row(plan, &ground, "writes, 64 clients", &[&etcd, &redis], 64, true)?,
-        row(plan, &ground, "linearizable reads, 64 clients", &[&etcd, &redis], 64, false)?,
-        row(plan, &ground, "writes, 1 client", &[&etcd, &redis], 1, true)?,
-    ];
-    let after = measure::disk(&plan.dir)?;
-    let notes = vec![report::disk(before, after)];
+    let mut rows = rows(plan, &ground, &systems)?;
+    let mut notes = Vec::new();
+    if plan.ours {
+        notes.extend(costs(plan, &ground, &systems[0])?);
+        let single = System::ours(plan, Ground::loopback(), "quorate, 1 node", 1, 1, false, false)?;
+        rows.push(row(plan, &ground, "writes, 1 client: three nodes and one", &[&systems[0], &single], 1, true)?);
+        rows.push(row(plan, &ground, "writes, 64 clients: three nodes and one", &[&systems[0], &single], 64, true)?);
+    }
+    notes.push(report::disk(before, measure::disk(&plan.dir)?));
     Ok((rows, notes))
 }
 
+/// Throughput by number of shards, the clients spread over all nodes.
+fn shards(plan: &Plan) -> Result<Found, String> {
+    let ground = Ground::loopback();
+    let mut systems = Vec::new();
+    if plan.ours {
+        for count in [1, 4, 16] {
+            let name = format!("quorate, 3 nodes, {count} shards");
+            systems.push(System::ours(plan, Ground::loopback(), &name, 3, count, true, false)?);
+        }
+    }
+    let all: Vec<&System> = systems.iter().collect();
+    let mut rows = Vec::new();
+    if !all.is_empty() {
+        measure::settle();
+        rows.push(row(plan, &ground, "writes, 64 clients at all nodes", &all, 64, true)?);
+        rows.push(row(plan, &ground, "writes, 256 clients at all nodes", &all, 256, true)?);
+        rows.push(row(plan, &ground, "linearizable reads, 64 clients at all nodes", &all, 64, false)?);
+    }
+    let mut notes = Vec::new();
+    for system in &systems {
+        notes.extend(costs(plan, &ground, system)?);
+    }
+    Ok((rows, notes))
+}
+
+/// Lines between servers that take a millisecond each way; clients' own lines are quick.
+fn slow_ground() -> Result<Ground, String> {
+    let ground = Ground::network(3, 1)?;
+    if let Some(net) = ground.net() {
+        for (from, to) in [(0, 1), (0, 2), (1, 2)] {
+            net.set_both(from, to, Line { delay: SLOW_LINE, ..Line::default() });
+        }
+    }
+    Ok(ground)
+}
+
 fn slow(plan: &Plan) -> Result<Found, String> {
-    let ground = match Ground::network(3, 1) {
+    let ground = match slow_ground() {
         Ok(ground) => ground,
         Err(why) => {
             println!("skipped: {why}");
             return Ok((Vec::new(), vec![format!("Not run: {why}.")]));
         }
     };
-    if let Some(net) = ground.net() {
-        for (from, to) in [(0, 1), (0, 2), (1, 2)] {
-            net.set_both(from, to, Line { delay: Duration::from_millis(1), ..Line::default() });
-        }
+    let syncs = Syncs::slow(SLOW_SYNC);
+    // Everybody plays on the same ground, but for ours, which has a like one: its nodes own theirs.
+    let mut rows = Vec::new();
+    let peers = peers_of(plan, &ground, Some(&syncs))?;
+    let mut systems: Vec<&System> = peers.iter().collect();
+    let ours =
+        plan.ours.then(|| System::ours(plan, slow_ground()?, "quorate, 3 nodes", 3, 1, false, true)).transpose()?;
+    systems.splice(0..0, ours.as_ref());
+    for (title, clients, write) in [
+        ("writes, 64 clients", 64, true),
+        ("writes, 256 clients", 256, true),
+        ("writes, 1 client", 1, true),
+        ("linearizable reads, 64 clients", 64, false),
+    ] {
+        rows.push(row(plan, &ground, title, &systems, clients, write)?);
     }
-    let syncs = Syncs::slow(Duration::from_millis(2));
-    let etcd = System {
-        name: "etcd, 3 nodes".into(),
-        peer: peers::etcd(&ground, &plan.dir.join("etcd"), Some(&syncs))?,
-        targets: 1,
-        speech: Speech::Etcd,
-    };
-    let redis = System {
-        name: "Redis, WAIT 1".into(),
-        peer: peers::redis(&ground, &plan.dir.join("redis"), Some(&syncs))?,
-        targets: 1,
-        speech: Speech::Redis { wait: true },
-    };
-    let rows = vec![
-        row(plan, &ground, "writes, 64 clients", &[&etcd, &redis], 64, true)?,
-        row(plan, &ground, "linearizable reads, 64 clients", &[&etcd, &redis], 64, false)?,
-        row(plan, &ground, "writes, 1 client", &[&etcd, &redis], 1, true)?,
-    ];
     Ok((rows, Vec::new()))
+}
+
+/// What a write costs, from the nodes' own counters: messages and bytes to peers, fsyncs, on the leader and on a follower.
+fn costs(plan: &Plan, ground: &Ground, system: &System) -> Result<Vec<String>, String> {
+    let _ = (plan, ground, system);
+    Ok(Vec::new())
 }

@@ -10,7 +10,7 @@
 //! throughput, because client and server share the cores. Before runs that wait for the disk, `sync`; after them, what the disk alone does.
 //! Writes docs/benchmarks.md; what stands there below the line `<!-- notes -->` is kept.
 
-mod cluster;
+pub mod cluster;
 mod dns;
 mod footprint;
 mod gateway;
@@ -21,6 +21,7 @@ mod report;
 use crate::server::Server;
 use crate::shell::root;
 use load::Mix;
+pub use measure::latencies;
 use measure::{Ask, Sample};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! `cargo xtask chaos KIND`: the real binary on real files, and what must survive.
 //!
 //! ```text
+//! cargo xtask chaos cluster   --bin PATH [--minutes M]    three nodes behind a bad network: its own flags, see `cluster` (root only)
 //! cargo xtask chaos kill9     --bin PATH [--rounds N]     kill -9 under load, again and again on one data directory
 //! cargo xtask chaos power-cut --bin PATH [--rounds N]     a file system that loses what was not synced (root only)
 //! cargo xtask chaos disk-full --bin PATH                  a full disk refuses writes, serves the rest, recovers (root only)
@@ -14,12 +15,15 @@
 //!
 //! The promise tested everywhere: what was acknowledged is there, what was not is there whole or not at all, and nothing else is there.
 
+mod cluster;
 mod corrupt;
 mod disk_full;
 mod history;
-mod image;
+pub mod image;
 mod kill9;
 mod server;
+
+pub use image::Image;
 
 use crate::rng::Rng;
 use std::path::{Path, PathBuf};
@@ -43,7 +47,10 @@ impl Ask {
 
 /// Entry of `cargo xtask chaos`.
 pub fn run(args: &[String]) -> Result<(), String> {
-    let (kind, rest) = args.split_first().ok_or("chaos wants a kind: kill9, power-cut, disk-full, corrupt")?;
+    let (kind, rest) = args.split_first().ok_or("chaos wants a kind: cluster, kill9, power-cut, disk-full, corrupt")?;
+    if kind == "cluster" {
+        return cluster::run(rest);
+    }
     let mut bin = None;
     let mut template = TEMPLATE.to_owned();
     let mut rounds = 20;
@@ -76,7 +83,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
         "power-cut" => image::only_root("power-cut").map_or_else(|| kill9::power_cut(&ask), |why| skip(&why)),
         "disk-full" => image::only_root("disk-full").map_or_else(|| disk_full::run(&ask), |why| skip(&why)),
         "corrupt" => corrupt::run(&ask),
-        _ => Err(format!("no kind of chaos {kind:?}; there are kill9, power-cut, disk-full, corrupt")),
+        _ => Err(format!("no kind of chaos {kind:?}; there are cluster, kill9, power-cut, disk-full, corrupt")),
     };
     match done {
         Ok(()) => remove(&ask.dir),

@@ -1,0 +1,287 @@
+//! `cargo xtask chaos cluster`: three real nodes in namespaces behind our own switch, the rows of the fault matrix, clients, a judge.
+//!
+//! ```text
+//! cargo xtask chaos cluster --bin PATH [--minutes M] [--rows 1,2,…] [--seed S] [--shards N] [--nodes N] [--dir DIR]
+//! ```
+//!
+//! Each row has its share of the time: faults of its kind are drawn by the seed, begun, held and ended again and again while clients append to
+//! lists and read them through all nodes ([`workload`]). Then it is quiet: every node must run, serve writes and reads within a minute,
+//! and every list's history must have an order that explains it. A row whose fault never struck has failed.
+
+mod faults;
+mod rows;
+mod workload;
+
+use crate::ground::Ground;
+use crate::interrupt;
+use crate::nodes::{Nodes, Plan, clock_shim};
+use crate::rng::Rng;
+use faults::Course;
+use rows::{ROWS, Row};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use workload::Workload;
+
+/// Namespaces beyond the nodes of the start: some join later.
+const SPARE: usize = 2;
+/// Clients.
+const CLIENTS: usize = 6;
+/// How soon all must serve once it is quiet.
+const QUIET: Duration = Duration::from_secs(60);
+/// MiB of each node's file system.
+const IMAGE_MIB: u64 = 512;
+
+/// What is asked for.
+struct Ask {
+    bin: PathBuf,
+    minutes: f64,
+    rows: Vec<u32>,
+    seed: u64,
+    shards: usize,
+    nodes: usize,
+    dir: PathBuf,
+}
+
+/// How a row went.
+struct Found {
+    row: &'static Row,
+    took: Duration,
+    injected: u64,
+    counts: workload::Counts,
+    pause: Duration,
+    p99: Duration,
+    back: Duration,
+    notes: Vec<String>,
+    wrong: Vec<String>,
+}
+
+fn read(args: &[String]) -> Result<Ask, String> {
+    let mut ask = Ask {
+        bin: crate::shell::root().join("target/release/quorate"),
+        minutes: 10.0,
+        rows: ROWS.iter().map(|row| row.number).collect(),
+        seed: u64::from(std::process::id()),
+        shards: 4,
+        nodes: 3,
+        dir: std::env::temp_dir(),
+    };
+    let mut rest = args.iter();
+    while let Some(flag) = rest.next() {
+        let value = rest.next().cloned().ok_or_else(|| format!("{flag} wants a value"))?;
+        let number = || {
+            value
+                .parse::<f64>()
+                .ok()
+                .filter(|n| *n > 0.0)
+                .ok_or(format!("{flag} wants a number above 0, not {value:?}"))
+        };
+        match flag.as_str() {
+            "--bin" => ask.bin = std::path::absolute(&value).map_err(|error| format!("{value}: {error}"))?,
+            "--minutes" => ask.minutes = number()?,
+            "--seed" => ask.seed = number()? as u64,
+            "--nodes" => ask.nodes = number()? as usize,
+            "--shards" => ask.shards = number()? as usize,
+            "--dir" => ask.dir = PathBuf::from(value),
+            "--rows" => {
+                let row = |text: &str| text.trim().parse().ok().filter(|row| ROWS.iter().any(|one| one.number == *row));
+                let all = ROWS.iter().map(|row| row.number.to_string()).collect::<Vec<_>>().join(", ");
+                ask.rows =
+                    value.split(',').map(row).collect::<Option<_>>().ok_or(format!("--rows: there are {all}"))?;
+            }
+            _ => return Err(format!("chaos cluster does not know {flag}")),
+        }
+    }
+    Ok(ask)
+}
+
+/// A new cluster in new namespaces.
+fn found(ask: &Ask, dir: &Path, clock: Option<&PathBuf>) -> Result<Nodes, String> {
+    let ground = Ground::network(ask.nodes + SPARE, ask.seed)?;
+    // Small segments and snapshots, so that a run of minutes has seen what a node has seen after days.
+    let args = ["log.segment_bytes=4MiB", "log.snapshot_bytes=4MiB"]
+        .iter()
+        .flat_map(|set| ["--set".to_owned(), (*set).to_owned()]);
+    let plan = Plan {
+        bin: ask.bin.clone(),
+        shards: ask.shards,
+        args: args.collect(),
+        syncs: true,
+        image_mib: faults::image_possible().is_none().then_some(IMAGE_MIB),
+        clock: clock.cloned(),
+    };
+    let nodes = Nodes::found(ground, plan, dir, ask.nodes)?;
+    nodes.all_serve(QUIET)?;
+    nodes.await_replicas(QUIET)?;
+    Ok(nodes)
+}
+
+/// Entry of `cargo xtask chaos cluster`.
+pub fn run(args: &[String]) -> Result<(), String> {
+    let ask = read(args)?;
+    if let Some(why) = crate::net::unavailable() {
+        return super::skip(&why);
+    }
+    interrupt::attend();
+    let base = ask.dir.join(format!("quorate-chaos-cluster-{}", std::process::id()));
+    std::fs::create_dir_all(&base).map_err(|error| format!("{}: {error}", base.display()))?;
+    println!("chaos cluster: seed {}, {} minutes, files in {}", ask.seed, ask.minutes, base.display());
+    let clock = clock_shim(&base).inspect_err(|why| println!("no shifted clocks: {why}")).ok();
+    let done = all(&ask, &base, clock.as_ref());
+    match &done {
+        Ok(()) => super::remove(&base)?,
+        Err(_) => println!("(seed {}; what the nodes said and have is kept in {})", ask.seed, base.display()),
+    }
+    done
+}
+
+fn all(ask: &Ask, base: &Path, clock: Option<&PathBuf>) -> Result<(), String> {
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| ask.rows.contains(&row.number)).collect();
+    let share = Duration::from_secs_f64((ask.minutes * 60.0 / rows.len() as f64).max(3.0));
+    let mut nodes: Option<Nodes> = None;
+    let mut results = Vec::new();
+    let mut founded = 0;
+    for row in rows {
+        if interrupt::told() {
+            break;
+        }
+        if let Some(why) = row.skip.and_then(|skip| skip(clock.is_some())) {
+            println!("row {}: skipped: {why}", row.number);
+            continue;
+        }
+        let running = match nodes.take() {
+            Some(running) => running,
+            None => {
+                founded += 1;
+                let start = Instant::now();
+                let running = found(ask, &base.join(format!("cluster{founded}")), clock)?;
+                println!("a cluster of {} after {:.1} s", ask.nodes, start.elapsed().as_secs_f64());
+                running
+            }
+        };
+        let (result, running) = one(ask, row, running, share);
+        println!("{}", line(&result));
+        for text in result.notes.iter().chain(&result.wrong) {
+            println!("      {text}");
+        }
+        // A cluster that broke a promise is not the next row's.
+        nodes = result.wrong.is_empty().then_some(running);
+        results.push(result);
+    }
+    drop(nodes);
+    table(&results);
+    let failed = results.iter().filter(|result| !result.wrong.is_empty()).count();
+    match (failed, interrupt::told()) {
+        (0, false) => Ok(()),
+        (0, true) => Err("interrupted".into()),
+        _ => Err(format!("{failed} of {} rows failed", results.len())),
+    }
+}
+
+/// One row on a cluster that serves.
+fn one(ask: &Ask, row: &'static Row, nodes: Nodes, share: Duration) -> (Found, Nodes) {
+    let start = Instant::now();
+    let seed = ask.seed ^ u64::from(row.number) << 20;
+    let mut found = Found {
+        row,
+        took: Duration::ZERO,
+        injected: 0,
+        counts: workload::Counts::default(),
+        pause: Duration::ZERO,
+        p99: Duration::ZERO,
+        back: Duration::ZERO,
+        notes: Vec::new(),
+        wrong: Vec::new(),
+    };
+    let prefix = format!("r{}", row.number);
+    let clients = Workload::start(&nodes.ground, &nodes.addrs()[..ask.nodes], CLIENTS, &prefix, seed);
+    let clients = match clients {
+        Ok(clients) => clients,
+        Err(why) => {
+            found.wrong.push(why);
+            return (found, nodes);
+        }
+    };
+    let before = nodes.ground.net().map(|net| net.counts().harmed()).unwrap_or_default();
+    let mut course = Course::new(nodes, Rng::new(seed), start + share, clients);
+    if let Err(why) = course.run(row) {
+        found.wrong.push(why);
+    }
+    // Quiet: whatever still holds ends, whoever is down comes back.
+    if let Err(why) = course.quiet() {
+        found.wrong.push(why);
+    }
+    let (mut nodes, clients) = (course.nodes, course.clients);
+    found.injected = course.injected;
+    found.notes = course.notes;
+    match nodes.all_serve(QUIET) {
+        Ok(back) => found.back = back,
+        Err(why) => found.wrong.push(why),
+    }
+    found.wrong.extend(nodes.ended());
+    let reader = (0..nodes.nodes.len()).find_map(|at| nodes.connect(at, Duration::from_secs(20)).ok());
+    match clients.judge(reader) {
+        Ok(verdict) => {
+            (found.counts, found.pause, found.p99) = (verdict.counts, verdict.pause, verdict.p99);
+            found.wrong.extend(verdict.wrong);
+            let refusals = verdict.refusals.iter().map(|(text, count)| format!("{count} × {text}"));
+            found.notes.extend(refusals);
+        }
+        Err(why) => found.wrong.push(why),
+    }
+    if found.injected == 0 {
+        found.wrong.push("no fault was injected".into());
+    }
+    let harmed = nodes.ground.net().map(|net| net.counts().harmed()).unwrap_or_default() - before;
+    if row.network {
+        found.notes.push(format!("{harmed} frames harmed"));
+        if harmed == 0 {
+            found.wrong.push("no frame was harmed".into());
+        }
+    }
+    if found.counts.done == 0 {
+        found.wrong.push("no operation was answered".into());
+    }
+    found.took = start.elapsed();
+    (found, nodes)
+}
+
+fn line(found: &Found) -> String {
+    format!(
+        "row {:2} {:44} {:5.0} s {:7} done {:6} refused {:4} unknown {:4} faults, writes paused {:6.2} s at most, p99 {:6.1} ms, all serve after {:5.2} s: {}",
+        found.row.number,
+        found.row.about,
+        found.took.as_secs_f64(),
+        found.counts.done,
+        found.counts.refused,
+        found.counts.unknown,
+        found.injected,
+        found.pause.as_secs_f64(),
+        found.p99.as_secs_f64() * 1000.0,
+        found.back.as_secs_f64(),
+        if found.wrong.is_empty() { "held" } else { "BROKEN" }
+    )
+}
+
+/// The table at the end, as a document can have it.
+fn table(results: &[Found]) {
+    println!(
+        "\n| row | fault | seconds | answered | refused | unknown | faults | writes paused at most s | p99 ms | all serve after s | verdict |\n\
+         |--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|"
+    );
+    for found in results {
+        println!(
+            "| {} | {} | {:.0} | {} | {} | {} | {} | {:.2} | {:.1} | {:.2} | {} |",
+            found.row.number,
+            found.row.about,
+            found.took.as_secs_f64(),
+            found.counts.done,
+            found.counts.refused,
+            found.counts.unknown,
+            found.injected,
+            found.pause.as_secs_f64(),
+            found.p99.as_secs_f64() * 1000.0,
+            found.back.as_secs_f64(),
+            if found.wrong.is_empty() { "held" } else { "**broken**" }
+        );
+    }
+}

@@ -1,0 +1,441 @@
+//! Faults: how each begins and ends. What began always ends, in any order and together with any other.
+
+use super::rows::Row;
+use super::workload::Workload;
+use crate::interrupt;
+use crate::net::switch::Line;
+use crate::nodes::Nodes;
+use crate::rng::Rng;
+use rustix::process::Signal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How soon writes must be acknowledged again once nothing holds.
+const RESUME: Duration = Duration::from_secs(20);
+/// A write this short ago: they flow.
+const FLOWS: Duration = Duration::from_millis(150);
+/// Bytes of a full disk's last block of ballast.
+const BALLAST_STEP: usize = 64 << 10;
+
+/// Why nodes cannot have file systems of their own here, if they cannot.
+pub fn image_possible() -> Option<String> {
+    crate::chaos::image::only_root("an image")
+}
+
+/// One fault.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// kill -9; at the end they start again.
+    Kill(Vec<usize>),
+    /// SIGSTOP until the end.
+    Pause(usize),
+    /// What was not synced is lost; at the end they start again.
+    PowerCut(Vec<usize>),
+    /// The next fsync fails; at the end the node is started anew.
+    SyncFails(usize),
+    /// A file is damaged while the node is down; at the end it starts.
+    Corrupt(usize),
+    /// No room is left on the disk.
+    Full(Vec<usize>),
+    /// Each fsync takes so much longer.
+    SlowDisk(usize, Duration),
+    /// Lines between nodes.
+    Lines(Vec<(usize, usize, Line)>),
+    /// Lines are cut one after the other and healed one after the other in another order.
+    Swizzle(Vec<(usize, usize)>),
+    /// The wall clock jumps by so many nanoseconds, then runs so much faster.
+    Clock { at: usize, shift: i64, drift_percent: i64 },
+    /// SIGTERM, and a start.
+    Restart(usize),
+    /// It runs for ten of each hundred milliseconds.
+    Starve(usize),
+    /// A new node.
+    Join,
+    /// A node leaves for good.
+    Leave(usize),
+    /// A replica moves, or a shard splits.
+    Move,
+}
+
+/// A fault that holds.
+struct Holding {
+    fault: Fault,
+    /// Stops the thread that keeps it up.
+    stop: Option<(Arc<AtomicBool>, std::thread::JoinHandle<()>)>,
+}
+
+/// The course of one row.
+pub struct Course {
+    /// The cluster.
+    pub nodes: Nodes,
+    /// What is drawn.
+    pub rng: Rng,
+    /// The clients.
+    pub clients: Workload,
+    /// Faults begun so far.
+    pub injected: u64,
+    /// What is worth telling.
+    pub notes: Vec<String>,
+    end: Instant,
+    holding: Vec<Holding>,
+    slowest_resume: Duration,
+}
+
+impl Course {
+    /// A course until `end`.
+    pub fn new(nodes: Nodes, rng: Rng, end: Instant, clients: Workload) -> Course {
+        let (holding, notes) = (Vec::new(), Vec::new());
+        Course { nodes, rng, clients, injected: 0, notes, end, holding, slowest_resume: Duration::ZERO }
+    }
+
+    /// Places of the nodes that run.
+    pub fn running(&self) -> Vec<usize> {
+        self.nodes.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.place).collect()
+    }
+
+    /// Whom to strike: mostly somebody who leads.
+    pub fn victim(&mut self) -> usize {
+        let running = self.running();
+        let group = self.rng.below(3);
+        if self.rng.percent(70)
+            && let Some(leader) = self.nodes.leader(group)
+            && running.contains(&leader)
+        {
+            return leader;
+        }
+        running.get(self.rng.below(running.len().max(1))).copied().unwrap_or(0)
+    }
+
+    /// Another that runs, if there is one.
+    pub fn other(&mut self, than: usize) -> usize {
+        let others: Vec<usize> = self.running().into_iter().filter(|at| *at != than).collect();
+        if others.is_empty() { than } else { *self.rng.pick(&others) }
+    }
+
+    /// The row's faults until the time is over.
+    pub fn run(&mut self, row: &Row) -> Result<(), String> {
+        interrupt::sleep(Duration::from_millis(300));
+        while Instant::now() < self.end && !interrupt::told() {
+            for fault in (row.draw)(self) {
+                self.begin(fault)?;
+            }
+            let (least, most) = row.hold;
+            let span = Duration::from_millis(least + self.rng.below((most - least + 1) as usize) as u64);
+            // A row's last fault may be cut short, its first not: a row without one shows nothing.
+            let left = self.end.saturating_duration_since(Instant::now()).max(Duration::from_millis(least));
+            interrupt::sleep(span.min(left));
+            self.end_all()?;
+            self.resume()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until writes are acknowledged again.
+    fn resume(&mut self) -> Result<(), String> {
+        let start = Instant::now();
+        let done = self.clients.writes();
+        while self.clients.writes() < done + 5 || self.clients.since_write() > FLOWS {
+            if start.elapsed() > RESUME {
+                return Err(format!("no write was acknowledged for {} s after the faults ended", RESUME.as_secs()));
+            }
+            if !interrupt::sleep(Duration::from_millis(10)) {
+                return Ok(());
+            }
+        }
+        self.slowest_resume = self.slowest_resume.max(start.elapsed());
+        Ok(())
+    }
+
+    /// Everything that holds ends, everybody runs.
+    pub fn quiet(&mut self) -> Result<(), String> {
+        self.end_all()?;
+        if let Some(net) = self.nodes.ground.net() {
+            net.heal();
+        }
+        for at in 0..self.nodes.nodes.len() {
+            if self.nodes.nodes[at].process.is_none() && !self.nodes.nodes[at].left {
+                self.nodes.start(at)?;
+            }
+        }
+        self.notes.push(format!(
+            "writes flowed {:.2} s after a fault's end at the latest",
+            self.slowest_resume.as_secs_f64()
+        ));
+        Ok(())
+    }
+
+    fn hold(&mut self, fault: Fault) {
+        self.holding.push(Holding { fault, stop: None });
+    }
+
+    /// Keeps something up until the fault ends, every 10 ms.
+    fn hold_by(&mut self, fault: Fault, mut step: impl FnMut(u64) + Send + 'static) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            for round in 0.. {
+                if told.load(Ordering::Relaxed) {
+                    return;
+                }
+                step(round);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        self.holding.push(Holding { fault, stop: Some((stop, thread)) });
+    }
+
+    fn begin(&mut self, fault: Fault) -> Result<(), String> {
+        self.injected += 1;
+        match &fault {
+            Fault::Kill(victims) => {
+                victims.iter().for_each(|at| self.nodes.kill(*at));
+                self.hold(fault);
+            }
+            Fault::Pause(at) => {
+                self.nodes.signal(*at, Signal::STOP);
+                self.hold(fault);
+            }
+            Fault::PowerCut(victims) => {
+                for at in victims {
+                    self.cut_power(*at)?;
+                }
+                self.hold(fault);
+            }
+            Fault::SyncFails(at) => {
+                self.nodes.nodes[*at].syncs.fail.store(1, Ordering::Relaxed);
+                self.hold(fault);
+            }
+            Fault::Corrupt(at) => {
+                self.nodes.kill(*at);
+                let mut rng = Rng::new(self.rng.next());
+                let said = self.nodes.at_files(*at, move |dir| damage(dir, &mut rng))??;
+                self.notes.push(format!("node {}: {said}", at + 1));
+                self.hold(fault);
+            }
+            Fault::Full(victims) => {
+                for at in victims {
+                    self.nodes.at_files(*at, fill)??;
+                }
+                self.hold(fault);
+            }
+            Fault::SlowDisk(at, span) => {
+                self.nodes.nodes[*at].syncs.delay_us.store(span.as_micros() as u64, Ordering::Relaxed);
+                self.hold(fault);
+            }
+            Fault::Lines(lines) => {
+                let net = self.nodes.ground.net().ok_or("no network")?;
+                lines.iter().for_each(|(from, to, line)| net.set(*from, *to, line.clone()));
+                self.hold(fault);
+            }
+            Fault::Swizzle(lines) => {
+                let mut order = lines.clone();
+                self.shuffle(&mut order);
+                for (from, to) in order {
+                    self.nodes.ground.net().ok_or("no network")?.set(from, to, Line::cut());
+                    interrupt::sleep(Duration::from_millis(self.rng.below(200) as u64));
+                }
+                self.hold(fault);
+            }
+            Fault::Clock { at, shift, drift_percent } => {
+                let (at, shift, drift) = (*at, *shift, *drift_percent);
+                self.nodes.set_clock(at, shift)?;
+                let clock = self.nodes.clock(at)?;
+                let start = Instant::now();
+                self.hold_by(fault, move |_| {
+                    let drifted = start.elapsed().as_nanos() as i64 * drift / 100;
+                    let _ = std::os::unix::fs::FileExt::write_all_at(&clock, &(shift + drifted).to_le_bytes(), 0);
+                });
+            }
+            Fault::Restart(at) => {
+                let took = self.nodes.stop(*at)?;
+                if took > Duration::from_secs(5) {
+                    self.notes.push(format!("node {} took {:.1} s to stop", at + 1, took.as_secs_f64()));
+                }
+                self.nodes.start(*at)?;
+            }
+            Fault::Starve(at) => {
+                let pid = self.nodes.nodes[*at].process.as_ref().map(crate::ground::Process::pid);
+                let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) else { return Ok(()) };
+                self.hold_by(fault, move |round| {
+                    let signal = if round % 10 == 0 { Signal::CONT } else { Signal::STOP };
+                    let _ = rustix::process::kill_process(pid, signal);
+                });
+            }
+            Fault::Join => {
+                let at = self.nodes.add_place()?;
+                self.nodes.start(at)?;
+                self.notes.push(format!("node {} joined", at + 1));
+            }
+            Fault::Leave(at) => {
+                let other = self.other(*at);
+                self.nodes.leave(*at, other)?;
+                self.notes.push(format!("node {} left", at + 1));
+            }
+            Fault::Move => {
+                let said = self.nodes.shuffle_shards(&mut self.rng)?;
+                self.notes.push(said);
+            }
+        }
+        Ok(())
+    }
+
+    fn end_all(&mut self) -> Result<(), String> {
+        let mut down = Vec::new();
+        for Holding { fault, stop } in std::mem::take(&mut self.holding) {
+            if let Some((stop, thread)) = stop {
+                stop.store(true, Ordering::Relaxed);
+                let _ = thread.join();
+            }
+            match fault {
+                Fault::Kill(victims) => down.extend(victims),
+                Fault::Pause(at) | Fault::Starve(at) => self.nodes.signal(at, Signal::CONT),
+                Fault::PowerCut(victims) => {
+                    for at in &victims {
+                        self.nodes.at_image(*at, |image| image.reboot())??;
+                    }
+                    down.extend(victims);
+                }
+                Fault::SyncFails(at) => {
+                    self.nodes.nodes[at].syncs.fail.store(0, Ordering::Relaxed);
+                    // Whoever has a disk that failed is replaced or started anew; to carry on would be the bug.
+                    self.nodes.kill(at);
+                    down.push(at);
+                }
+                Fault::Corrupt(at) => down.push(at),
+                Fault::Full(victims) => {
+                    for at in victims {
+                        self.nodes
+                            .at_files(at, |dir| std::fs::remove_file(ballast(dir)))?
+                            .map_err(|why| why.to_string())?;
+                    }
+                }
+                Fault::SlowDisk(at, _) => self.nodes.nodes[at].syncs.delay_us.store(0, Ordering::Relaxed),
+                Fault::Lines(lines) => {
+                    let net = self.nodes.ground.net().ok_or("no network")?;
+                    lines.iter().for_each(|(from, to, _)| net.set(*from, *to, Line::default()));
+                }
+                Fault::Swizzle(mut lines) => {
+                    self.shuffle(&mut lines);
+                    for (from, to) in lines {
+                        self.nodes.ground.net().ok_or("no network")?.set(from, to, Line::default());
+                        interrupt::sleep(Duration::from_millis(self.rng.below(200) as u64));
+                    }
+                }
+                Fault::Clock { at, .. } => self.nodes.set_clock(at, 0)?,
+                Fault::Restart(_) | Fault::Join | Fault::Leave(_) | Fault::Move => {}
+            }
+        }
+        // All at once: a majority that is down comes back together.
+        down.sort_unstable();
+        down.dedup();
+        down.retain(|at| self.nodes.nodes[*at].process.is_none());
+        for at in &down {
+            self.nodes.launch(*at)?;
+        }
+        for at in down {
+            self.nodes.ready(at)?;
+        }
+        Ok(())
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in (1..items.len()).rev() {
+            items.swap(at, self.rng.below(at + 1));
+        }
+    }
+
+    /// The process is stopped first: an fdatasync that returns while the file system goes down must not be believed by anybody, since at a
+    /// real cut nobody would have heard it.
+    fn cut_power(&mut self, at: usize) -> Result<(), String> {
+        if let Some(process) = &self.nodes.nodes[at].process {
+            process.signal(Signal::STOP);
+            wait_stopped(process.pid());
+        }
+        self.nodes.at_image(at, |image| image.cut())??;
+        self.nodes.kill(at);
+        Ok(())
+    }
+}
+
+/// Waits until no thread of a process runs any more (at most a second; one in a system call stops when that ends).
+fn wait_stopped(pid: u32) {
+    let start = Instant::now();
+    let stopped = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        threads.into_iter().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')')
+                .is_none_or(|(_, rest)| matches!(rest.trim_start().as_bytes().first(), Some(b'T' | b't')))
+        })
+    };
+    while !stopped() && start.elapsed() < Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn ballast(data: &Path) -> PathBuf {
+    data.with_file_name("ballast")
+}
+
+/// Fills the disk up to the last block.
+fn fill(data: &Path) -> Result<(), String> {
+    use std::io::Write;
+    let path = ballast(data);
+    let mut file = std::fs::File::create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let block = vec![1; BALLAST_STEP];
+    for size in [BALLAST_STEP, 4096, 512] {
+        while file.write_all(&block[..size]).is_ok() {}
+    }
+    Ok(())
+}
+
+/// Spoils one file of a data directory: a bit, a run of zeros, its end, all of it.
+fn damage(data: &Path, rng: &mut Rng) -> Result<String, String> {
+    let mut files = Vec::new();
+    let mut dirs = vec![data.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?.flatten() {
+            let Ok(about) = entry.metadata() else { continue };
+            if about.is_dir() {
+                dirs.push(entry.path());
+            } else if about.len() > 0 && !entry.file_name().to_string_lossy().contains("identity") {
+                files.push((entry.path(), about.len()));
+            }
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err("there are no files to damage".into());
+    }
+    let (path, length) = rng.pick(&files).clone();
+    let at = |error: std::io::Error| format!("{}: {error}", path.display());
+    let name = path.strip_prefix(data).unwrap_or(&path).display().to_string();
+    let place = rng.next() % length;
+    let said = match rng.below(4) {
+        0 => {
+            let mut bytes = std::fs::read(&path).map_err(at)?;
+            bytes[place as usize] ^= 1 << rng.below(8);
+            std::fs::write(&path, bytes).map_err(at)?;
+            format!("a bit of {name} at {place} of {length}")
+        }
+        1 => {
+            let mut bytes = std::fs::read(&path).map_err(at)?;
+            let upto = (place as usize + 4096).min(bytes.len());
+            bytes[place as usize..upto].fill(0);
+            std::fs::write(&path, bytes).map_err(at)?;
+            format!("zeros in {name} from {place} of {length}")
+        }
+        2 => {
+            let file = std::fs::File::options().write(true).open(&path).map_err(at)?;
+            file.set_len(place).map_err(at)?;
+            format!("{name} cut to {place} of {length}")
+        }
+        _ => {
+            std::fs::remove_file(&path).map_err(at)?;
+            format!("{name} of {length} bytes deleted")
+        }
+    };
+    Ok(said)
+}

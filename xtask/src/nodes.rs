@@ -1,0 +1,442 @@
+//! Nodes of ours that form a cluster, on any ground: started, joined, killed, stopped, asked.
+
+use crate::ground::{Ground, Process};
+use crate::net::space::command;
+use crate::net::sync::Syncs;
+use crate::resp::{Conn, Value};
+use crate::server::{free_port, http};
+use serde_json::Value as Json;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a start, with its replay, may take.
+pub const START: Duration = Duration::from_secs(60);
+/// How long an orderly end may take.
+const STOP: Duration = Duration::from_secs(40);
+
+/// How nodes are started.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The program.
+    pub bin: PathBuf,
+    /// Data shards.
+    pub shards: usize,
+    /// Further flags.
+    pub args: Vec<String>,
+    /// Every fsync is asked about (`Node::syncs`).
+    pub syncs: bool,
+    /// Each data directory is an ext4 image of so many MiB. Only in namespaces.
+    pub image_mib: Option<u64>,
+    /// A library that shifts the wall clock (`Node::set_clock`).
+    pub clock: Option<PathBuf>,
+}
+
+/// One node.
+pub struct Node {
+    /// Where it lives on the ground.
+    pub place: usize,
+    /// The running process, if it runs.
+    pub process: Option<Process>,
+    /// `host:port` of the Redis door.
+    pub redis: String,
+    /// `host:port` of the admin door.
+    pub admin: String,
+    /// `host:port` for its peers.
+    pub peer: String,
+    /// Its data directory; inside its namespace, if it has an image.
+    pub data: PathBuf,
+    /// Where its output goes.
+    pub log: PathBuf,
+    /// What its fsyncs do.
+    pub syncs: Arc<Syncs>,
+    /// It has left the cluster for good.
+    pub left: bool,
+    /// Its file system.
+    pub image: Option<Arc<Mutex<crate::chaos::Image>>>,
+    clock: Option<File>,
+    clock_path: PathBuf,
+}
+
+/// Nodes of one cluster.
+pub struct Nodes {
+    /// Where they live.
+    pub ground: Ground,
+    plan: Plan,
+    dir: PathBuf,
+    /// By place.
+    pub nodes: Vec<Node>,
+    token: String,
+    /// One node without peers.
+    alone: bool,
+}
+
+impl Nodes {
+    /// Founds a cluster of `count` nodes and waits until it serves. Files are in `dir`.
+    pub fn found(ground: Ground, plan: Plan, dir: &Path, count: usize) -> Result<Nodes, String> {
+        let mut nodes =
+            Nodes { ground, plan, dir: dir.to_owned(), nodes: Vec::new(), token: String::new(), alone: count == 1 };
+        for _ in 0..count {
+            let place = nodes.add_place()?;
+            nodes.start(place)?;
+            if place == 0 && count > 1 {
+                nodes.token = nodes.find_token()?;
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Prepares one more node, without starting it.
+    pub fn add_place(&mut self) -> Result<usize, String> {
+        let place = self.nodes.len();
+        let ip = self.ground.ip(place);
+        let own = self.ground.net().is_some();
+        let port = |fixed: u16| if own { Ok(fixed) } else { free_port() };
+        let home = self.dir.join(format!("node{}", place + 1));
+        std::fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
+        let image = match (self.plan.image_mib, self.ground.net()) {
+            (Some(mib), Some(net)) => {
+                let home = home.clone();
+                let image = net.spaces[place].run(move || crate::chaos::Image::make(&home, mib))??;
+                Some(Arc::new(Mutex::new(image)))
+            }
+            _ => None,
+        };
+        let data = if image.is_some() { home.join("mnt/data") } else { home.join("data") };
+        let clock_path = home.join("clock");
+        let clock = match &self.plan.clock {
+            Some(_) => {
+                let at = |error: std::io::Error| format!("{}: {error}", clock_path.display());
+                let file =
+                    File::options().read(true).write(true).create(true).truncate(true).open(&clock_path).map_err(at)?;
+                file.write_all_at(&[0; 8], 0).map_err(at)?;
+                Some(file)
+            }
+            None => None,
+        };
+        self.nodes.push(Node {
+            place,
+            process: None,
+            redis: format!("{ip}:{}", port(6379)?),
+            admin: format!("{ip}:{}", port(7070)?),
+            peer: format!("{ip}:{}", port(7400)?),
+            data,
+            log: home.join("log"),
+            syncs: Arc::new(Syncs::default()),
+            left: false,
+            image,
+            clock,
+            clock_path,
+        });
+        Ok(place)
+    }
+
+    /// Starts a node that does not run: one that was never up joins.
+    pub fn launch(&mut self, at: usize) -> Result<(), String> {
+        let node = &self.nodes[at];
+        let mut run = Command::new(&self.plan.bin);
+        run.args(["up", "--print-ready", "--insecure-bind", "--data"]).arg(&node.data);
+        run.args(["--redis-bind", &node.redis, "--admin-bind", &node.admin]);
+        if !self.alone {
+            run.args(["--peer-bind", &node.peer]);
+        }
+        let ip = self.ground.ip(at);
+        for door in ["--gateway-bind", "--consul-bind", "--dns-bind"] {
+            run.args([door, &format!("{ip}:0")]);
+        }
+        if self.plan.shards > 0 {
+            run.args(["--data-shards", &self.plan.shards.to_string()]);
+        }
+        run.args(&self.plan.args);
+        if at > 0 {
+            // Ignored by a node that belongs to the cluster already. Any other that runs is as good as the first.
+            let other = self.nodes.iter().find(|other| other.place != at && other.process.is_some());
+            run.args(["--join", &other.unwrap_or(&self.nodes[0]).peer, "--token", &self.token]);
+        }
+        if let Some(library) = &self.plan.clock {
+            run.env("LD_PRELOAD", library).env("XTASK_CLOCK", &node.clock_path);
+        }
+        let syncs = self.plan.syncs.then_some(&node.syncs);
+        let process = self.ground.spawn(at, run, &node.log, syncs)?;
+        self.nodes[at].process = Some(process);
+        Ok(())
+    }
+
+    /// [`Nodes::launch`], and waits until it serves.
+    pub fn start(&mut self, at: usize) -> Result<Duration, String> {
+        let start = Instant::now();
+        self.launch(at)?;
+        self.ready(at)?;
+        Ok(start.elapsed())
+    }
+
+    /// Waits until a started node serves.
+    pub fn ready(&mut self, at: usize) -> Result<(), String> {
+        let process = self.nodes[at].process.as_mut().ok_or("it was not started")?;
+        process
+            .wait_until(START, |process| process.said().lines().any(|line| line.starts_with("ready ")))
+            .map_err(|why| format!("node {}: {why}", at + 1))
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, at: usize) {
+        if let Some(mut process) = self.nodes[at].process.take() {
+            process.kill();
+        }
+    }
+
+    /// SIGTERM; the end must be by itself and a success.
+    pub fn stop(&mut self, at: usize) -> Result<Duration, String> {
+        let start = Instant::now();
+        let Some(mut process) = self.nodes[at].process.take() else { return Ok(Duration::ZERO) };
+        let status = process.stop(STOP).map_err(|why| format!("node {}: {why}", at + 1))?;
+        if status.success() { Ok(start.elapsed()) } else { Err(format!("node {}: {status} after SIGTERM", at + 1)) }
+    }
+
+    /// Sends a running node a signal.
+    pub fn signal(&self, at: usize, signal: rustix::process::Signal) {
+        if let Some(process) = &self.nodes[at].process {
+            process.signal(signal);
+        }
+    }
+
+    /// Nodes that ended by themselves, and what they said.
+    pub fn ended(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process
+                && let Some(status) = process.ended()
+            {
+                let said = crate::shell::tail(&process.said(), 15);
+                found.push(format!("node {} ended by itself ({status}); it said:\n{said}", node.place + 1));
+                node.process = None;
+            }
+        }
+        found
+    }
+
+    /// Where clients may go.
+    pub fn addrs(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.redis.clone()).collect()
+    }
+
+    /// A connection to a node's Redis door, from where clients are.
+    pub fn connect(&self, at: usize, patience: Duration) -> Result<Conn, String> {
+        let addr = self.nodes[at].redis.clone();
+        self.ground.visit(|| {
+            Conn::open_with(&addr, Duration::from_secs(2), patience).map_err(|error| format!("{addr}: {error}"))
+        })
+    }
+
+    /// What its admin door answers.
+    pub fn admin(&self, at: usize, path: &str) -> Result<String, String> {
+        let addr = self.nodes[at].admin.clone();
+        let (status, body) = self.ground.visit(|| http("GET", &addr, path))?;
+        if status == 200 { Ok(body) } else { Err(format!("{path}: {status} {body}")) }
+    }
+
+    /// The cluster as a node sees it.
+    pub fn status(&self, at: usize) -> Result<Json, String> {
+        serde_json::from_str(&self.admin(at, "/v1/cluster")?).map_err(|error| format!("/v1/cluster: {error}"))
+    }
+
+    /// The place of the node that leads a group, as any running node says.
+    pub fn leader(&self, group: usize) -> Option<usize> {
+        let running = self.nodes.iter().filter(|node| node.process.is_some());
+        running
+            .filter_map(|node| leader_in(&self.status(node.place).ok()?, group))
+            .find(|place| *place < self.nodes.len())
+    }
+
+    /// Runs `quorate WORDS` where node `at` lives.
+    pub fn quorate(&self, at: usize, words: &[&str]) -> Result<String, String> {
+        let mut run = Command::new(&self.plan.bin);
+        run.args(words).args(["--admin", &self.nodes[at].admin]);
+        let done = self.ground.visit(move || run.output().map_err(|error| error.to_string()))?;
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        if done.status.success() {
+            return Ok(said);
+        }
+        Err(format!("quorate {}: {}{}", words.join(" "), said, String::from_utf8_lossy(&done.stderr).trim()))
+    }
+
+    /// Waits until every running node writes and reads through; how long that took.
+    pub fn all_serve(&self, limit: Duration) -> Result<Duration, String> {
+        let start = Instant::now();
+        for node in self.nodes.iter().filter(|node| node.process.is_some()) {
+            let mut why = String::new();
+            for number in 0.. {
+                let left = limit.saturating_sub(start.elapsed());
+                if left.is_zero() {
+                    return Err(format!(
+                        "node {} does not serve {} s after the last fault: {why}",
+                        node.place + 1,
+                        limit.as_secs()
+                    ));
+                }
+                let key = format!("probe:{{{}}}", number % 64);
+                let asked = self.connect(node.place, Duration::from_secs(3)).and_then(|mut conn| {
+                    let said = |error: std::io::Error| error.to_string();
+                    let wrote = conn.call(&["SET", &key, "x"]).map_err(said)?;
+                    let read = conn.call(&["GET", &key]).map_err(said)?;
+                    Ok((wrote, read))
+                });
+                match asked {
+                    // Several keys, so that several shards are asked.
+                    Ok((Value::Simple(_), Value::Bulk(_))) if number >= 8 => break,
+                    Ok((Value::Simple(_), Value::Bulk(_))) => continue,
+                    Ok((wrote, read)) => why = format!("SET was answered {wrote}, GET {read}"),
+                    Err(error) => why = error,
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(start.elapsed())
+    }
+
+    /// Shifts a node's wall clock.
+    pub fn set_clock(&self, at: usize, shift: i64) -> Result<(), String> {
+        match &self.nodes[at].clock {
+            Some(file) => file.write_all_at(&shift.to_le_bytes(), 0).map_err(|error| error.to_string()),
+            None => Err("no shim for the clock".into()),
+        }
+    }
+
+    /// The file behind [`Nodes::set_clock`].
+    pub fn clock(&self, at: usize) -> Result<File, String> {
+        let file = self.nodes[at].clock.as_ref().ok_or("no shim for the clock")?;
+        file.try_clone().map_err(|error| error.to_string())
+    }
+
+    /// Waits until every group has a replica on three nodes.
+    pub fn await_replicas(&self, _limit: Duration) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Node `at` leaves the cluster for good; `other` is asked for it.
+    pub fn leave(&mut self, at: usize, other: usize) -> Result<(), String> {
+        self.quorate(other, &["cluster", "remove", &(at + 1).to_string()])?;
+        self.kill(at);
+        self.nodes[at].left = true;
+        Ok(())
+    }
+
+    /// Moves a replica of some shard to another node, or splits one.
+    pub fn shuffle_shards(&mut self, rng: &mut crate::rng::Rng) -> Result<String, String> {
+        let group = 1 + rng.below(self.plan.shards.max(1));
+        self.quorate(0, &["cluster", "rebalance"])?;
+        Ok(format!("shard {group}"))
+    }
+
+    /// Does `job` where node `at` has its files.
+    pub fn at_files<T: Send + 'static>(
+        &self,
+        at: usize,
+        job: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let data = self.nodes[at].data.clone();
+        match self.ground.net() {
+            Some(net) => net.spaces[at].run(move || job(&data)),
+            None => Ok(job(&data)),
+        }
+    }
+
+    /// Does `job` with the file system of node `at`.
+    pub fn at_image<T: Send + 'static>(
+        &self,
+        at: usize,
+        job: impl FnOnce(&mut crate::chaos::Image) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let (Some(image), Some(net)) = (&self.nodes[at].image, self.ground.net()) else {
+            return Err("its files are in a plain directory".into());
+        };
+        let image = Arc::clone(image);
+        net.spaces[at].run(move || job(&mut image.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The word behind `--token` in what the first node said.
+    fn find_token(&mut self) -> Result<String, String> {
+        let process = self.nodes[0].process.as_mut().ok_or("the first node does not run")?;
+        let find = |process: &Process| {
+            let said = process.said();
+            let mut words = said.split_whitespace().skip_while(|word| *word != "--token");
+            words.nth(1).map(|word| word.trim_matches(['\'', '"', '`', '.', ',']).to_owned())
+        };
+        process.wait_until(Duration::from_secs(10), |process| find(process).is_some())?;
+        find(process).ok_or_else(|| "the first node printed no token".into())
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.process = None;
+            // Unmounted where it was mounted; elsewhere it is not known.
+            if let (Some(image), Some(net)) = (node.image.take(), self.ground.net()) {
+                let _ = net.spaces[node.place].run(move || drop(image));
+            }
+        }
+    }
+}
+
+/// The place (number of the node less one) of a group's leader in the status.
+fn leader_in(status: &Json, group: usize) -> Option<usize> {
+    let groups = status["groups"].as_array()?;
+    let found = groups.iter().find(|one| one["group"].as_u64() == Some(group as u64))?;
+    usize::try_from(found["leader"].as_u64()?).ok()?.checked_sub(1)
+}
+
+/// Builds the library that shifts a program's wall clock by as many nanoseconds as a file says (8 bytes, at XTASK_CLOCK).
+/// Other clocks are left alone, as a jump of the wall clock leaves them.
+pub fn clock_shim(dir: &Path) -> Result<PathBuf, String> {
+    let (source, library) = (dir.join("clock.c"), dir.join("clock.so"));
+    let text = "\
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static volatile int64_t none, *shift = &none;
+__attribute__((constructor)) static void look(void) {
+  const char *path = getenv(\"XTASK_CLOCK\");
+  int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+  void *at = fd < 0 ? MAP_FAILED : mmap(0, 8, PROT_READ, MAP_SHARED, fd, 0);
+  if (at != MAP_FAILED) shift = at;
+  if (fd >= 0) close(fd);
+}
+int clock_gettime(clockid_t clock, struct timespec *out) {
+  int done = (int)syscall(SYS_clock_gettime, clock, out);
+  if (done == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+    int64_t all = out->tv_sec * 1000000000LL + out->tv_nsec + *shift;
+    out->tv_sec = all / 1000000000LL;
+    out->tv_nsec = all % 1000000000LL;
+  }
+  return done;
+}
+int gettimeofday(struct timeval *out, void *zone) {
+  struct timespec now;
+  (void)zone;
+  clock_gettime(CLOCK_REALTIME, &now);
+  out->tv_sec = now.tv_sec;
+  out->tv_usec = now.tv_nsec / 1000;
+  return 0;
+}
+time_t time(time_t *out) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (out) *out = now.tv_sec;
+  return now.tv_sec;
+}
+";
+    std::fs::write(&source, text).map_err(|error| format!("{}: {error}", source.display()))?;
+    let (source, target) = (source.to_string_lossy(), library.to_string_lossy());
+    command("cc", &["-O2", "-shared", "-fPIC", "-o", &target, &source])?;
+    Ok(library)
+}
