@@ -3,7 +3,7 @@
 use base::{ClusterId, GroupId, Millis, NodeId};
 
 use crate::model::{
-    Assignment, Authority, Cluster, NODES_MAX, Node, NodeState, PEM_BYTES_MAX, Place, Roles, WORD_BYTES_MAX,
+    Assignment, Authority, CERTIFICATE_BYTES_MAX, Cluster, NODES_MAX, Node, NodeState, Place, Roles, WORD_BYTES_MAX,
 };
 
 /// A change.
@@ -120,7 +120,7 @@ impl Cluster {
                     return Ok(Outcome::Done);
                 }
                 check_place(place)?;
-                if authority.certificate.len() > PEM_BYTES_MAX || authority.key.len() > PEM_BYTES_MAX || node.0 == 0 {
+                if authority.certificate.len() > CERTIFICATE_BYTES_MAX || node.0 == 0 {
                     return invalid("no cluster can be founded like this");
                 }
                 self.id = *id;

@@ -76,12 +76,11 @@ fn state(input: &mut Input<'_>) -> Result<NodeState, Corrupt> {
 
 fn put_authority(out: &mut Out, authority: &Authority) {
     put_bytes(out, &authority.certificate);
-    put_bytes(out, &authority.key);
     out.extend_from_slice(&authority.token);
 }
 
 fn authority(input: &mut Input<'_>) -> Result<Authority, Corrupt> {
-    Ok(Authority { certificate: input.bytes()?.to_vec(), key: input.bytes()?.to_vec(), token: digest(input)? })
+    Ok(Authority { certificate: input.bytes()?.to_vec(), token: digest(input)? })
 }
 
 fn put_assignment(out: &mut Out, to: &Assignment) {
@@ -159,7 +158,7 @@ impl Cluster {
             let (key, since) = (digest(input)?, input.u64()?);
             cluster.nodes.insert(id, Node { id, place, state, key, since });
         }
-        cluster.next = input.varint()?;
+        cluster.next = Some(input.varint()?).filter(|next| *next > 0).ok_or(Corrupt("no node has the number 0"))?;
         for _ in 0..input.count()? {
             let group = group(input)?;
             cluster.groups.insert(group, assignment(input)?);
@@ -303,7 +302,7 @@ mod tests {
     }
 
     fn changes() -> Vec<Change> {
-        let authority = Authority { certificate: b"cert".to_vec(), key: b"key".to_vec(), token: [7; 32] };
+        let authority = Authority { certificate: b"cert".to_vec(), token: [7; 32] };
         let groups = vec![GroupId(0), GroupId(1)];
         let to = Assignment { voters: vec![NodeId(1)], learners: vec![NodeId(2)], leader: None, by_hand: true };
         vec![

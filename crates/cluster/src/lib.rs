@@ -22,4 +22,4 @@ pub mod plan;
 pub mod reconcile;
 
 pub use change::{Change, Outcome, Refusal};
-pub use model::{Assignment, Cluster, Node, NodeState, Place, Roles};
+pub use model::{Assignment, Authority, Cluster, Node, NodeState, Place, Roles};

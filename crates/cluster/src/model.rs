@@ -9,8 +9,8 @@ use base::{ClusterId, GroupId, Millis, NodeId};
 pub const NODES_MAX: usize = 31;
 /// Bytes of an address, a zone or another word that a node says of itself.
 pub const WORD_BYTES_MAX: usize = 255;
-/// Bytes of a certificate or key in the stored state.
-pub const PEM_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a certificate in the stored state.
+pub const CERTIFICATE_BYTES_MAX: usize = 16 << 10;
 
 /// What a node is there for. Every node applies the meta group, whatever its roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,21 +131,13 @@ pub struct Assignment {
     pub by_hand: bool,
 }
 
-/// What was made when the cluster was founded. The key is a secret: it is shown to nobody.
-#[derive(Clone, PartialEq, Eq)]
+/// What was made when the cluster was founded.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// The certificate of the cluster's own authority, PEM.
+    /// The certificate of the cluster's own authority, DER.
     pub certificate: Vec<u8>,
-    /// Its private key, PEM.
-    pub key: Vec<u8>,
     /// SHA-256 of the secret in the join token.
     pub token: [u8; 32],
-}
-
-impl fmt::Debug for Authority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Authority { .. }")
-    }
 }
 
 /// The cluster. Empty until it is founded.

@@ -49,6 +49,8 @@ impl Seen {
 pub struct Sight {
     /// How long nothing has been heard of a node; who is not in here answers.
     pub silent: BTreeMap<NodeId, Duration>,
+    /// Nodes whose disks do not keep up: they should lead nothing.
+    pub slow: BTreeSet<NodeId>,
     /// The groups that have a leader which reports.
     pub groups: BTreeMap<GroupId, Seen>,
     /// A node that has been silent for so long is replaced where a spare one exists.
@@ -285,7 +287,8 @@ impl<'a> Planner<'a> {
     fn lead(&mut self) {
         let may_lead = |id: &NodeId| {
             let node = self.cluster.nodes.get(id);
-            self.sight.answers(*id) && node.is_some_and(|node| node.state == NodeState::Active)
+            let is_fit = self.sight.answers(*id) && !self.sight.slow.contains(id);
+            is_fit && node.is_some_and(|node| node.state == NodeState::Active)
         };
         let groups: Vec<GroupId> = self.wanted.keys().copied().collect();
         let mut leads: BTreeMap<NodeId, u64> = BTreeMap::new();

@@ -15,6 +15,11 @@ impl Secret {
         self.0.is_empty()
     }
 
+    /// The text itself, for whoever has to show it to somebody else: never for a log or a person.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
     /// Whether this is what was given. Takes the same time whatever the first difference.
     pub fn matches(&self, given: &[u8]) -> bool {
         let wanted = self.0.as_bytes();

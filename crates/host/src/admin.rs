@@ -35,6 +35,7 @@ use crate::clock;
 use crate::net::not_accepted;
 use crate::node::Node;
 
+mod cluster;
 mod events;
 pub(crate) mod gateway;
 mod look;
@@ -63,6 +64,7 @@ const PATHS: &str = "The admin door has:
   GET  /readyz    200 if the node serves, 503 and why if it does not
   GET  /status    everything about the node, JSON
   GET  /metrics   for Prometheus
+  ANY  /cluster   nodes, shards, leaders, and what is to become of them: see docs/cluster.md
   ANY  /gateway   routes, upstreams and listeners: see docs/routes.md
   GET  /events    the tape of commits and the status, as server-sent events
   POST /snapshot  takes a snapshot now
@@ -152,9 +154,13 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePe
         let admin = admin.clone();
         async move {
             let is_head = request.method() == Method::HEAD;
-            let answer = match is_gateway(request.uri().path()) {
-                true => of_gateway(&admin, request).await,
-                false => answer(&admin, &request),
+            let path = request.uri().path();
+            let answer = if is_below("/gateway", path) {
+                of_gateway(&admin, request).await
+            } else if is_below("/cluster", path) {
+                of_cluster(&admin, &request).await
+            } else {
+                answer(&admin, &request)
             };
             Ok::<_, Infallible>(finish(answer, is_head))
         }
@@ -181,8 +187,24 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePe
     }
 }
 
-fn is_gateway(path: &str) -> bool {
-    path.strip_prefix("/gateway").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+fn is_below(root: &str, path: &str) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The cluster, and what is to become of it.
+async fn of_cluster(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
+    if let Some(refused) = refusal(admin, request) {
+        return refused;
+    }
+    admin.requests.fetch_add(1, Ordering::Relaxed);
+    let path = request.uri().path().strip_prefix("/cluster").unwrap_or_default();
+    let query = request.uri().query().unwrap_or_default();
+    json(&cluster::answer(&admin.node.member, request.method().as_str(), path, query).await)
+}
+
+fn json(told: &gateway::Told) -> Response<Body> {
+    let status = StatusCode::from_u16(told.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    body(status, "application/json", Full::new(format!("{:#}\n", told.body).into()).boxed())
 }
 
 /// The front door's configuration: the only requests with a body.
@@ -217,9 +239,7 @@ async fn of_gateway(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<
         expected,
         body: &content,
     };
-    let told = gateway::answer(front, &asked).await;
-    let status = StatusCode::from_u16(told.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    body(status, "application/json", Full::new(format!("{:#}\n", told.body).into()).boxed())
+    json(&gateway::answer(front, &asked).await)
 }
 
 fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
@@ -325,7 +345,7 @@ fn refusal(admin: &Admin, request: &Request<Incoming>) -> Option<Response<Body>>
         }
     }
     let length = header_text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if length.unwrap_or(0) > BODY_BYTES_MAX && !is_gateway(request.uri().path()) {
+    if length.unwrap_or(0) > BODY_BYTES_MAX && !is_below("/gateway", request.uri().path()) {
         admin.node.door.limits.hit(Limit::admin_body_bytes_max);
         return Some(text(StatusCode::PAYLOAD_TOO_LARGE, "no request to the admin door needs a body\n"));
     }

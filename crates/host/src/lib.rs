@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod checks;
 pub mod clock;
+pub mod cluster;
 pub mod consul;
 pub mod dns;
 pub mod files;

@@ -51,6 +51,8 @@ pub struct LogFigures {
     pub average_micros: AtomicU64,
     /// The longest, microseconds.
     pub longest_micros: AtomicU64,
+    /// When the append that is under way began, on this machine's monotonic clock; 0 where none is.
+    pub under_way_since: AtomicU64,
 }
 
 /// The log, with its thread.
@@ -146,7 +148,11 @@ impl LogThread {
 fn write(inner: &mut Inner, append: &Append, figures: &LogFigures) -> Result<(), LogError> {
     let begun = Instant::now();
     let Inner { log, batch, .. } = inner;
-    let appended = open::append(log, batch, append)?;
+    figures.under_way_since.store(crate::clock::now().0, Ordering::Relaxed);
+    let appended = open::append(log, batch, append);
+    // One that failed stays under way: the log has stopped, or is full, and somebody else should lead.
+    let appended = appended?;
+    figures.under_way_since.store(0, Ordering::Relaxed);
     let micros = begun.elapsed().as_micros() as u64;
     figures.appends.fetch_add(1, Ordering::Relaxed);
     figures.bytes.fetch_add(appended.bytes, Ordering::Relaxed);

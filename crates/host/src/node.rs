@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base::{Histogram, Instant, Limit, Limits, NodeId};
 use bytes::Bytes;
+use consensus::{Membership, Role, Timing};
 use doors::registry::Registry;
 use doors::resp::door::{Client, Door, Outbox, World};
 use doors::resp::introspect::{Config, ConfigFacts, Facts, KeyspaceFacts};
@@ -20,10 +21,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
+use crate::cluster::Parts;
+use crate::cluster::{ClusterConfig, Links, Member, Report};
 use crate::gateway::Front;
 use crate::gather::Gather;
 use crate::log::{LogThread, Tell};
 use crate::net;
+use crate::peers::{Message, Peers};
 use crate::snapshots::{Job, SnapshotThread};
 use crate::start::{self, Found};
 
@@ -37,6 +41,8 @@ const TAPE_BYTES_MAX: usize = 32 << 10;
 pub struct NodeConfig {
     /// This node.
     pub node: NodeId,
+    /// How soon groups notice that their leader is gone.
+    pub timing: Timing,
     /// Where its data is.
     pub data_dir: PathBuf,
     /// The password of the Redis door.
@@ -117,6 +123,8 @@ impl Inbox {
 pub struct Node {
     /// How it was told to be.
     pub config: NodeConfig,
+    /// Its part in the cluster.
+    pub member: Arc<Member>,
     /// The Redis door.
     pub door: Arc<Door>,
     /// Where it listens.
@@ -150,17 +158,29 @@ pub struct Node {
     _lock: std::fs::File,
 }
 
-/// One group, for people.
+/// One group as it stands here.
 #[derive(Clone, Debug)]
 pub struct GroupStatus {
     /// Which.
     pub group: base::GroupId,
     /// Role in words.
     pub role: String,
+    /// Whether this node leads it.
+    pub leads: bool,
+    /// Who does, as far as known.
+    pub leader: Option<NodeId>,
     /// Term.
     pub term: u64,
     /// Applied index.
     pub applied: u64,
+    /// The log's last index.
+    pub last: u64,
+    /// Who belongs to it.
+    pub membership: Membership,
+    /// At the leader: how far each other member is known to be.
+    pub followers: Vec<(NodeId, u64)>,
+    /// Keys held here.
+    pub keys: u64,
 }
 
 /// The last commits, newest last, with a number that grows by one each.
@@ -216,6 +236,7 @@ impl Node {
     pub fn start(
         config: NodeConfig,
         listener: TcpListener,
+        cluster: ClusterConfig,
         progress: start::Progress<'_>,
     ) -> Result<Arc<Node>, String> {
         let opened = start::open(&config, progress)?;
@@ -227,7 +248,11 @@ impl Node {
         };
         let log = Arc::new(LogThread::start(opened.log, tell()));
         let told = tell();
-        let snapshots = Arc::new(SnapshotThread::start(opened.disk, move |input| told(input)));
+        let snapshots = Arc::new(SnapshotThread::start(opened.disk.clone(), move |input| told(input)));
+        let told = tell();
+        let links = Arc::new(Links::new(Box::new(move |input| told(input)), opened.disk.clone(), opened.options));
+        let ClusterConfig { listener: peer_listener, identity, place, replace_after, settings } = cluster;
+        let peers = Peers::start(peer_listener, identity.clone(), opened.disk, settings, links.clone())?;
         let figures = Arc::new(Figures::default());
         let address = listener.local_addr().map_err(|error| format!("the Redis door has no address: {error}"))?;
         let data: Vec<_> = opened.shards[1..].to_vec();
@@ -248,7 +273,19 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let stopped = Arc::new(Notify::new());
         let tape = Arc::new(Tape::default());
-        let status = Arc::new(Mutex::default());
+        let status: Arc<Mutex<Vec<GroupStatus>>> = Arc::default();
+        let told = tell();
+        let parts = Parts {
+            peers: peers.clone(),
+            shards: opened.shards.clone(),
+            put: Box::new(move |input| told(input)),
+            status: status.clone(),
+            own_report: Box::new(own_report(log.clone(), started)),
+            log: log.clone(),
+        };
+        let member = Arc::new(Member::new(identity, place, replace_after, parts));
+        links.serve(&member);
+        tokio::spawn(member.clone().keep(stopping.clone()));
         let mut driver = opened.driver;
         driver.propose_settings(&config.keyspaces);
         let task = DriverTask {
@@ -256,6 +293,7 @@ impl Node {
             door: door.clone(),
             log: log.clone(),
             snapshots: snapshots.clone(),
+            peers,
             inbox: inbox.clone(),
             tape: tape.clone(),
             status: status.clone(),
@@ -269,6 +307,7 @@ impl Node {
         tokio::spawn(net::accept(listener, door.clone(), figures.clone(), stopping));
         Ok(Arc::new(Node {
             config,
+            member,
             door,
             address,
             shards: opened.shards,
@@ -295,7 +334,8 @@ impl Node {
         if *self.stop.borrow() {
             return Some("stopping".into());
         }
-        let groups = self.shards.iter().find_map(|shard| match shard.current_refusal() {
+        let held = self.shards.iter().filter(|shard| self.member.holds(shard.group));
+        let groups = held.into_iter().find_map(|shard| match shard.current_refusal() {
             None => None,
             Some(Refusal::Loading | Refusal::Elsewhere(None)) => Some(format!("{} has no leader yet", shard.group)),
             Some(Refusal::Elsewhere(Some(_)) | Refusal::Overloaded) => None,
@@ -335,6 +375,21 @@ impl Node {
         net::begin(stream, from, kept, &self.door, &self.figures, &self.stop.subscribe());
     }
 
+    /// Whether it has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Before a stop: whatever this node leads goes to others that can take it, while clients are still served.
+    pub async fn hand_over(&self) {
+        self.member.retire();
+        let deadline = tokio::time::Instant::now() + HAND_OVER_PATIENCE.min(self.config.stop_timeout / 2);
+        while self.member.could_hand_over() && tokio::time::Instant::now() < deadline {
+            self.inbox.wake();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Stops: no new connections and commands, what is under way is answered, the log is sealed.
     pub async fn stop(&self) -> Result<(), String> {
         self.stop.send_replace(true);
@@ -365,6 +420,7 @@ struct DriverTask {
     door: Arc<Door>,
     log: Arc<LogThread>,
     snapshots: Arc<SnapshotThread>,
+    peers: Peers,
     inbox: Arc<Inbox>,
     tape: Arc<Tape>,
     status: Arc<Mutex<Vec<GroupStatus>>>,
@@ -376,6 +432,8 @@ struct DriverTask {
     shown: (Instant, usize),
 }
 
+/// How long a stop waits for others to take over what this node leads.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(3);
 /// How old the groups' role and term may be where people look.
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 
@@ -442,9 +500,16 @@ impl DriverTask {
         let status = self.driver.status().into_iter().map(|(group, status, applied)| GroupStatus {
             group,
             role: format!("{:?}", status.role).to_lowercase(),
+            leads: status.role == Role::Leader,
+            leader: status.leader,
             term: status.term,
             applied: applied.index,
+            last: status.last,
+            membership: status.membership,
+            followers: status.followers,
+            keys: 0,
         });
+        let status: Vec<GroupStatus> = status.collect();
         let mut shown = self.status.lock();
         shown.clear();
         shown.extend(status);
@@ -459,10 +524,14 @@ impl DriverTask {
                     self.log.append(append);
                 }
             },
-            // A lone voter has nobody to send to.
-            // There is nobody else yet.
-            Output::Send(..) | Output::ReadReady(_) | Output::ReadDropped(_) => {}
-            Output::SendSnapshot { group, to, .. } => return Some(Input::SnapshotSent { group, to, ok: false }),
+            Output::Send(_, envelope) => {
+                // What is not taken is lost, as anything sent may be: the links tell of it.
+                let _ = self.peers.send(envelope.to(), Message::Raft(envelope));
+            }
+            Output::ReadReady(_) | Output::ReadDropped(_) => {}
+            Output::SendSnapshot { group, to, index, announcement } => {
+                self.peers.send_snapshot(group, to, index, announcement);
+            }
             Output::SnapshotInstalled(group, position, old) => {
                 self.snapshots.ask(Job::Adopt(group, position.index, old));
                 self.snapshots.ask(Job::Sweep(group, position.index));
@@ -485,6 +554,21 @@ impl DriverTask {
             }
         }
         None
+    }
+}
+
+/// What a node says of itself beside its groups.
+fn own_report(log: Arc<LogThread>, started: Instant) -> impl Fn() -> Report {
+    move || {
+        let status = log.status();
+        Report {
+            version: env!("CARGO_PKG_VERSION").into(),
+            not_ready: status.stopped.map_or(String::new(), |why| format!("the log has stopped: {why}")),
+            uptime: clock::now().since(started).as_secs(),
+            memory: resident_bytes(),
+            log_bytes: status.disk_bytes,
+            ..Report::default()
+        }
     }
 }
 

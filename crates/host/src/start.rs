@@ -29,6 +29,8 @@ pub struct Opened {
     pub shards: Vec<Arc<Shard<Client>>>,
     /// What was found, for people.
     pub found: Found,
+    /// How it was opened: another node's snapshot is read the same way.
+    pub options: OpenOptions,
 }
 
 /// Progress of a start: what is done and how far, for people and for `-LOADING`.
@@ -84,6 +86,9 @@ pub fn open(config: &NodeConfig, progress: Progress<'_>) -> Result<Opened, Strin
     let options = OpenOptions {
         snapshot_log_bytes: config.snapshot_log_bytes,
         limits: config.limits.clone(),
+        // Whoever founded the cluster founded its groups, alone.
+        founders: vec![FIRST_NODE],
+        timing: config.timing,
         ..OpenOptions::new(config.node, config.data_shards, log_options(config))
     };
     let opened = shard::open::open(&disk, &options, &mut crate::clock::seed, progress).map_err(|error| {
@@ -102,10 +107,10 @@ pub fn open(config: &NodeConfig, progress: Progress<'_>) -> Result<Opened, Strin
         }
     })?;
     let shard::open::Opened { log, driver, shards, found } = opened;
-    Ok(Opened { lock, disk, log, driver, shards, found })
+    Ok(Opened { lock, disk, log, driver, shards, found, options })
 }
 
-/// The node id of a lone node.
+/// The number of the node that founds a cluster.
 pub const FIRST_NODE: NodeId = NodeId(1);
 
 /// The documented bounds.

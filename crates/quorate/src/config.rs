@@ -7,20 +7,24 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base::Limits;
+use base::{Limits, NodeId};
 use doors::consul::Declared;
 use doors::secret::Secret;
 use gateway::model::{Document, Kind, Listener, Node, Wrong, read_tables};
+use host::cluster::ClusterConfig;
 use host::consul::ConsulConfig;
 use host::gateway::GatewayConfig;
 use host::node::NodeConfig;
+use host::peers::Identity;
 use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
+use tokio::net::TcpListener;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::UpArgs;
 use crate::keys::{KEYS, KEYSPACE_KEYS, Key, Raw, nearest, quoted};
 
+pub mod cluster;
 mod services;
 
 /// The environment variable that may hold the Redis door's password.
@@ -28,6 +32,9 @@ pub const PASSWORD_VARIABLE: &str = "QUORATE_PASSWORD";
 
 /// The environment variable that may hold the Consul door's token.
 pub const TOKEN_VARIABLE: &str = "QUORATE_CONSUL_TOKEN";
+
+/// The environment variable that may hold the join token.
+pub const JOIN_TOKEN_VARIABLE: &str = "QUORATE_JOIN_TOKEN";
 
 /// The environment variable that may hold the admin door's password.
 pub const ADMIN_PASSWORD_VARIABLE: &str = "QUORATE_ADMIN_PASSWORD";
@@ -54,6 +61,8 @@ pub struct Settings {
     pub password_file: Option<PathBuf>,
     /// `redis.idle_timeout`; zero for never.
     pub idle_timeout: Duration,
+    /// `[cluster]`.
+    pub cluster: cluster::ClusterSettings,
     /// `admin.bind`.
     pub admin_bind: SocketAddr,
     /// `admin.password_file`.
@@ -125,6 +134,7 @@ impl Default for Settings {
             redis_bind: SocketAddr::from(([127, 0, 0, 1], 6379)),
             password_file: None,
             idle_timeout: Duration::ZERO,
+            cluster: cluster::ClusterSettings::default(),
             admin_bind: SocketAddr::from(([127, 0, 0, 1], 7070)),
             admin_password_file: None,
             admin_hosts: Vec::new(),
@@ -284,6 +294,11 @@ impl Settings {
         let words = [
             ("--data", "data_dir", args.data.as_ref().map(text)),
             ("--redis-bind", "redis.bind", args.redis_bind.clone().map(Raw::Text)),
+            ("--peer-bind", "cluster.bind", args.peer_bind.clone().map(Raw::Text)),
+            ("--advertise", "cluster.advertise", args.advertise.clone().map(Raw::Text)),
+            ("--join", "cluster.join", args.join.clone().map(Raw::Text)),
+            ("--zone", "cluster.zone", args.zone.clone().map(Raw::Text)),
+            ("--roles", "cluster.roles", args.roles.clone().map(Raw::Text)),
             ("--admin-bind", "admin.bind", args.admin_bind.clone().map(Raw::Text)),
             ("--gateway-bind", "gateway.bind", args.gateway_bind.clone().map(Raw::Text)),
             ("--consul-bind", "consul.bind", args.consul_bind.clone().map(Raw::Text)),
@@ -303,6 +318,10 @@ impl Settings {
         if let Some(port) = args.redis_port {
             self.redis_bind.set_port(port);
             self.given.insert("redis.bind");
+        }
+        if let Some(port) = args.peer_port {
+            self.cluster.bind.set_port(port);
+            self.given.insert("cluster.bind");
         }
         if let Some(port) = args.admin_port {
             self.admin_bind.set_port(port);
@@ -346,6 +365,9 @@ impl Settings {
         )?;
         self.consul_token =
             find_password(&None, &self.consul_token_file, TOKEN_VARIABLE, "consul.token_file", TOKEN_VARIABLE)?;
+        let cluster = &mut self.cluster;
+        cluster.token =
+            find_password(&args.token, &cluster.token_file, JOIN_TOKEN_VARIABLE, "cluster.token_file", "--token")?;
         Ok(())
     }
 
@@ -384,6 +406,7 @@ impl Settings {
             ));
         }
         self.check_documents()?;
+        self.cluster.check()?;
         if is_open(self.dns_bind) {
             return Err(format!(
                 "the DNS door at {} could be reached by others, and DNS knows no passwords. Set dns.bind to a loopback \
@@ -436,11 +459,24 @@ impl Settings {
         GatewayConfig {
             access_log: self.gateway_access_log.clone(),
             insecure_bind: self.insecure_bind,
-            zone: self.gateway_zone.clone(),
+            // Who says where the node stands need not say it again for the gateway.
+            zone: if self.gateway_zone.is_empty() { self.cluster.zone.clone() } else { self.gateway_zone.clone() },
             locations: self.gateway_locations.clone(),
             drain: self.stop_timeout,
             ..GatewayConfig::default()
         }
+    }
+
+    /// What the host wants to know of the cluster.
+    pub fn cluster_config(&self, listener: TcpListener, identity: Identity, bound: cluster::Bound) -> ClusterConfig {
+        let place = self.cluster.place(bound);
+        let settings = host::peers::Settings {
+            advertise: vec![place.peer.clone()],
+            snapshot_bytes_per_second: self.cluster.snapshot_rate,
+            limits: self.limits.clone(),
+            ..host::peers::Settings::default()
+        };
+        ClusterConfig { listener, identity, place, replace_after: self.cluster.replace_after, settings }
     }
 
     /// Threads for connections.
@@ -452,9 +488,9 @@ impl Settings {
     }
 
     /// What the Consul door wants to know.
-    pub fn consul_config(&self) -> ConsulConfig {
+    pub fn consul_config(&self, node: NodeId) -> ConsulConfig {
         let node_name = match self.consul_node_name.as_str() {
-            "" => format!("node{}", host::start::FIRST_NODE.0),
+            "" => format!("node{}", node.0),
             name => name.to_owned(),
         };
         ConsulConfig {
@@ -480,9 +516,10 @@ impl Settings {
     }
 
     /// What the host wants to know.
-    pub fn node_config(&self) -> Result<NodeConfig, String> {
+    pub fn node_config(&self, node: NodeId) -> Result<NodeConfig, String> {
         Ok(NodeConfig {
-            node: host::start::FIRST_NODE,
+            node,
+            timing: self.cluster.timing(),
             data_dir: self.data_dir.clone(),
             password: self.password.clone(),
             admin_password: self.admin_password.clone(),
@@ -671,7 +708,7 @@ mod tests {
         assert_eq!(settings.redis_bind.to_string(), "127.0.0.1:7001");
         assert_eq!((settings.data_shards, settings.limits.args_max, settings.insecure_bind), (2, 77, true));
         assert_eq!(settings.data_dir, PathBuf::from("x"));
-        let config = settings.node_config().expect("valid");
+        let config = settings.node_config(NodeId(1)).expect("valid");
         assert_eq!(config.keyspaces.get(0).durability, Durability::Memory);
         assert!(settings.given.contains("redis.bind") && !settings.given.contains("admin.bind"));
         for wrong in ["limits.args_max", "nonsense=1"] {

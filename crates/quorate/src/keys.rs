@@ -110,6 +110,60 @@ pub const KEYS: &[Key<Settings>] = &[
         "Close clients that are silent this long; \"0s\" never does. For clients that vanish without a word."
     ),
     key!(
+        "cluster.bind",
+        address,
+        cluster.bind,
+        "Address of the peer door, where the other nodes of a cluster come in, always with TLS. Another machine's nodes need an address that they can reach."
+    ),
+    key!(
+        "cluster.advertise",
+        name_or_none,
+        cluster.advertise,
+        "Name or address, with a port or without, under which other nodes and clients reach this one. Empty: the addresses that the doors bind. Needed where those are 0.0.0.0, or behind NAT."
+    ),
+    key!(
+        "cluster.join",
+        name_or_none,
+        cluster.join,
+        "HOST:PORT of any node's peer door: at its first start this node joins that cluster. Ignored once the data directory belongs to one. Empty: founds a cluster of its own."
+    ),
+    key!(
+        "cluster.token_file",
+        optional_path,
+        cluster.token_file,
+        "File whose first line is the join token; the variable QUORATE_JOIN_TOKEN works too. `quorate cluster token` makes one. Only for the first start."
+    ),
+    key!(
+        "cluster.zone",
+        name_or_none,
+        cluster.zone,
+        "What fails together with this node: a rack, a data centre. While there are three zones no two replicas of a shard share one. The gateway's zone too, unless gateway.zone is set."
+    ),
+    key!(
+        "cluster.roles",
+        list,
+        cluster.roles,
+        "What the node is there for, of gateway, data and meta. Without data it holds no shards, without meta it decides nothing about the cluster; so a gateway that is killed costs no election."
+    ),
+    key!(
+        "cluster.replace_after",
+        span,
+        cluster.replace_after,
+        "A node that has been silent this long is replaced where a spare one exists: its replicas are copied elsewhere. Longer than a reboot takes."
+    ),
+    key!(
+        "cluster.election_timeout",
+        span,
+        cluster.election_timeout,
+        "A leader of which nothing is heard for this long, and up to twice as long, is replaced. Heartbeats go ten times as often. More on slow networks; the same on all nodes."
+    ),
+    key!(
+        "cluster.snapshot_rate",
+        bytes,
+        cluster.snapshot_rate,
+        "Bytes a second that this node sends of snapshots to nodes that lag too far. Less where they take bandwidth from clients; 0: as fast as it goes."
+    ),
+    key!(
         "admin.bind",
         address,
         admin_bind,
@@ -420,6 +474,16 @@ kind!(
         _ => Err("wants host names in quotes, parted by commas, as \"admin.example, node1\"".into()),
     },
     |names| quoted(&names.join(", "))
+);
+kind!(
+    list,
+    String,
+    |raw| match raw {
+        Raw::Text(text) if text.bytes().all(|byte| byte.is_ascii_lowercase() || b", ".contains(&byte)) =>
+            Ok(text.replace(' ', "")),
+        _ => Err("wants words in quotes, parted by commas".into()),
+    },
+    |text| quoted(text)
 );
 kind!(
     name,

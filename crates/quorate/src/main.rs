@@ -3,7 +3,9 @@
 mod ask;
 mod check;
 mod cli;
+mod cluster;
 mod config;
+mod identity;
 mod keys;
 mod loading;
 mod route;
@@ -63,6 +65,14 @@ enum Command {
         /// File whose first line is its password; QUORATE_ADMIN_PASSWORD if not given.
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
+    },
+    /// Nodes and shards of the cluster, and what is to become of them. Without a verb, how they are.
+    #[command(after_help = CLUSTER_EXAMPLES)]
+    Cluster {
+        #[command(flatten)]
+        at: cluster::At,
+        #[command(subcommand)]
+        verb: Option<cluster::Verb>,
     },
     /// Routes of the gateway: which requests go where. Without a verb, the list.
     #[command(after_help = ROUTE_EXAMPLES)]
@@ -143,6 +153,17 @@ enum LogCommand {
     },
 }
 
+const CLUSTER_EXAMPLES: &str = "\
+Examples:
+  quorate cluster                       nodes, shards, leaders, lag, and what is wrong
+  quorate cluster token                 prints the command that adds a node
+  quorate cluster drain 2               before node 2 is restarted
+  quorate cluster remove 3              moves its replicas away and forgets it; it may be lost already
+  quorate cluster move 1 --from 2 --to 4
+  quorate cluster status --json | jq .problems
+
+Any node can be asked. Exit code of status: 1 if something is wrong.";
+
 const ROUTE_EXAMPLES: &str = "\
 Examples:
   quorate upstream add shop 127.0.0.1:9001 127.0.0.1:9002
@@ -158,6 +179,7 @@ Examples:
   quorate up                                   everything by default
   quorate up --redis-port 6380                 another port; taken, it is an error (the default one would move on)
   quorate up --durability memory               a cache: nothing is logged, empty after a restart
+  quorate up --join 10.0.0.1:7400 --token …    a node more; the first one prints the command
   quorate up --redis-bind 0.0.0.0:6379 --password-file secret
   quorate up --set limits.connections_max=500 --set log.max_bytes=10GiB
 
@@ -178,6 +200,27 @@ pub struct UpArgs {
     /// Address of the Redis door (redis.bind).
     #[arg(long, value_name = "ADDR:PORT")]
     redis_bind: Option<String>,
+    /// Join the cluster of the node whose peer door is here, at the first start (cluster.join).
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// The join token, as the first node prints it; QUORATE_JOIN_TOKEN, or cluster.token_file, hides it from the list of processes.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Port of the peer door, where other nodes come in; 0 takes any free one.
+    #[arg(long, value_name = "N", conflicts_with = "peer_bind")]
+    peer_port: Option<u16>,
+    /// Address of the peer door (cluster.bind).
+    #[arg(long, value_name = "ADDR:PORT")]
+    peer_bind: Option<String>,
+    /// Name or address under which others reach this node (cluster.advertise).
+    #[arg(long, value_name = "HOST[:PORT]")]
+    advertise: Option<String>,
+    /// What fails together with this node (cluster.zone).
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+    /// What the node is there for: gateway,data,meta (cluster.roles).
+    #[arg(long, value_name = "LIST")]
+    roles: Option<String>,
     /// Port of the admin door; 0 takes any free one.
     #[arg(long, value_name = "N", conflicts_with = "admin_bind")]
     admin_port: Option<u16>,
@@ -312,6 +355,9 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args),
         Command::Cli(args) => return cli::run(args.options()),
         Command::Status { admin, json, password_file } => status::run(admin, json, password_file.as_deref()),
+        Command::Cluster { at, verb } => {
+            cluster::run(&at, verb.as_ref().unwrap_or(&cluster::Verb::Status { json: false }))
+        }
         Command::Route { at, verb } => route::run(&at, verb.as_ref()),
         Command::Upstream { at, verb } => route::run(&at, verb.as_ref()),
         Command::Listener { at, verb } => route::run(&at, verb.as_ref()),

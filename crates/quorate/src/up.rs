@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use host::gateway::{Front, GatewayConfig};
-use host::node::Node;
-use shard::live::Refusal;
+use host::node::{Node, NodeConfig};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::UpArgs;
-use crate::config::{self, Settings};
+use crate::config::{self, Settings, cluster};
+use crate::identity;
 use crate::loading;
 
 /// How many ports after a default one are tried.
@@ -54,6 +54,7 @@ struct Bound<L = TcpListener> {
 
 async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, String> {
     let mut signals = Signals::new()?;
+    let peer = bind(settings, "peer", "cluster.bind", "--peer-port", settings.cluster.bind)?;
     let redis = bind(settings, "Redis", "redis.bind", "--redis-port", settings.redis_bind)?;
     let admin = bind(settings, "admin", "admin.bind", "--admin-port", settings.admin_bind)?;
     let consul = bind(settings, "Consul", "consul.bind", "--consul-port", settings.consul_bind)?;
@@ -66,7 +67,20 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let (redis_address, redis_moved) = (redis.address, redis.moved_from);
     let (admin_address, admin_moved) = (admin.address, admin.moved_from);
 
-    let config = settings.node_config()?;
+    let bound = cluster::Bound { peer: peer.address, redis: redis_address, admin: admin_address };
+    let who = tokio::select! {
+        who = identity::of(settings, bound) => who?,
+        name = signals.next() => {
+            eprintln!("quorate: {name} before the start: nothing was served, so nothing is lost");
+            std::process::exit(0);
+        }
+    };
+    if !who.told.is_empty() {
+        eprintln!("quorate: {}", who.told);
+    }
+    let own = who.identity.node;
+    let config = NodeConfig { data_shards: who.data_shards, ..settings.node_config(own)? };
+    let cluster = settings.cluster_config(peer.listener, who.identity, bound);
     let began = Instant::now();
     let stage = loading::Stage::default();
     let (start_over, starting) = watch::channel(false);
@@ -79,7 +93,7 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     tokio::spawn(loading::admin(admin_twin, limits, stage.clone(), starting, early));
     let start = tokio::task::spawn_blocking(move || {
         let mut shown = ProgressLine::default();
-        let node = Node::start(config, redis, &mut |text| {
+        let node = Node::start(config, redis, cluster, &mut |text| {
             text.clone_into(&mut stage.lock());
             shown.tell(text);
         });
@@ -97,12 +111,18 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(adopt(node.clone(), handed));
     let answering = tokio::spawn(host::admin::serve(admin, admin_handed, node.clone(), stopping));
-    wait_for_leaders(&node).await;
+    tokio::select! {
+        () = wait_for_leaders(&node) => {}
+        name = signals.next() => {
+            eprintln!("quorate: {name} while waiting for the other nodes");
+            return stop_node(&node, &stop).await;
+        }
+    }
     // Before anybody is served: who reads "ready" finds the file's services.
-    let consul = host::consul::open(consul.listener, node.clone(), settings.consul_config()).await?;
+    let consul = host::consul::open(consul.listener, node.clone(), settings.consul_config(own)).await?;
     let gateway = GatewayConfig { limits: node.door.limits.clone(), ..settings.gateway_config() };
     let front = Front::new(node.registry.clone(), gateway_address, gateway)?;
-    front.declare(&settings.consul_config().node_name, &settings.documents).await?;
+    declare(&front, &settings.consul_config(own).node_name, settings).await?;
     let _ = node.front.set(front.clone());
     let (front_stop, front_stopping) = watch::channel(false);
     let listeners = front.open(door.listener);
@@ -120,9 +140,11 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
         (dns_address, dns_moved),
     ];
     table(settings, doors);
+    say_cluster(&node, bound.peer);
     if print_ready {
         println!(
-            "ready redis={redis_address} admin={admin_address} gateway={gateway_address} consul={consul_address} dns={dns_address}"
+            "ready redis={redis_address} admin={admin_address} gateway={gateway_address} consul={consul_address} dns={dns_address} peer={}",
+            bound.peer
         );
     }
     let _ = io::stdout().flush();
@@ -131,6 +153,7 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     eprintln!("quorate: {name}: finishing what is under way (again ends it at once)");
     let stopped = async {
         // Requests of the gateway end first: what they write must still reach the log.
+        node.hand_over().await;
         front_stop.send_replace(true);
         let _ = front.await;
         node.stop().await?;
@@ -158,16 +181,47 @@ async fn adopt(node: Arc<Node>, mut handed: mpsc::Receiver<loading::Early>) {
 const ENDED_AT_ONCE: i32 = 130;
 /// How long the admin door may take to close.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the file's routes may take to become part of the cluster.
+const DECLARE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the groups of a lone node may take to elect it; each elects itself, so this is the disk's time.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who reads "ready" may write at once.
+/// Who reads "ready" may write at once: the groups of a lone node elect it. A node of a cluster waits until a majority is there,
+/// however long that takes, and says what it waits for.
 async fn wait_for_leaders(node: &Node) {
-    let deadline = tokio::time::Instant::now() + ELECTION_PATIENCE;
-    let is_loading = || node.shards.iter().any(|shard| shard.current_refusal() == Some(Refusal::Loading));
-    while is_loading() && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut shown = ProgressLine::default();
+    let began = Instant::now();
+    while let Some(what) = node.member.waits_for() {
+        if node.is_stopping() {
+            break;
+        }
+        if node.member.is_alone() && began.elapsed() > ELECTION_PATIENCE {
+            // Its log has stopped, or is full: it serves what it can.
+            break;
+        }
+        shown.tell(&what);
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    shown.end();
+}
+
+/// What the file says of routes is part of the cluster before anybody is served. The leader may just be moving.
+async fn declare(front: &Arc<Front>, node: &str, settings: &Settings) -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        match front.declare(node, &settings.documents).await {
+            Err(_) if began.elapsed() < DECLARE_PATIENCE => tokio::time::sleep(Duration::from_millis(100)).await,
+            done => return done,
+        }
+    }
+}
+
+/// A stop before the doors were open.
+async fn stop_node(node: &Node, stop: &watch::Sender<bool>) -> Result<ExitCode, String> {
+    node.stop().await?;
+    stop.send_replace(true);
+    eprintln!("quorate: stopped; everything acknowledged is on disk");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Two handles of one listener: whoever asks first gets the next connection.
@@ -353,6 +407,23 @@ fn say_found(node: &Node, took: Duration) {
             found.log_bytes >> 10,
             found.snapshot_keys
         );
+    }
+}
+
+/// How to make it more than one node, where that is news.
+fn say_cluster(node: &Node, peer: SocketAddr) {
+    let member = &node.member;
+    println!();
+    match (member.token.get(), member.cluster().nodes().len()) {
+        (Some(token), _) => {
+            println!("On two more machines (a majority must be able to fail) this makes it a cluster:");
+            println!("  quorate up --join {} --token {token}", member.address());
+            if peer.ip().is_loopback() {
+                println!("  (this one listens on loopback only: cluster.bind, --peer-bind, lets other machines in)");
+            }
+        }
+        (None, 0 | 1) => println!("More nodes:  quorate cluster token"),
+        (None, nodes) => println!("Node {} of {nodes}; how they are:  quorate cluster status", member.own.0),
     }
 }
 

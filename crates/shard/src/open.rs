@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base::{GroupId, Limits, NodeId};
 use bytes::Bytes;
-use consensus::{Entry, EntryKind, GroupConfig, HardState, Membership, Position};
+use consensus::{Entry, EntryKind, GroupConfig, HardState, Membership, Position, Timing};
 use store::disk::{Disk, DiskError, DiskFile};
 use store::keyspace::Keyspaces;
 use store::log::{self, Batch, Log, LogError, LogOptions, Record};
@@ -35,6 +35,8 @@ pub struct OpenOptions {
     pub snapshot_log_bytes: u64,
     /// Bytes that one piece of a snapshot has, about.
     pub snapshot_chunk_bytes: usize,
+    /// How soon groups notice that their leader is gone.
+    pub timing: Timing,
     /// Bounds.
     pub limits: Limits,
     /// The log.
@@ -53,6 +55,7 @@ impl OpenOptions {
             data_shards,
             snapshot_log_bytes: 256 << 20,
             snapshot_chunk_bytes: WALK_BYTES,
+            timing: Timing::default(),
             limits: Limits::DEFAULT,
             log,
             #[cfg(any(test, feature = "planted"))]
@@ -217,8 +220,8 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
         if let Some((position, void)) = recovered.installed {
             settle_arrival(disk, &mut log, group, position, void.then_some(recovered.hard_state))?;
         }
-        #[allow(unused_mut)]
         let mut config = GroupConfig::new(group, options.node, recovered.membership.clone(), seed());
+        config.timing = options.timing;
         #[cfg(any(test, feature = "planted"))]
         {
             config.planted = options.planted.consensus;
@@ -272,9 +275,12 @@ pub fn room(status: &log::Status) -> Room {
     if reserve { Room::Reserve } else { Room::Plenty }
 }
 
-/// The number of data shards is part of the data: keys would be looked for in the wrong one. `None` where the directory
-/// has never held a log.
-fn known_shards<D: Disk>(disk: &D) -> Result<Option<usize>, OpenError> {
+/// How many data shards a directory was made with; `None` where it has never held a log. The number is part of the data: keys
+/// would be looked for in the wrong one.
+///
+/// # Errors
+/// The file that says it cannot be read.
+pub fn known_shards<D: Disk>(disk: &D) -> Result<Option<usize>, OpenError> {
     let file = match disk.open(SHARDS) {
         Ok(file) => file,
         Err(DiskError::NotFound) => return Ok(None),

@@ -25,7 +25,7 @@ fn place(name: u64, zone: &str) -> Place {
 
 impl World {
     fn new(zone: &str) -> World {
-        let authority = Authority { certificate: Vec::new(), key: Vec::new(), token: [0; 32] };
+        let authority = Authority { certificate: Vec::new(), token: [0; 32] };
         let groups: Vec<GroupId> = (0..GROUPS).map(GroupId).collect();
         let mut world = World {
             cluster: Cluster::default(),
@@ -59,6 +59,7 @@ impl World {
         Sight {
             silent: self.dead.iter().map(|id| (*id, silent)).collect(),
             groups: self.seen.iter().filter(|(group, _)| self.serves(**group)).map(|(g, s)| (*g, s.clone())).collect(),
+            slow: BTreeSet::new(),
             replace_after: Duration::from_secs(300),
         }
     }

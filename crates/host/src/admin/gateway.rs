@@ -56,11 +56,13 @@ pub struct Told {
     pub body: Value,
 }
 
-fn told(status: u16, body: Value) -> Told {
+/// An answer.
+pub(super) fn told(status: u16, body: Value) -> Told {
     Told { status, body }
 }
 
-fn error(status: u16, why: impl Into<String>) -> Told {
+/// What went wrong.
+pub(super) fn error(status: u16, why: impl Into<String>) -> Told {
     told(status, json!({ "error": why.into() }))
 }
 

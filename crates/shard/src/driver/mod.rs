@@ -111,6 +111,7 @@ enum Snapshot {
 
 /// One group's lane.
 struct Lane<C> {
+    own: NodeId,
     shard: Arc<Shard<C>>,
     group: Group,
     membership: Membership,
@@ -240,7 +241,12 @@ impl<C: Clone + PartialEq> Driver<C> {
         let (membership, written, seed, name) =
             (config.membership.clone(), config.hard_state, config.seed, config.group);
         let group = Group::new(config).map_err(|error| format!("{name} cannot start: {error}"))?;
+        if membership.members() != [self.config.node] {
+            // Others decide who leads; nobody here knows it yet.
+            shard.set_refusal(Some(Refusal::Elsewhere(None)));
+        }
         self.lanes.push(Lane {
+            own: self.config.node,
             shard: shard.clone(),
             group,
             membership,

@@ -146,7 +146,7 @@ impl<C: Clone> Lane<C> {
         sink: &mut S,
     ) {
         let leads = role == Role::Leader;
-        let alone = self.membership.members().len() == 1;
+        let alone = self.membership.members() == [self.own];
         if leads && !self.leads {
             let stamp = self.shard.state().stamp();
             // A lone voter knows that nobody led meanwhile; and somebody has to begin.

@@ -1,0 +1,154 @@
+//! The cluster over HTTP, below `/cluster` of the admin door. `quorate cluster` speaks it.
+//!
+//! ```text
+//!  GET  /cluster                            nodes, shards, leaders, lag, moves, and what is wrong
+//!  POST /cluster/token                      a new join token; the old one is of no use any more
+//!  POST /cluster/drain?node=N               the node leads nothing any more (undrain: again)
+//!  POST /cluster/remove?node=N              its replicas move away, then it is forgotten
+//!  POST /cluster/move?group=G&from=A&to=B   a replica goes from one node to another, and stays there
+//!  POST /cluster/lead?group=G&to=N          this voter should lead
+//!  POST /cluster/rebalance                  what was placed by hand is no longer
+//!  POST /cluster/replication?voters=N       3 or 5 replicas decide
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ::cluster::{Assignment, Change, NodeState};
+use base::{GroupId, NodeId};
+use serde_json::json;
+
+use super::gateway::{Told, error, told};
+use crate::cluster::Member;
+
+/// Answers a request below `/cluster`; `path` is what follows it.
+pub async fn answer(member: &Arc<Member>, method: &str, path: &str, query: &str) -> Told {
+    let asked = Asked { member, query: parse(query) };
+    match (method, path.trim_matches('/')) {
+        ("GET" | "HEAD", "") => match serde_json::to_value(member.view().await) {
+            Ok(view) => told(200, view),
+            Err(why) => error(500, why.to_string()),
+        },
+        ("POST", "token") => match member.new_token().await {
+            Ok(token) => {
+                let command = format!("quorate up --join {} --token {token}", member.address());
+                told(200, json!({ "token": token, "command": command }))
+            }
+            Err(why) => error(503, why),
+        },
+        ("POST", verb) => match asked.change(verb) {
+            Ok(None) => error(404, "below /cluster: token, drain, undrain, remove, move, lead, rebalance, replication"),
+            Ok(Some(changes)) => {
+                for change in &changes {
+                    if let Err(why) = member.change(change).await {
+                        return error(409, why);
+                    }
+                }
+                told(200, json!({ "done": true }))
+            }
+            Err(why) => error(400, why),
+        },
+        (_, "") => error(405, "this path takes GET"),
+        _ => error(405, "this path takes POST"),
+    }
+}
+
+struct Asked<'a> {
+    member: &'a Member,
+    query: BTreeMap<String, String>,
+}
+
+impl Asked<'_> {
+    fn number(&self, name: &str) -> Result<u64, String> {
+        let text = self.query.get(name).ok_or_else(|| format!("?{name}= is missing"))?;
+        text.parse().map_err(|_| format!("?{name}={text} is no number"))
+    }
+
+    fn node(&self, name: &str) -> Result<NodeId, String> {
+        let node = NodeId(self.number(name)?);
+        let cluster = self.member.cluster();
+        if cluster.nodes().contains_key(&node) {
+            return Ok(node);
+        }
+        let there: Vec<String> = cluster.nodes().keys().map(|id| id.0.to_string()).collect();
+        let gone = if cluster.was_removed(node) { "was removed" } else { "does not exist" };
+        Err(format!("node {} {gone}; there are {}", node.0, there.join(", ")))
+    }
+
+    fn group(&self) -> Result<(GroupId, Assignment), String> {
+        let number = self.number("group")?;
+        let cluster = self.member.cluster();
+        let found = u32::try_from(number).ok().and_then(|group| cluster.groups().get_key_value(&GroupId(group)));
+        match found {
+            Some((group, to)) => Ok((*group, to.clone())),
+            None => Err(format!(
+                "there is no shard {number}; there are 0 (the meta group) to {}",
+                cluster.groups().len().saturating_sub(1)
+            )),
+        }
+    }
+
+    /// The changes that a verb means; `None` for a verb that there is not.
+    fn change(&self, verb: &str) -> Result<Option<Vec<Change>>, String> {
+        let state = |state| Ok::<_, String>(Some(vec![Change::SetState { node: self.node("node")?, state }]));
+        match verb {
+            "drain" => state(NodeState::Draining),
+            "undrain" => state(NodeState::Active),
+            "remove" => state(NodeState::Leaving),
+            "move" => {
+                let ((group, mut to), from, target) = (self.group()?, self.node("from")?, self.node("to")?);
+                if group == GroupId::META {
+                    return Err("the meta group is on every node; `quorate cluster lead` moves its lead".into());
+                }
+                if !to.voters.contains(&from) {
+                    return Err(format!("shard {} has no replica on node {}", group.0, from.0));
+                }
+                if to.voters.contains(&target) {
+                    return Err(format!("shard {} has a replica on node {} already", group.0, target.0));
+                }
+                let cluster = self.member.cluster();
+                let fits = cluster
+                    .nodes()
+                    .get(&target)
+                    .is_some_and(|node| node.place.roles.data && node.state == NodeState::Active);
+                if !fits {
+                    return Err(format!(
+                        "node {} takes no replicas: it lacks the role data, or is draining or leaving",
+                        target.0
+                    ));
+                }
+                to.voters.retain(|id| *id != from);
+                to.learners.retain(|id| *id != target);
+                to.voters.push(target);
+                to.voters.sort_unstable();
+                to.leader = to.leader.filter(|leader| *leader != from);
+                to.by_hand = true;
+                Ok(Some(vec![Change::Assign { group, to }]))
+            }
+            "lead" => {
+                let ((group, mut to), target) = (self.group()?, self.node("to")?);
+                if !to.voters.contains(&target) {
+                    return Err(format!(
+                        "node {} does not vote in shard {}; move a replica there first",
+                        target.0, group.0
+                    ));
+                }
+                (to.leader, to.by_hand) = (Some(target), true);
+                Ok(Some(vec![Change::Assign { group, to }]))
+            }
+            "rebalance" => {
+                let cluster = self.member.cluster();
+                let placed = cluster.groups().iter().filter(|(_, to)| to.by_hand);
+                let free = |to: &Assignment| Assignment { by_hand: false, ..to.clone() };
+                Ok(Some(placed.map(|(group, to)| Change::Assign { group: *group, to: free(to) }).collect()))
+            }
+            "replication" => Ok(Some(vec![Change::Replicate { voters: self.number("voters")? as usize }])),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn parse(query: &str) -> BTreeMap<String, String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}

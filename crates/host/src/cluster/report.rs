@@ -1,0 +1,100 @@
+//! What a node tells the others of itself when it is asked: its groups, and whether its disk keeps up.
+
+use std::collections::BTreeMap;
+
+use base::{GroupId, NodeId};
+use serde::{Deserialize, Serialize};
+
+use crate::node::GroupStatus;
+
+/// One node's word on itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Who.
+    pub node: u64,
+    /// Of the program.
+    pub version: String,
+    /// Why it is not ready; empty: it is.
+    pub not_ready: String,
+    /// Its disk does not keep up, or has stopped: it should lead nothing.
+    pub slow_disk: bool,
+    /// Seconds since its start.
+    pub uptime: u64,
+    /// Resident memory, bytes.
+    pub memory: u64,
+    /// Bytes of its log.
+    pub log_bytes: u64,
+    /// Groups that it has.
+    pub groups: Vec<GroupReport>,
+}
+
+/// One group as this node knows it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// Which.
+    pub group: u32,
+    /// `leader`, `follower` …
+    pub role: String,
+    /// Term.
+    pub term: u64,
+    /// Who leads, 0 where nobody is known to.
+    pub leader: u64,
+    /// The last index that has been applied here.
+    pub applied: u64,
+    /// The last index of the log here.
+    pub last: u64,
+    /// Who votes, in either half of a change.
+    pub voters: Vec<u64>,
+    /// Who receives the log without voting.
+    pub learners: Vec<u64>,
+    /// Whether a change of the voters is under way.
+    pub joint: bool,
+    /// At the leader: how far each other member is known to be.
+    pub followers: Vec<(u64, u64)>,
+    /// Its replica here has lost something that it had said it holds.
+    pub fenced: bool,
+    /// Commands in the last seconds, smoothed.
+    pub load: u64,
+    /// Keys held here.
+    pub keys: u64,
+}
+
+impl Report {
+    /// The groups of this node, with their load.
+    pub fn groups(groups: &[GroupStatus], loads: &BTreeMap<GroupId, u64>) -> Vec<GroupReport> {
+        let numbers = |ids: &[NodeId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+        let report = |group: &GroupStatus| {
+            let membership = &group.membership;
+            let mut voters = numbers(&membership.voters);
+            voters.extend(numbers(&membership.voters_outgoing));
+            voters.sort_unstable();
+            voters.dedup();
+            GroupReport {
+                group: group.group.0,
+                role: group.role.clone(),
+                term: group.term,
+                leader: group.leader.map_or(0, |leader| leader.0),
+                applied: group.applied,
+                last: group.last,
+                voters,
+                learners: numbers(&membership.learners),
+                joint: membership.is_joint(),
+                followers: group.followers.iter().map(|(id, matched)| (id.0, *matched)).collect(),
+                fenced: false,
+                load: loads.get(&group.group).copied().unwrap_or(0),
+                keys: group.keys,
+            }
+        };
+        groups.iter().map(report).collect()
+    }
+
+    /// As it is sent.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// What another node sent; nothing where it makes no sense.
+    pub fn decode(bytes: &[u8]) -> Option<Report> {
+        serde_json::from_slice(bytes).ok()
+    }
+}

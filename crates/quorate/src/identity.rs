@@ -1,0 +1,80 @@
+//! Which node of which cluster this is: what the data directory says, or a cluster that is joined or founded now.
+
+use std::path::Path;
+
+use host::cluster::{Details, Welcome};
+use host::peers::identity::{Identity, joining_key};
+use host::peers::join;
+use host::peers::token::Token;
+
+use crate::config::Settings;
+use crate::config::cluster::Bound;
+
+/// Data shards of the cluster that was joined, until the directory says so itself.
+const WELCOME: &str = "WELCOME";
+
+/// Who this node is.
+pub struct Who {
+    /// Proof of it.
+    pub identity: Identity,
+    /// How many data shards its data directory has, or is to have.
+    pub data_shards: usize,
+    /// In words, what has just happened; empty if nothing has.
+    pub told: String,
+}
+
+/// Reads or makes the node's identity.
+///
+/// # Errors
+/// A sentence that says what to do.
+pub async fn of(settings: &Settings, bound: Bound) -> Result<Who, String> {
+    let directory = settings.data_dir.as_path();
+    let (disk, _lock) = host::start::lock(directory)?;
+    let stored = shard::open::known_shards(&disk).map_err(|error| error.to_string())?;
+    let wanted = settings.given.contains("data_shards").then_some(settings.data_shards);
+    let shards = |of_cluster: Option<usize>| wanted.or(stored).or(of_cluster).unwrap_or(settings.data_shards);
+    if let Some(identity) = Identity::load(directory)? {
+        return Ok(Who { identity, data_shards: shards(welcome(directory)), told: String::new() });
+    }
+    if settings.cluster.join.is_empty() {
+        let identity = Identity::found()?;
+        identity.store(directory)?;
+        return Ok(Who { identity, data_shards: shards(None), told: String::new() });
+    }
+    if stored.is_some() {
+        return Err(format!(
+            "{} holds data of a node that was alone, and a node joins with nothing of its own. Set data_dir (--data) to a new directory, \
+             or leave out --join to go on with that data",
+            directory.display()
+        ));
+    }
+    let member = settings.cluster.join.as_str();
+    let Some(token) = &settings.cluster.token else {
+        return Err(format!(
+            "joining {member} needs the cluster's token. The first node prints it at its first start, `quorate cluster token` makes a new \
+             one; pass it by --token, QUORATE_JOIN_TOKEN or cluster.token_file"
+        ));
+    };
+    let token = Token::decode(token.reveal())?;
+    let key = joining_key(directory)?;
+    let details = Details::of(&settings.cluster.place(bound)).encode();
+    let seeds = [member.to_owned()];
+    let (identity, answer) =
+        join::join(&token, &seeds, &key, details.into()).await.map_err(|error| error.to_string())?;
+    let welcome = Welcome::decode(&answer)?;
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != welcome.data_shards) {
+        return Err(format!(
+            "the cluster has data_shards = {}, and {wanted} is set; leave it out: a node takes the cluster's",
+            welcome.data_shards
+        ));
+    }
+    std::fs::write(directory.join(WELCOME), format!("{}\n", welcome.data_shards))
+        .map_err(|error| format!("{}: {error}", directory.join(WELCOME).display()))?;
+    identity.store(directory)?;
+    let told = format!("joined the cluster of {member} as node {}", identity.node.0);
+    Ok(Who { identity, data_shards: welcome.data_shards, told })
+}
+
+fn welcome(directory: &Path) -> Option<usize> {
+    std::fs::read_to_string(directory.join(WELCOME)).ok()?.trim().parse().ok()
+}
