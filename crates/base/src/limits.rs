@@ -99,6 +99,8 @@ limits! {
         keyspace_max_bytes,
         /// `stop_timeout`: something was not finished when it was over.
         stop_timeout,
+        /// Commands that no node took for three seconds: the shard had no leader, or it could not be reached.
+        forward_wait,
         /// Open files of the process: a connection could not be accepted.
         open_files,
         /// Unread input behind unanswered commands of one connection.

@@ -129,7 +129,8 @@ impl<C> Shard<C> {
         Some(NodeId(self.leader.load(Ordering::Acquire))).filter(|node| node.0 != 0)
     }
 
-    pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
+    /// Says who leads, as far as known.
+    pub fn set_leader(&self, leader: Option<NodeId>) {
         self.leader.store(leader.map_or(0, |node| node.0), Ordering::Release);
     }
 
@@ -193,6 +194,11 @@ impl<C> Shard<C> {
     /// Says whether and why logged writes are refused from now on.
     pub fn set_refusal(&self, refusal: Option<Refusal>) {
         *self.refusal.write() = refusal;
+    }
+
+    /// Whether another node leads, or perhaps none.
+    pub fn is_led_elsewhere(&self) -> bool {
+        matches!(*self.refusal.read(), Some(Refusal::Elsewhere(_)))
     }
 
     /// What is refused at the moment.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
-use base::{Instant, Limit, Limits, Millis};
+use base::{Instant, Limit, Limits, Millis, NodeId};
 use parking_lot::{Mutex, RwLock};
 use shard::entry::Unblock;
 use shard::live::Shard;
@@ -13,6 +13,7 @@ use shard::reply::{Protocol, Reply};
 use shard::slots::shard_of;
 use shard::state::Sink;
 
+use super::forward::{AWAY, Forward};
 use super::introspect;
 use super::peer::Peer;
 use super::pubsub::{self, Delivery, Kind, Registry};
@@ -75,6 +76,11 @@ pub trait World: Send + Sync {
     fn wall_micros(&self) -> u64;
     /// What INFO tells of the node; the door fills in its clients.
     fn facts(&self) -> introspect::Facts;
+    /// Hands a frame to the link to another node, behind those before it. Never waits. False: it was not taken.
+    fn forward(&self, to: NodeId, frame: Vec<u8>) -> bool {
+        let _ = (to, frame);
+        false
+    }
 }
 
 /// A Redis door.
@@ -104,6 +110,8 @@ pub struct Door {
     next_client: AtomicU64,
     /// CONFIG's parameters.
     pub config: Mutex<introspect::Config>,
+    /// What it has to do with other nodes.
+    pub forward: Forward,
     /// See [`World`].
     pub world: Box<dyn World>,
 }
@@ -132,6 +140,7 @@ impl Door {
             idle_ms: AtomicU64::new(0),
             next_client: AtomicU64::new(0),
             config: Mutex::new(config),
+            forward: Forward::default(),
             world,
         }
     }
@@ -177,8 +186,7 @@ impl Door {
 
     /// Whether another node leads the shard, or perhaps none.
     pub fn is_led_elsewhere(&self, at: usize) -> bool {
-        let _ = at;
-        false
+        self.forward.is_on() && self.shards[at].is_led_elsewhere()
     }
 
     /// Shard time of the first shard: what TIME-like commands of the door use where no key is named.
@@ -186,8 +194,14 @@ impl Door {
         self.shards[0].now(now)
     }
 
-    /// Sends a message to whoever listens. Returns how many got it.
+    /// Sends a message to whoever listens, on this node and on the others. Returns how many got it on this one.
     pub fn publish(&self, kind: Kind, channel: &[u8], message: &[u8], wakers: &mut Vec<Waker>) -> i64 {
+        self.forward_message(kind, channel, message);
+        self.publish_here(kind, channel, message, wakers)
+    }
+
+    /// Sends a message to whoever listens on this node.
+    pub(super) fn publish_here(&self, kind: Kind, channel: &[u8], message: &[u8], wakers: &mut Vec<Waker>) -> i64 {
         let channels = self.channels.read();
         let clients = self.clients.lock();
         let mut count = 0;
@@ -214,6 +228,9 @@ impl Door {
         if waiter == 0 {
             return false;
         }
+        if waiter == AWAY {
+            return self.forward_unblock(client.id, how);
+        }
         let mut outbox = Outbox::new(self);
         outbox.end_wait(waiter, how);
         outbox.flush();
@@ -231,12 +248,14 @@ pub struct Outbox<'a> {
     door: &'a Door,
     wakers: Vec<Waker>,
     orphans: Vec<u64>,
+    /// For clients of other nodes.
+    published: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl<'a> Outbox<'a> {
     /// An empty outbox.
     pub fn new(door: &'a Door) -> Outbox<'a> {
-        Outbox { door, wakers: Vec::new(), orphans: Vec::new() }
+        Outbox { door, wakers: Vec::new(), orphans: Vec::new(), published: Vec::new() }
     }
 
     /// Wakes everybody who got something, and ends the waits of clients that have gone meanwhile.
@@ -247,6 +266,10 @@ impl<'a> Outbox<'a> {
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
+        for (channel, message) in self.published.drain(..) {
+            self.door.forward_message(Kind::Channel, &channel, &message);
+        }
+        self.door.pump_guests();
     }
 
     fn end_wait(&mut self, waiter: u64, how: Unblock) {
@@ -266,6 +289,10 @@ impl Sink<Client> for Outbox<'_> {
         self.wakers.extend(client.answer(bytes));
     }
 
+    fn refused(&mut self, client: &Client, line: &[u8]) {
+        self.wakers.extend(client.refuse(line));
+    }
+
     fn now(&self, _: Instant) -> Instant {
         self.door.world.now()
     }
@@ -273,6 +300,9 @@ impl Sink<Client> for Outbox<'_> {
     fn parked(&mut self, client: &Client, waiter: u64) {
         client.waiting.store(waiter, Ordering::SeqCst);
         self.door.waits.lock().insert(waiter, client.clone());
+        if client.is_guest() {
+            self.wakers.extend(client.nudge());
+        }
         if client.is_closed() {
             self.orphans.push(waiter);
         }
@@ -290,7 +320,11 @@ impl Sink<Client> for Outbox<'_> {
     }
 
     fn publish(&mut self, channel: &[u8], message: &[u8]) {
-        self.door.publish(Kind::Channel, channel, message, &mut self.wakers);
+        self.door.publish_here(Kind::Channel, channel, message, &mut self.wakers);
+        if self.door.forward.is_on() {
+            // Behind the shard's lock.
+            self.published.push((channel.to_vec(), message.to_vec()));
+        }
     }
 
     fn receivers(&self, channel: &[u8]) -> i64 {
@@ -298,6 +332,6 @@ impl Sink<Client> for Outbox<'_> {
     }
 
     fn number(&self, client: &Client) -> u64 {
-        client.id
+        if client.is_guest() { 0 } else { client.id }
     }
 }

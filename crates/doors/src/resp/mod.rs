@@ -6,6 +6,7 @@
 pub mod client;
 pub mod decode;
 pub mod door;
+pub mod forward;
 pub mod introspect;
 mod own;
 pub mod peer;

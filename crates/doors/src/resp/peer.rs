@@ -12,7 +12,15 @@ struct Mail {
     bytes: Vec<u8>,
     /// Answers among the bytes.
     answers: u64,
+    /// Answers ever put.
+    total: u64,
     waker: Option<Waker>,
+    /// Requests of a guest that were refused, nothing done, and what a client would have been told. They are no answers yet:
+    /// its own node may try elsewhere.
+    refused: u64,
+    refusal: Vec<u8>,
+    /// Something else has changed that its own node should know.
+    nudged: bool,
     /// While set, answers come here: they are no client's but parts of one.
     aside: Option<Vec<u8>>,
 }
@@ -72,7 +80,12 @@ pub struct Peer {
     /// Set where `output_bytes_max` was why.
     flooded: AtomicBool,
     output_bytes_max: usize,
+    /// A client of another node; see [`super::forward`].
+    is_guest: bool,
 }
+
+/// Ids from here on are those of other nodes' clients on this one.
+pub const GUESTS: u64 = 1 << 62;
 
 impl PartialEq for Peer {
     fn eq(&self, other: &Peer) -> bool {
@@ -97,14 +110,76 @@ impl Peer {
             doomed: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
             output_bytes_max,
+            is_guest: id >= GUESTS,
         }
+    }
+
+    /// Whether it is a client of another node.
+    pub fn is_guest(&self) -> bool {
+        self.is_guest
+    }
+
+    /// Says that nothing was done of its oldest request that is under way. A guest's node may try elsewhere: it is kept aside
+    /// until all behind it have been refused as well; where one of them was done after all, this line is the answer.
+    pub fn refuse(&self, line: &[u8]) -> Option<Waker> {
+        if !self.is_guest {
+            return self.answer(line);
+        }
+        let mut mail = self.mail.lock();
+        mail.refused += 1;
+        mail.nudged = true;
+        mail.refusal.clear();
+        mail.refusal.extend_from_slice(line);
+        mail.waker.take()
+    }
+
+    /// Answers that were ever put here.
+    pub fn answered(&self) -> u64 {
+        self.mail.lock().total
+    }
+
+    /// Refusals behind the last answer.
+    pub fn refused(&self) -> u64 {
+        self.mail.lock().refused
+    }
+
+    /// Forgets them: they have been told.
+    pub fn forget_refused(&self) {
+        self.mail.lock().refused = 0;
+    }
+
+    /// Has a guest looked after though it has got nothing.
+    pub fn nudge(&self) -> Option<Waker> {
+        let mut mail = self.mail.lock();
+        mail.nudged = true;
+        mail.waker.take()
+    }
+
+    /// Puts several answers at once, as another node has gathered them.
+    pub fn answers(&self, count: u64, bytes: &[u8]) -> Option<Waker> {
+        let mut mail = self.mail.lock();
+        mail.answers += count;
+        mail.total += count;
+        if let Some(aside) = &mut mail.aside {
+            aside.extend_from_slice(bytes);
+            return mail.waker.take();
+        }
+        let bytes = if self.muted.load(Ordering::Relaxed) { &[] } else { bytes };
+        self.put(&mut mail, bytes)
     }
 
     /// Puts an answer into the mailbox. Returns whom to wake, once, after everything has been put.
     #[inline]
     pub fn answer(&self, bytes: &[u8]) -> Option<Waker> {
         let mut mail = self.mail.lock();
+        if mail.refused > 0 {
+            // What came after them was done, so they cannot be done later.
+            let lines = mail.refusal.repeat(mail.refused as usize);
+            mail.answers += std::mem::take(&mut mail.refused);
+            let _ = self.put(&mut mail, &lines);
+        }
         mail.answers += 1;
+        mail.total += 1;
         if let Some(aside) = &mut mail.aside {
             aside.extend_from_slice(bytes);
             return mail.waker.take();
@@ -150,13 +225,14 @@ impl Peer {
             out.extend_from_slice(&mail.bytes);
             mail.bytes.clear();
         }
+        mail.nudged = false;
         std::mem::take(&mut mail.answers)
     }
 
     /// Has `waker` called when something comes. True where something is there already.
     pub fn listen(&self, waker: &Waker) -> bool {
         let mut mail = self.mail.lock();
-        if mail.answers > 0 || !mail.bytes.is_empty() || self.doomed.load(Ordering::Relaxed) {
+        if mail.answers > 0 || !mail.bytes.is_empty() || mail.nudged || self.doomed.load(Ordering::Relaxed) {
             return true;
         }
         if mail.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {

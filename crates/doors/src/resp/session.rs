@@ -92,6 +92,9 @@ pub struct Session {
     /// The shard that requests are under way to, and whether another node leads it.
     pub(super) towards: usize,
     pub(super) there: bool,
+    /// Something of it was sent to another node, and something waits to be.
+    travelled: bool,
+    departs: bool,
     /// A request under way may wait for long: nothing of this client may overtake it.
     pub(super) blocked: bool,
     /// As many requests as may be are under way, which has been counted.
@@ -146,6 +149,8 @@ impl Session {
             received: 0,
             towards: 0,
             there: false,
+            travelled: false,
+            departs: false,
             watching: false,
             blocked: false,
             deep: false,
@@ -288,6 +293,9 @@ impl Session {
                 }
             }
         }
+        if std::mem::take(&mut self.departs) {
+            self.door.forward_flush();
+        }
         if self.commands > 0 {
             self.door.counters.commands.fetch_add(self.commands, Ordering::Relaxed);
             self.update_card(last, buffer.len() - consumed, consumed as u64);
@@ -327,6 +335,9 @@ impl Session {
     /// The connection has ended.
     pub fn close(&mut self) {
         self.client.close();
+        if self.travelled {
+            self.door.forward_gone(self.client.id);
+        }
         self.door.unblock(&self.client, Unblock::Gone);
         self.door.channels.write().unsubscribe_all(self.client.id);
         self.door.dismiss(self.client.id);

@@ -201,6 +201,7 @@ fn hit(limit: Limit, scratch: &Scratch) {
         | Limit::script_bytes_max
         | Limit::scripts_max
         | Limit::waiters_max
+        | Limit::forward_wait
         | Limit::keyspace_max_bytes => {}
     }
 }

@@ -391,7 +391,12 @@ impl State {
         if reply.bytes.capacity() <= 1 << 20 {
             self.scratch = reply;
         }
-        self.publish(sink);
+        if client.is_some() {
+            self.publish(sink);
+        } else {
+            // Whoever leads has clients that asked, and tells those of the other nodes.
+            self.published.clear();
+        }
         self.serve(Durability::Fsync, now, sink);
         if place == Place::Local {
             self.serve(Durability::Memory, now, sink);

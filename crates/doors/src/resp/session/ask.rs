@@ -1,7 +1,7 @@
 //! Where a client's requests go: into the queue of a shard that this node leads, or to the node that does.
 
 use shard::command::Args;
-use shard::entry::{MultiBuilder, Watch};
+use shard::entry::{self, MultiBuilder, Watch};
 use shard::error::CommandError;
 use shard::pending::{Batch, Place};
 
@@ -49,6 +49,9 @@ impl Session {
 
     /// The same; with `must` however much is under way.
     pub(in crate::resp) fn ask_for(&mut self, at: usize, ask: Ask<'_>, must: bool) -> Result<(), CommandError> {
+        if self.there {
+            return self.ask_there(at, &ask, must);
+        }
         let (db, protocol, client) = (self.db, self.protocol, self.client.clone());
         let add = |batch: &mut Batch<Client>| match ask {
             Ask::Command { place, frees, words } => batch.command(place, frees, client, db, protocol, words),
@@ -59,6 +62,21 @@ impl Session {
         let shard = &self.door.shards[at];
         let wake = if must { shard.put(add) } else { shard.submit(add)? };
         self.wake |= wake;
+        self.sent += 1;
+        Ok(())
+    }
+
+    fn ask_there(&mut self, at: usize, ask: &Ask<'_>, must: bool) -> Result<(), CommandError> {
+        let mut unit = Vec::new();
+        match ask {
+            Ask::Command { words, .. } => entry::put_command(&mut unit, self.db, self.protocol, words),
+            Ask::Multi { multi, watches, .. } => multi.finish(&mut unit, self.protocol, watches),
+            Ask::Literal(bytes) => entry::put_literal(&mut unit, bytes),
+            Ask::Versions(keys) => entry::put_versions(&mut unit, self.db, keys.iter().copied()),
+        }
+        let group = self.door.shards[at].group;
+        self.door.forward_unit(&self.client, group, unit, must, self.now)?;
+        (self.travelled, self.departs) = (true, true);
         self.sent += 1;
         Ok(())
     }

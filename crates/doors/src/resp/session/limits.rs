@@ -80,6 +80,20 @@ fn hit(limit: Limit, limits: Limits) -> Option<Scene> {
             assert!(scene.say(&mut session, "SET a 1").starts_with("-OOM"));
             scene
         }
+        Limit::forward_wait => {
+            let scene = Scene::new(limits);
+            let (door, shard) = (&scene.door, &scene.door.shards[0]);
+            door.forward.join(base::NodeId(1), shard.clone());
+            shard.set_lease(None);
+            shard.set_refusal(Some(shard::live::Refusal::Elsewhere(None)));
+            let mut session = scene.session();
+            assert_eq!(feed(&mut session, b"SET a 1\r\n"), Pause::None);
+            scene
+                .clock
+                .store(crate::resp::forward::FORWARD_WAIT.as_nanos() as u64, std::sync::atomic::Ordering::SeqCst);
+            door.forward_tick();
+            scene
+        }
         Limit::output_bytes_max
         | Limit::idle_timeout
         | Limit::log_max_bytes

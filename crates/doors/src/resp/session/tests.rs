@@ -1,6 +1,7 @@
 //! A conversation over a shard whose log is as quick as the test wants.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::{GroupId, Instant, Limits};
 use shard::live::{Gate, Shard};
@@ -13,12 +14,12 @@ use super::{Pause, Session};
 use crate::resp::door::{Client, Door, Outbox, World};
 use crate::resp::introspect::{Config, ConfigFacts, Facts};
 
-struct Nothing;
+struct Nothing(Arc<AtomicU64>);
 
 impl World for Nothing {
     fn wake_driver(&self) {}
     fn now(&self) -> Instant {
-        Instant::default()
+        Instant(self.0.load(Ordering::SeqCst))
     }
     fn wall_micros(&self) -> u64 {
         0
@@ -30,6 +31,8 @@ impl World for Nothing {
 
 pub(super) struct Scene {
     pub(super) door: Arc<Door>,
+    /// Nanoseconds.
+    pub(super) clock: Arc<AtomicU64>,
     applied: Vec<u64>,
 }
 
@@ -43,7 +46,7 @@ impl Scene {
     }
 
     fn split(limits: Limits, keyspaces: Keyspaces, count: usize) -> Scene {
-        let keyspaces = Arc::new(keyspaces);
+        let (keyspaces, clock) = (Arc::new(keyspaces), Arc::<AtomicU64>::default());
         let shard = |index: usize| {
             let group = GroupId(index as u32 + 1);
             let mut state = State::new(group, &limits, keyspaces.clone(), 1);
@@ -67,8 +70,8 @@ impl Scene {
             command_bytes_max: limits.command_bytes_max,
             has_password: false,
         });
-        let door = Arc::new(Door::new(limits, shards, None, config, Box::new(Nothing)));
-        let mut scene = Scene { door, applied: vec![0; count] };
+        let door = Arc::new(Door::new(limits, shards, None, config, Box::new(Nothing(clock.clone()))));
+        let mut scene = Scene { door, clock, applied: vec![0; count] };
         // As the driver does at a start: what an entry meets comes from the log.
         for shard in &scene.door.shards {
             if !shard::bounds::same(shard.state().bounds(), &scene.door.limits) {
