@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod consul;
 pub mod dns;
 pub mod files;
+mod forward;
 pub mod gateway;
 mod gather;
 pub mod log;

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use crate::clock;
 use crate::cluster::Parts;
 use crate::cluster::{ClusterConfig, Links, Member, Report};
+use crate::forward::Forwards;
 use crate::gateway::Front;
 use crate::gather::Gather;
 use crate::log::{LogThread, Tell};
@@ -214,6 +215,7 @@ impl Tape {
 struct HostWorld {
     inbox: Arc<Inbox>,
     facts: Box<dyn Fn() -> Facts + Send + Sync>,
+    peers: Peers,
 }
 
 impl World for HostWorld {
@@ -228,6 +230,9 @@ impl World for HostWorld {
     }
     fn facts(&self) -> Facts {
         (self.facts)()
+    }
+    fn forward(&self, to: NodeId, frame: Vec<u8>) -> bool {
+        self.peers.send(to, Message::Forward(Bytes::from(frame)))
     }
 }
 
@@ -260,7 +265,7 @@ impl Node {
         let facts = facts_source(&config, address, data.clone(), log.clone(), snapshots.clone(), seen);
         let woken = inbox.clone();
         let registry = Arc::new(Registry::new(opened.shards[0].clone(), Box::new(move || woken.wake())));
-        let world = HostWorld { inbox: inbox.clone(), facts: Box::new(facts) };
+        let world = HostWorld { inbox: inbox.clone(), facts: Box::new(facts), peers: peers.clone() };
         let door = Door::new(
             config.limits.clone(),
             data,
@@ -284,6 +289,8 @@ impl Node {
             log: log.clone(),
         };
         let member = Arc::new(Member::new(identity, place, replace_after, parts));
+        door.forward.join(member.own, opened.shards[0].clone());
+        links.forward_to(Arc::new(Forwards::new(door.clone())));
         links.serve(&member);
         tokio::spawn(member.clone().keep(stopping.clone()));
         let mut driver = opened.driver;

@@ -90,8 +90,7 @@ impl Origin {
 
     /// Whether something waits that a tick could move.
     pub(super) fn is_busy(&self) -> bool {
-        self.lines.values().any(|line| !line.units.is_empty())
-            || self.channels.values().any(|channel| !channel.rest.is_empty() || !channel.queue.is_empty())
+        self.bytes > 0 || self.channels.values().any(|channel| !channel.rest.is_empty() || !channel.queue.is_empty())
     }
 
     pub(super) fn submit(
