@@ -40,7 +40,8 @@ pub async fn receive(shared: &Arc<Shared>, peer: &Arc<Peer>, mut stream: TlsStre
             why = read(shared, peer, reader, decoder, frames, &heard) => Err(Ended::Link(why)),
             why = write(shared, writer, said) => Err(Ended::Link(why)),
             why = silence(shared, peer, || heard.load(Ordering::Relaxed)) => Err(Ended::Link(why)),
-            () = stop.notified() => Err(Ended::Link("another stream took its place".to_owned())),
+            // Not to be tried again: the two would end each other in turn.
+            () = stop.notified() => Err(Ended::Refused("another stream took its place".to_owned())),
             () = shared.stopped() => Err(Ended::Link("this node stops".to_owned())),
         }
     };
