@@ -44,6 +44,8 @@ bugs! {
     PostSentAgain = "post-sent-again";
     /// A request whose connection was refused is not tried elsewhere.
     RefusedNotRetried = "refused-not-retried";
+    /// However long requests wait for their turn, none is refused for it.
+    DelayNotShed = "delay-not-shed";
     /// Where a retry goes is decided before its pause and not looked at again (I7).
     RetryNotAskedAgain = "retry-not-asked-again";
     /// The retry budget pays always.

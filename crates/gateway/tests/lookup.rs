@@ -98,7 +98,7 @@ fn deciding(threads: usize, rounds: usize) -> f64 {
                 let head = PlainHead { method: "GET", authority: "a.example", target: "/svc/x", fields: &fields };
                 for round in 0..rounds {
                     let now = now + Duration::from_micros(round as u64);
-                    let decision = gateway.decide("web", &head, &peer, Duration::ZERO, now, &mut rng);
+                    let decision = gateway.decide("web", &head, &peer, now, &mut rng);
                     let Decision::Forward(_, mut flight) = decision else { panic!("is forwarded") };
                     let ended =
                         Ended { failure: Failure::Status(200), sent: true, replayable: true, retry_after: None };

@@ -31,6 +31,9 @@ pub fn run(args: &UpArgs) -> Result<ExitCode, String> {
     raise_file_limit(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads())
+        // Who waits longest first. By default a thread looks at the queue that all share only every 61 tasks; with more than 256 tasks ready, which is
+        // what its own queue holds, those that were pushed out of it stand for seconds while others are run at once.
+        .global_queue_interval(1)
         .enable_all()
         .build()
         .map_err(|error| format!("threads could not be started: {error}"))?;

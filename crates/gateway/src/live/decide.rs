@@ -30,16 +30,8 @@ fn user(key: &ClientKey, head: &impl Head, client: IpAddr, secret: &HashKey) -> 
 }
 
 impl<E> Gateway<E> {
-    /// Decides a request that came in on a listener. `waited` is how long it lay with us before anybody looked at it.
-    pub fn decide(
-        &self,
-        listener: &str,
-        head: &impl Head,
-        peer: &Peer,
-        waited: Duration,
-        now: Instant,
-        rng: &mut Rng,
-    ) -> Decision<E> {
+    /// Decides a request that came in on a listener.
+    pub fn decide(&self, listener: &str, head: &impl Head, peer: &Peer, now: Instant, rng: &mut Rng) -> Decision<E> {
         let asked = match Asked::of(head) {
             Ok(asked) => asked,
             Err(bad) => {
@@ -67,7 +59,7 @@ impl<E> Gateway<E> {
         if document.limits.header_bytes_max.0 > 0 && bytes as u64 > document.limits.header_bytes_max.0 {
             return Decision::Answer(Answer::error(431, "the headers are larger than this route takes").on(name));
         }
-        let permit = match self.shed.admit(now, waited, rng) {
+        let permit = match self.shed.admit(now, rng) {
             Ok(()) => {
                 let length = head.values("content-length").next().and_then(|value| std::str::from_utf8(value).ok());
                 let length =
@@ -120,9 +112,9 @@ impl<E> Gateway<E> {
         let RouteAction::Proxy { shares, .. } = &compiled.action else { return refuse("the route answers HTTP only") };
         let route = &state.routes[compiled.index];
         route.counters.requests.fetch_add(1, Relaxed);
-        let permit = match self.shed.admit(now, Duration::ZERO, rng) {
+        let permit = match self.shed.admit(now, rng) {
             Ok(()) => Permit::holding(&self.shed, 0),
-            Err(shed) => return Decision::Answer(self.shed_answer(shed)),
+            Err(shed) => return Decision::Answer(self.shed_answer(shed).on(&compiled.name)),
         };
         // A connection has no head; whoever is asked for headers finds none.
         let head = PlainHead { method: "CONNECT", authority: "", target: "/", fields: &[] };

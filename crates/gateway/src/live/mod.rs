@@ -323,6 +323,11 @@ impl<E> Gateway<E> {
         probes
     }
 
+    /// A connection that was ready to be handled was handled after so long; samples will do. Where that is long for all, load is shed.
+    pub fn waited(&self, delay: Duration, now: Instant) {
+        self.shed.waited(now, delay);
+    }
+
     /// When [`Gateway::tick`] is due; `None` without upstreams.
     pub fn deadline(&self) -> Option<Instant> {
         self.current().upstreams.values().map(|live| live.deadline()).min()

@@ -256,8 +256,7 @@ fn no_decision_that_begins_after_a_removal_gives_the_removed_one() {
                 let mut rng = Rng::new(thread as u64);
                 for round in 0..10_000 {
                     let before = epoch.load(SeqCst);
-                    let decision =
-                        gateway.decide("web", &head("/", &[]), &peer("9.9.9.9"), Duration::ZERO, now, &mut rng);
+                    let decision = gateway.decide("web", &head("/", &[]), &peer("9.9.9.9"), now, &mut rng);
                     let certain = before % 2 == 1 && epoch.load(SeqCst) == before;
                     let Decision::Forward(plan, mut flight) = decision else { continue };
                     assert!(!(certain && *plan.to == removed), "decided after the removal");

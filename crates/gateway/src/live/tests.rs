@@ -100,7 +100,7 @@ impl World {
     }
 
     pub fn decide(&mut self, head: &PlainHead<'_>, from: &str) -> Decision<Handle> {
-        self.gateway.decide("web", head, &peer(from), Duration::ZERO, self.now, &mut self.rng)
+        self.gateway.decide("web", head, &peer(from), self.now, &mut self.rng)
     }
 
     pub fn forward(&mut self, target: &str, fields: &[(&str, &str)]) -> (Box<Plan<Handle>>, Box<Flight<Handle>>) {

@@ -32,8 +32,8 @@ macro_rules! defaults {
 defaults! {
     shed_in_flight_max = 20_000, "Requests in flight in the whole gateway; beyond it 503 at once.";
     shed_bytes_max = 256 << 20, "Bytes held for requests (heads, kept bodies); beyond it 503 at once.";
-    shed_delay_target_ms = 20, "If even the luckiest request of an interval waited longer to be handled, a growing share is refused (DAGOR's 20 ms).";
-    shed_interval_ms = 100, "The interval over which the luckiest request is looked for (RFC 8289's 100 ms).";
+    shed_delay_target_ms = 20, "Where requests wait longer for their turn, on the mean of five intervals in a row, a growing share is refused: 503 (DAGOR's 20 ms).";
+    shed_interval_ms = 100, "The interval over which that mean is taken (RFC 8289's 100 ms).";
     rate_buckets_max = 131_072, "Clients whose rate is remembered, over all routes (2 MiB); beyond it the one nearest to a full bucket is forgotten.";
     timeout_connect_ms = 2_000, "Until a connection to an endpoint stands, TLS included: two lost SYNs' worth of patience, less than a client's.";
     timeout_answer_ms = 15_000, "From the request's last byte to the answer's head, one attempt.";

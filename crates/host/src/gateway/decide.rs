@@ -244,8 +244,7 @@ impl Decide for Decider {
         }
         let now = clock::now();
         let gateway = &self.front.gateway;
-        let decision =
-            with_rng(|rng| gateway.decide(&self.name, &Asked(request), &peer_of(peer), Duration::ZERO, now, rng));
+        let decision = with_rng(|rng| gateway.decide(&self.name, &Asked(request), &peer_of(peer), now, rng));
         self.act(decision, false, now)
     }
 

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::begin::{read_hello, read_proxy_header};
 use super::decide::Decider;
 use super::files::{Stamp, read};
+use super::late::Late;
 use super::{Front, OWN_LISTENER};
 use crate::clock;
 use crate::net::not_accepted;
@@ -385,8 +386,12 @@ async fn converse(mut stream: TcpStream, mut from: SocketAddr, serving: &Arc<Ser
     };
     // The wait is looked at first and when something has changed only: this runs with every wake of the connection.
     let (mut served, mut drained, mut first) = (pin!(served), pin!(drained), true);
+    let (mut late, gateway) = (Late::default(), &proxy.decider().front.gateway);
     poll_fn(|cx| {
-        if served.as_mut().poll(cx).is_ready() {
+        if let Some((waited, now)) = late.waited() {
+            gateway.waited(waited, now);
+        }
+        if late.poll(cx, |cx| served.as_mut().poll(cx)).is_ready() {
             return Poll::Ready(());
         }
         if std::mem::take(&mut first) || !matches!(stopping.has_changed(), Ok(false)) {

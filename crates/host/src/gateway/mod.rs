@@ -14,6 +14,7 @@ mod begin;
 mod decide;
 pub mod documents;
 mod files;
+mod late;
 mod listeners;
 mod members;
 mod places;
