@@ -4,7 +4,7 @@ use crate::ground::{Ground, Process};
 use crate::net::space::command;
 use crate::net::sync::Syncs;
 use crate::resp::{Conn, Value};
-use crate::server::{free_port, http};
+use crate::server::{free_port, http_within};
 use serde_json::Value as Json;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,6 +18,9 @@ pub const START: Duration = Duration::from_secs(60);
 /// How long an orderly end may take.
 const STOP: Duration = Duration::from_secs(40);
 
+/// Entries that a replica may be behind and be called up to date.
+const NEAR: u64 = 50;
+
 /// How nodes are started.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -29,6 +32,8 @@ pub struct Plan {
     pub args: Vec<String>,
     /// Every fsync is asked about (`Node::syncs`).
     pub syncs: bool,
+    /// And answered as done without being done.
+    pub lying_disk: bool,
     /// Each data directory is an ext4 image of so many MiB. Only in namespaces.
     pub image_mib: Option<u64>,
     /// A library that shifts the wall clock (`Node::set_clock`).
@@ -159,6 +164,7 @@ impl Nodes {
         if let Some(library) = &self.plan.clock {
             run.env("LD_PRELOAD", library).env("XTASK_CLOCK", &node.clock_path);
         }
+        node.syncs.lies.store(self.plan.lying_disk, std::sync::atomic::Ordering::Relaxed);
         let syncs = self.plan.syncs.then_some(&node.syncs);
         let process = self.ground.spawn(at, run, &node.log, syncs)?;
         self.nodes[at].process = Some(process);
@@ -231,24 +237,44 @@ impl Nodes {
         })
     }
 
-    /// What its admin door answers.
+    /// What its admin door answers within a second.
     pub fn admin(&self, at: usize, path: &str) -> Result<String, String> {
         let addr = self.nodes[at].admin.clone();
-        let (status, body) = self.ground.visit(|| http("GET", &addr, path))?;
+        let (status, body) = self.ground.visit(|| http_within("GET", &addr, path, Duration::from_secs(1)))?;
         if status == 200 { Ok(body) } else { Err(format!("{path}: {status} {body}")) }
     }
 
-    /// The cluster as a node sees it.
+    /// What a node says of itself.
     pub fn status(&self, at: usize) -> Result<Json, String> {
-        serde_json::from_str(&self.admin(at, "/v1/cluster")?).map_err(|error| format!("/v1/cluster: {error}"))
+        serde_json::from_str(&self.admin(at, "/status")?).map_err(|error| format!("/status: {error}"))
     }
 
-    /// The place of the node that leads a group, as any running node says.
+    /// What all running nodes that answer say of their part in each group: place, group, part.
+    fn parts(&self) -> Vec<(usize, usize, Part)> {
+        let mut parts = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.process.is_some()) {
+            let Ok(status) = self.status(node.place) else { continue };
+            for group in status["groups"].as_array().into_iter().flatten() {
+                let Some(number) = group["group"].as_str().and_then(|name| name.trim_start_matches('g').parse().ok())
+                else {
+                    continue;
+                };
+                let part = Part {
+                    role: group["role"].as_str().unwrap_or("").to_owned(),
+                    term: group["term"].as_u64().unwrap_or(0),
+                    applied: group["applied"].as_u64().unwrap_or(0),
+                };
+                parts.push((node.place, number, part));
+            }
+        }
+        parts
+    }
+
+    /// The place of the node that leads a group: of those that say so, the one of the newest term.
     pub fn leader(&self, group: usize) -> Option<usize> {
-        let running = self.nodes.iter().filter(|node| node.process.is_some());
-        running
-            .filter_map(|node| leader_in(&self.status(node.place).ok()?, group))
-            .find(|place| *place < self.nodes.len())
+        let parts = self.parts();
+        let leads = parts.iter().filter(|(_, number, part)| *number == group && part.role == "leader");
+        leads.max_by_key(|(_, _, part)| part.term).map(|(place, ..)| *place)
     }
 
     /// Runs `quorate WORDS` where node `at` lives.
@@ -311,9 +337,32 @@ impl Nodes {
         file.try_clone().map_err(|error| error.to_string())
     }
 
-    /// Waits until every group has a replica on three nodes.
-    pub fn await_replicas(&self, _limit: Duration) -> Result<(), String> {
-        Ok(())
+    /// Waits until every group has a leader and three replicas (or as many as there are nodes) that have applied what it has, or nearly.
+    pub fn await_replicas(&self, limit: Duration) -> Result<(), String> {
+        let start = Instant::now();
+        let wanted = self.nodes.iter().filter(|node| node.process.is_some()).count().min(3);
+        loop {
+            let parts = self.parts();
+            let groups = 0..=self.plan.shards.max(1);
+            let behind = groups.filter(|group| {
+                let mine = || parts.iter().filter(|(_, number, _)| number == group);
+                let leader = mine().filter(|(_, _, part)| part.role == "leader").map(|(_, _, part)| part.applied).max();
+                let near =
+                    |part: &Part| leader.is_some_and(|leader| part.applied + NEAR >= leader) && part.role != "learner";
+                mine().filter(|(_, _, part)| near(part)).count() < wanted
+            });
+            let behind: Vec<usize> = behind.collect();
+            if behind.is_empty() {
+                return Ok(());
+            }
+            if start.elapsed() > limit {
+                return Err(format!(
+                    "after {} s groups {behind:?} have not {wanted} replicas that are up to date",
+                    limit.as_secs()
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Node `at` leaves the cluster for good; `other` is asked for it.
@@ -382,11 +431,11 @@ impl Drop for Nodes {
     }
 }
 
-/// The place (number of the node less one) of a group's leader in the status.
-fn leader_in(status: &Json, group: usize) -> Option<usize> {
-    let groups = status["groups"].as_array()?;
-    let found = groups.iter().find(|one| one["group"].as_u64() == Some(group as u64))?;
-    usize::try_from(found["leader"].as_u64()?).ok()?.checked_sub(1)
+/// A node's part in a group.
+struct Part {
+    role: String,
+    term: u64,
+    applied: u64,
 }
 
 /// Builds the library that shifts a program's wall clock by as many nanoseconds as a file says (8 bytes, at XTASK_CLOCK).

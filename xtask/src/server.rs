@@ -188,9 +188,15 @@ pub fn free_port() -> Result<u16, String> {
 
 /// One HTTP request to an admin door: the status and the body.
 pub fn http(method: &str, addr: &str, path: &str) -> Result<(u16, String), String> {
+    http_within(method, addr, path, Duration::from_secs(120))
+}
+
+/// [`http`] with a limit to connecting and to each wait for bytes.
+pub fn http_within(method: &str, addr: &str, path: &str, limit: Duration) -> Result<(u16, String), String> {
     let at = |error: std::io::Error| format!("http://{addr}{path}: {error}");
-    let mut stream = TcpStream::connect(addr).map_err(at)?;
-    stream.set_read_timeout(Some(Duration::from_secs(120))).map_err(at)?;
+    let to = addr.parse().map_err(|_| format!("no address: {addr}"))?;
+    let mut stream = TcpStream::connect_timeout(&to, limit).map_err(at)?;
+    stream.set_read_timeout(Some(limit)).map_err(at)?;
     let request = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(at)?;
     let mut reply = Vec::new();

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The descriptor under which the child keeps its end until we have taken it.
@@ -28,6 +28,8 @@ pub struct Syncs {
     pub delay_us: AtomicU64,
     /// So many of the next calls fail with EIO, without being done.
     pub fail: AtomicU64,
+    /// Calls are answered as done without being done: a disk that lies.
+    pub lies: AtomicBool,
     /// Calls so far.
     pub count: AtomicU64,
     /// Calls that were made to fail.
@@ -112,7 +114,7 @@ fn answer(listener: &OwnedFd, syncs: &Syncs) {
         let now = Instant::now();
         while waiting.peek().is_some_and(|next| next.0.0 <= now) {
             let Some(std::cmp::Reverse((_, id))) = waiting.pop() else { break };
-            reply(listener, id, 0);
+            reply(listener, id, None);
         }
         let wait = waiting.peek().map_or(LOOK, |next| next.0.0.saturating_duration_since(now).min(LOOK));
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
@@ -133,11 +135,13 @@ fn answer(listener: &OwnedFd, syncs: &Syncs) {
         let fail = syncs.fail.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if fail.is_ok() {
             syncs.failed.fetch_add(1, Ordering::Relaxed);
-            reply(listener, asked.id, -libc::EIO);
+            reply(listener, asked.id, Some(-libc::EIO));
+        } else if syncs.lies.load(Ordering::Relaxed) {
+            reply(listener, asked.id, Some(0));
         } else {
             let delay = Duration::from_micros(syncs.delay_us.load(Ordering::Relaxed));
             if delay.is_zero() {
-                reply(listener, asked.id, 0);
+                reply(listener, asked.id, None);
             } else {
                 waiting.push(std::cmp::Reverse((Instant::now() + delay, asked.id)));
             }
@@ -145,11 +149,11 @@ fn answer(listener: &OwnedFd, syncs: &Syncs) {
     }
 }
 
-/// Lets the call go on (0), or ends it with an error.
+/// Lets the call go on, or ends it undone with this error (0: it is told that it was done).
 #[allow(unsafe_code)]
-fn reply(listener: &OwnedFd, id: u64, error: i32) {
-    let flags = if error == 0 { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 } else { 0 };
-    let answer = libc::seccomp_notif_resp { id, val: 0, error, flags };
+fn reply(listener: &OwnedFd, id: u64, end: Option<i32>) {
+    let flags = if end.is_none() { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 } else { 0 };
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: end.unwrap_or(0), flags };
     // SAFETY: the descriptor is open, and the request reads one such structure. A caller that is gone is an error of no interest.
     unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const answer) };
 }
