@@ -35,6 +35,11 @@ impl Ground {
         self.net.as_ref()
     }
 
+    /// How many places there are; nothing: any number.
+    pub fn places(&self) -> Option<usize> {
+        self.net.as_ref().map(|_| self.places)
+    }
+
     /// The address of place `at`.
     pub fn ip(&self, at: usize) -> String {
         if self.net.is_some() { Net::ip(at).to_string() } else { "127.0.0.1".into() }

@@ -44,6 +44,8 @@ pub struct Plan {
 pub struct Node {
     /// Where it lives on the ground.
     pub place: usize,
+    /// Its number in the cluster; 0: it has none yet.
+    pub id: u64,
     /// The running process, if it runs.
     pub process: Option<Process>,
     /// `host:port` of the Redis door.
@@ -75,6 +77,8 @@ pub struct Nodes {
     /// By place.
     pub nodes: Vec<Node>,
     token: String,
+    /// Numbers that the cluster has given: in order, and never again.
+    ids: u64,
     /// One node without peers.
     alone: bool,
 }
@@ -82,8 +86,15 @@ pub struct Nodes {
 impl Nodes {
     /// Founds a cluster of `count` nodes and waits until it serves. Files are in `dir`.
     pub fn found(ground: Ground, plan: Plan, dir: &Path, count: usize) -> Result<Nodes, String> {
-        let mut nodes =
-            Nodes { ground, plan, dir: dir.to_owned(), nodes: Vec::new(), token: String::new(), alone: count == 1 };
+        let mut nodes = Nodes {
+            ground,
+            plan,
+            dir: dir.to_owned(),
+            nodes: Vec::new(),
+            token: String::new(),
+            ids: 0,
+            alone: count == 1,
+        };
         for _ in 0..count {
             let place = nodes.add_place()?;
             nodes.start(place)?;
@@ -124,6 +135,7 @@ impl Nodes {
         };
         self.nodes.push(Node {
             place,
+            id: 0,
             process: None,
             redis: format!("{ip}:{}", port(6379)?),
             admin: format!("{ip}:{}", port(7070)?),
@@ -156,7 +168,7 @@ impl Nodes {
             run.args(["--data-shards", &self.plan.shards.to_string()]);
         }
         run.args(&self.plan.args);
-        if at > 0 {
+        if self.nodes.iter().any(|other| other.id > 0 && other.place != at) {
             // Ignored by a node that belongs to the cluster already. Any other that runs is as good as the first.
             let other = self.nodes.iter().find(|other| other.place != at && other.process.is_some());
             run.args(["--join", &other.unwrap_or(&self.nodes[0]).peer, "--token", &self.token]);
@@ -168,6 +180,10 @@ impl Nodes {
         let syncs = self.plan.syncs.then_some(&node.syncs);
         let process = self.ground.spawn(at, run, &node.log, syncs)?;
         self.nodes[at].process = Some(process);
+        if self.nodes[at].id == 0 {
+            self.ids += 1;
+            self.nodes[at].id = self.ids;
+        }
         Ok(())
     }
 
@@ -259,11 +275,8 @@ impl Nodes {
                 else {
                     continue;
                 };
-                let part = Part {
-                    role: group["role"].as_str().unwrap_or("").to_owned(),
-                    term: group["term"].as_u64().unwrap_or(0),
-                    applied: group["applied"].as_u64().unwrap_or(0),
-                };
+                let part =
+                    Part { leads: group["role"].as_str() == Some("leader"), term: group["term"].as_u64().unwrap_or(0) };
                 parts.push((node.place, number, part));
             }
         }
@@ -273,20 +286,8 @@ impl Nodes {
     /// The place of the node that leads a group: of those that say so, the one of the newest term.
     pub fn leader(&self, group: usize) -> Option<usize> {
         let parts = self.parts();
-        let leads = parts.iter().filter(|(_, number, part)| *number == group && part.role == "leader");
+        let leads = parts.iter().filter(|(_, number, part)| *number == group && part.leads);
         leads.max_by_key(|(_, _, part)| part.term).map(|(place, ..)| *place)
-    }
-
-    /// Runs `quorate WORDS` where node `at` lives.
-    pub fn quorate(&self, at: usize, words: &[&str]) -> Result<String, String> {
-        let mut run = Command::new(&self.plan.bin);
-        run.args(words).args(["--admin", &self.nodes[at].admin]);
-        let done = self.ground.visit(move || run.output().map_err(|error| error.to_string()))?;
-        let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        if done.status.success() {
-            return Ok(said);
-        }
-        Err(format!("quorate {}: {}{}", words.join(" "), said, String::from_utf8_lossy(&done.stderr).trim()))
     }
 
     /// Waits until every running node writes and reads through; how long that took.
@@ -337,47 +338,154 @@ impl Nodes {
         file.try_clone().map_err(|error| error.to_string())
     }
 
-    /// Waits until every group has a leader and three replicas (or as many as there are nodes) that have applied what it has, or nearly.
+    /// The whole cluster as a node sees it.
+    pub fn view(&self) -> Result<Json, String> {
+        let mut why = "no node runs".to_owned();
+        for node in self.nodes.iter().filter(|node| node.process.is_some()) {
+            match self
+                .admin(node.place, "/cluster")
+                .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
+            {
+                Ok(view) => return Ok(view),
+                Err(error) => why = error,
+            }
+        }
+        Err(why)
+    }
+
+    /// Asks for a change below `/cluster` of the admin door, at any node that runs.
+    pub fn change(&self, what: &str) -> Result<(), String> {
+        let mut why = "no node runs".to_owned();
+        for node in self.nodes.iter().filter(|node| node.process.is_some()) {
+            let (addr, path) = (node.admin.clone(), format!("/cluster/{what}"));
+            match self.ground.visit(|| http_within("POST", &addr, &path, Duration::from_secs(10))) {
+                Ok((200, _)) => return Ok(()),
+                Ok((_, said)) => why = said,
+                Err(error) => why = error,
+            }
+        }
+        Err(format!("{what}: {why}"))
+    }
+
+    /// Waits until every group has a leader and three voters (or as many as there are nodes) that have what it has, or nearly, and nothing moves.
     pub fn await_replicas(&self, limit: Duration) -> Result<(), String> {
         let start = Instant::now();
-        let wanted = self.nodes.iter().filter(|node| node.process.is_some()).count().min(3);
+        if self.alone {
+            return Ok(());
+        }
+        let running = self.nodes.iter().filter(|node| node.process.is_some()).count();
+        // Two that decide would be worse than one.
+        let wanted = if running < 3 { 1 } else { 3 };
         loop {
-            let parts = self.parts();
-            let groups = 0..=self.plan.shards.max(1);
-            let behind = groups.filter(|group| {
-                let mine = || parts.iter().filter(|(_, number, _)| number == group);
-                let leader = mine().filter(|(_, _, part)| part.role == "leader").map(|(_, _, part)| part.applied).max();
-                let near =
-                    |part: &Part| leader.is_some_and(|leader| part.applied + NEAR >= leader) && part.role != "learner";
-                mine().filter(|(_, _, part)| near(part)).count() < wanted
-            });
-            let behind: Vec<usize> = behind.collect();
-            if behind.is_empty() {
-                return Ok(());
-            }
+            let why = match self.view() {
+                Ok(view) => match unsettled(&view, wanted) {
+                    None => return Ok(()),
+                    Some(why) => why,
+                },
+                Err(why) => why,
+            };
             if start.elapsed() > limit {
-                return Err(format!(
-                    "after {} s groups {behind:?} have not {wanted} replicas that are up to date",
-                    limit.as_secs()
-                ));
+                return Err(format!("not at rest after {} s: {why}", limit.as_secs()));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Node `at` leaves the cluster for good; `other` is asked for it.
-    pub fn leave(&mut self, at: usize, other: usize) -> Result<(), String> {
-        self.quorate(other, &["cluster", "remove", &(at + 1).to_string()])?;
+    /// A place for one more node: one whose node left, or a new one. Nothing where the ground is full.
+    pub fn free_place(&mut self) -> Result<Option<usize>, String> {
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.left) {
+            let place = node.place;
+            (node.left, node.id) = (false, 0);
+            self.at_files(place, |data| std::fs::remove_dir_all(data))?.map_err(|error| error.to_string())?;
+            return Ok(Some(place));
+        }
+        if self.ground.places().is_some_and(|places| self.nodes.len() >= places) {
+            return Ok(None);
+        }
+        self.add_place().map(Some)
+    }
+
+    /// The node at `at` leaves the cluster for good. It may be dead.
+    pub fn leave(&mut self, at: usize, limit: Duration) -> Result<(), String> {
+        let id = self.nodes[at].id;
+        self.forget(id, limit)?;
         self.kill(at);
         self.nodes[at].left = true;
         Ok(())
     }
 
-    /// Moves a replica of some shard to another node, or splits one.
-    pub fn shuffle_shards(&mut self, rng: &mut crate::rng::Rng) -> Result<String, String> {
-        let group = 1 + rng.below(self.plan.shards.max(1));
-        self.quorate(0, &["cluster", "rebalance"])?;
-        Ok(format!("shard {group}"))
+    /// Number `id` is taken out of the cluster; waits until it is.
+    pub fn forget(&self, id: u64, limit: Duration) -> Result<(), String> {
+        let start = Instant::now();
+        let mut asked = self.change(&format!("remove?node={id}"));
+        loop {
+            let view = self.view();
+            if let Ok(view) = &view {
+                let there =
+                    view["nodes"].as_array().into_iter().flatten().any(|node| node["node"].as_u64() == Some(id));
+                if !there {
+                    return Ok(());
+                }
+            }
+            if start.elapsed() > limit {
+                let problems = view.map_or_else(|why| why, |view| format!("{} {}", view["moves"], view["problems"]));
+                return Err(format!("node {id} is not gone after {} s: {asked:?}; {problems}", limit.as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            if asked.is_err() {
+                asked = self.change(&format!("remove?node={id}"));
+            }
+        }
+    }
+
+    /// A new node in the place of one that lost its disk; the old number is taken out.
+    pub fn wipe(&mut self, at: usize, limit: Duration) -> Result<(), String> {
+        self.kill(at);
+        let old = self.nodes[at].id;
+        self.at_files(at, |data| std::fs::remove_dir_all(data))?.map_err(|error| error.to_string())?;
+        self.nodes[at].id = 0;
+        self.start(at)?;
+        self.forget(old, limit)
+    }
+
+    /// Moves a replica of some shard to a node that has none of it, or the lead to another voter, and waits for the first.
+    pub fn shuffle_shards(&mut self, rng: &mut crate::rng::Rng, limit: Duration) -> Result<String, String> {
+        let group = 1 + rng.below(self.plan.shards.max(1)) as u64;
+        let voters = |view: &Json| -> Vec<u64> {
+            let groups = view["groups"].as_array().into_iter().flatten();
+            let mine = groups.filter(|one| one["group"].as_u64() == Some(group));
+            mine.flat_map(|one| one["voters"].as_array().into_iter().flatten()).filter_map(Json::as_u64).collect()
+        };
+        let now = voters(&self.view()?);
+        let ids: Vec<u64> = self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.id).collect();
+        let others: Vec<u64> = ids.iter().copied().filter(|id| !now.contains(id)).collect();
+        if now.is_empty() {
+            return Err(format!("nobody votes in shard {group}"));
+        }
+        let from = *rng.pick(&now);
+        if others.is_empty() || rng.percent(30) {
+            self.change(&format!("lead?group={group}&to={from}"))?;
+            return Ok(format!("shard {group} is to be led by node {from}"));
+        }
+        let to = *rng.pick(&others);
+        let start = Instant::now();
+        self.change(&format!("move?group={group}&from={from}&to={to}"))?;
+        loop {
+            let now = self.view().map(|view| voters(&view)).unwrap_or_default();
+            if now.contains(&to) && !now.contains(&from) {
+                return Ok(format!(
+                    "shard {group} moved from node {from} to {to} in {:.2} s",
+                    start.elapsed().as_secs_f64()
+                ));
+            }
+            if start.elapsed() > limit {
+                return Err(format!(
+                    "shard {group} has not moved from node {from} to {to} in {} s; its voters: {now:?}",
+                    limit.as_secs()
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Does `job` where node `at` has its files.
@@ -431,11 +539,32 @@ impl Drop for Nodes {
     }
 }
 
+/// What keeps a cluster from being at rest, if anything does.
+fn unsettled(view: &Json, wanted: usize) -> Option<String> {
+    let list = |value: &Json| value.as_array().cloned().unwrap_or_default();
+    for group in list(&view["groups"]) {
+        let number = &group["group"];
+        if group["leader"].as_u64().unwrap_or(0) == 0 {
+            return Some(format!("group {number} has no leader"));
+        }
+        if list(&group["voters"]).len() < wanted {
+            return Some(format!("group {number} has voters {}", group["voters"]));
+        }
+        let lags = group["lag"].as_object().into_iter().flatten();
+        if let Some((node, lag)) = lags.into_iter().find(|(_, lag)| lag.as_u64().unwrap_or(u64::MAX) > NEAR) {
+            return Some(format!("group {number} lags by {lag} at node {node}"));
+        }
+    }
+    match list(&view["moves"]) {
+        moves if moves.is_empty() => None,
+        moves => Some(format!("{moves:?}")),
+    }
+}
+
 /// A node's part in a group.
 struct Part {
-    role: String,
+    leads: bool,
     term: u64,
-    applied: u64,
 }
 
 /// Builds the library that shifts a program's wall clock by as many nanoseconds as a file says (8 bytes, at XTASK_CLOCK).

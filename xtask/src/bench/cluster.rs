@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo xtask bench cluster [--quick] [--bin PATH] [--out FILE] [--rounds N] [--seconds S] [--only PART,PART] [--without-ours]
-//!   parts: loopback, shards, slow
+//!   parts: loopback, shards, slow, costs
 //! ```
 //!
 //! All servers of a part run at once, the load goes to one after the other (round by round, the order turning), 128-byte values over 100,000
@@ -82,6 +82,8 @@ pub struct Shown {
 /// One load on one system.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
+    /// Answers.
+    pub count: f64,
     /// Answers a second.
     pub rate: f64,
     /// Median latency.
@@ -123,6 +125,10 @@ struct System {
     name: String,
     /// Its processes; the one that serves the clients (or leads) first.
     pids: Vec<u32>,
+    /// Where those live, in the same order.
+    places: Vec<usize>,
+    /// What their fsyncs do, in the same order; may be empty.
+    syncs: Vec<Arc<Syncs>>,
     /// Where clients go.
     addrs: Vec<String>,
     speech: Speech,
@@ -139,7 +145,16 @@ enum Running {
 impl System {
     fn peer(name: &str, peer: Peer, speech: Speech) -> System {
         let pids = peer.processes.iter().map(crate::ground::Process::pid).collect();
-        System { name: name.into(), pids, addrs: vec![peer.addrs[0].clone()], speech, running: Running::Peer(peer) }
+        let (places, syncs) = (peer.places.clone(), peer.syncs.clone());
+        System {
+            name: name.into(),
+            pids,
+            places,
+            syncs,
+            addrs: vec![peer.addrs[0].clone()],
+            speech,
+            running: Running::Peer(peer),
+        }
     }
 
     /// `count` nodes of ours. Clients go to the leader of the first shard, or to all nodes.
@@ -150,19 +165,17 @@ impl System {
         count: usize,
         shards: usize,
         all: bool,
-        slow: bool,
+        syncs: Option<Duration>,
     ) -> Result<System, String> {
         let dir = plan.dir.join(format!("ours-{count}-{shards}"));
         let _ = std::fs::remove_dir_all(&dir);
         let mut args = Vec::new();
         args.extend(["--stop-timeout", "5s"].map(str::to_owned));
-        let start = crate::nodes::Plan { bin: plan.bin.clone(), shards, args, syncs: slow, ..Default::default() };
+        let start =
+            crate::nodes::Plan { bin: plan.bin.clone(), shards, args, syncs: syncs.is_some(), ..Default::default() };
         let nodes = Nodes::found(ground, start, &dir, count)?;
-        if slow {
-            nodes
-                .nodes
-                .iter()
-                .for_each(|node| node.syncs.delay_us.store(SLOW_SYNC.as_micros() as u64, Ordering::Relaxed));
+        if let Some(delay) = syncs {
+            nodes.nodes.iter().for_each(|node| node.syncs.delay_us.store(delay.as_micros() as u64, Ordering::Relaxed));
         }
         nodes.all_serve(Duration::from_secs(60))?;
         let leader = if count > 1 {
@@ -178,7 +191,16 @@ impl System {
         let targets = if all { count } else { 1 };
         let addrs = order.iter().take(targets).map(|at| nodes.nodes[*at].redis.clone()).collect();
         let speech = Speech::Redis { wait: false };
-        Ok(System { name: name.into(), pids, addrs, speech, running: Running::Ours(Box::new(nodes)) })
+        let syncs = order.iter().map(|at| Arc::clone(&nodes.nodes[*at].syncs)).collect();
+        Ok(System {
+            name: name.into(),
+            pids,
+            places: order,
+            syncs,
+            addrs,
+            speech,
+            running: Running::Ours(Box::new(nodes)),
+        })
     }
 
     fn play(&self, ground: &Ground, load: &Load) -> Result<Sample, String> {
@@ -206,7 +228,7 @@ impl System {
         let (loader, servers) = spent.split_last().map_or((0.0, &[][..]), |(loader, servers)| (*loader, servers));
         let each = |seconds: f64| seconds * 100_000.0 / count;
         let cpu = [each(servers.first().copied().unwrap_or(0.0)), each(servers.iter().sum()), each(loader)];
-        Ok(Sample { rate: count / shown.span.as_secs_f64(), p50_ms, p99_ms, cpu })
+        Ok(Sample { count, rate: count / shown.span.as_secs_f64(), p50_ms, p99_ms, cpu })
     }
 }
 
@@ -236,7 +258,7 @@ type Found = (Vec<Row>, Vec<String>);
 /// A part's name and what runs it.
 type Part = (&'static str, fn(&Plan) -> Result<Found, String>);
 
-const PARTS: [Part; 3] = [("loopback", loopback), ("shards", shards), ("slow", slow)];
+const PARTS: [Part; 4] = [("loopback", loopback), ("shards", shards), ("slow", slow), ("costs", costs)];
 
 fn read(args: &[String]) -> Result<Plan, String> {
     let root = root();
@@ -308,7 +330,7 @@ fn row(
 }
 
 /// etcd and Redis.
-fn peers_of(plan: &Plan, ground: &Ground, syncs: Option<&Arc<Syncs>>) -> Result<Vec<System>, String> {
+fn peers_of(plan: &Plan, ground: &Ground, syncs: Option<Duration>) -> Result<Vec<System>, String> {
     let etcd = peers::etcd(ground, &plan.dir.join("etcd"), syncs)?;
     let redis = peers::redis(ground, &plan.dir.join("redis"), syncs)?;
     Ok(vec![
@@ -331,7 +353,7 @@ fn loopback(plan: &Plan) -> Result<Found, String> {
     let ground = Ground::loopback();
     let mut systems = Vec::new();
     if plan.ours {
-        systems.push(System::ours(plan, Ground::loopback(), "quorate, 3 nodes", 3, 1, false, false)?);
+        systems.push(System::ours(plan, Ground::loopback(), "quorate, 3 nodes", 3, 1, false, None)?);
     }
     systems.extend(peers_of(plan, &ground, None)?);
     measure::settle();
@@ -339,8 +361,7 @@ fn loopback(plan: &Plan) -> Result<Found, String> {
     let mut rows = rows(plan, &ground, &systems)?;
     let mut notes = Vec::new();
     if plan.ours {
-        notes.extend(costs(plan, &ground, &systems[0])?);
-        let single = System::ours(plan, Ground::loopback(), "quorate, 1 node", 1, 1, false, false)?;
+        let single = System::ours(plan, Ground::loopback(), "quorate, 1 node", 1, 1, false, None)?;
         rows.push(row(plan, &ground, "writes, 1 client: three nodes and one", &[&systems[0], &single], 1, true)?);
         rows.push(row(plan, &ground, "writes, 64 clients: three nodes and one", &[&systems[0], &single], 64, true)?);
     }
@@ -355,7 +376,7 @@ fn shards(plan: &Plan) -> Result<Found, String> {
     if plan.ours {
         for count in [1, 4, 16] {
             let name = format!("quorate, 3 nodes, {count} shards");
-            systems.push(System::ours(plan, Ground::loopback(), &name, 3, count, true, false)?);
+            systems.push(System::ours(plan, Ground::loopback(), &name, 3, count, true, None)?);
         }
     }
     let all: Vec<&System> = systems.iter().collect();
@@ -366,11 +387,7 @@ fn shards(plan: &Plan) -> Result<Found, String> {
         rows.push(row(plan, &ground, "writes, 256 clients at all nodes", &all, 256, true)?);
         rows.push(row(plan, &ground, "linearizable reads, 64 clients at all nodes", &all, 64, false)?);
     }
-    let mut notes = Vec::new();
-    for system in &systems {
-        notes.extend(costs(plan, &ground, system)?);
-    }
-    Ok((rows, notes))
+    Ok((rows, Vec::new()))
 }
 
 /// Lines between servers that take a millisecond each way; clients' own lines are quick.
@@ -392,13 +409,14 @@ fn slow(plan: &Plan) -> Result<Found, String> {
             return Ok((Vec::new(), vec![format!("Not run: {why}.")]));
         }
     };
-    let syncs = Syncs::slow(SLOW_SYNC);
     // Everybody plays on the same ground, but for ours, which has a like one: its nodes own theirs.
     let mut rows = Vec::new();
-    let peers = peers_of(plan, &ground, Some(&syncs))?;
+    let peers = peers_of(plan, &ground, Some(SLOW_SYNC))?;
     let mut systems: Vec<&System> = peers.iter().collect();
-    let ours =
-        plan.ours.then(|| System::ours(plan, slow_ground()?, "quorate, 3 nodes", 3, 1, false, true)).transpose()?;
+    let ours = plan
+        .ours
+        .then(|| System::ours(plan, slow_ground()?, "quorate, 3 nodes", 3, 1, false, Some(SLOW_SYNC)))
+        .transpose()?;
     systems.splice(0..0, ours.as_ref());
     for (title, clients, write) in [
         ("writes, 64 clients", 64, true),
@@ -411,8 +429,82 @@ fn slow(plan: &Plan) -> Result<Found, String> {
     Ok((rows, Vec::new()))
 }
 
-/// What a write costs, from the nodes' own counters: messages and bytes to peers, fsyncs, on the leader and on a follower.
-fn costs(plan: &Plan, ground: &Ground, system: &System) -> Result<Vec<String>, String> {
-    let _ = (plan, ground, system);
-    Ok(Vec::new())
+/// What a write costs: frames and bytes on the lines between servers as the switch counts them, fsyncs as the kernel asks about them, CPU.
+fn costs(plan: &Plan) -> Result<Found, String> {
+    if let Some(why) = crate::net::unavailable() {
+        println!("skipped: {why}");
+        return Ok((Vec::new(), vec![format!("Not run: {why}.")]));
+    }
+    let mut lines = vec![
+        "| for one write | clients | frames sent by the leader | bytes | frames sent by a follower | bytes | fsyncs: leader | follower | CPU µs: leader | follower |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+            .to_owned(),
+    ];
+    for which in 0..4 {
+        let ground = Ground::network(3, 1)?;
+        let counting = Some(Duration::ZERO);
+        let system = match which {
+            0 | 1 if !plan.ours => continue,
+            0 => System::ours(plan, Ground::network(3, 1)?, "quorate, 3 nodes", 3, 1, false, counting)?,
+            1 => System::ours(
+                plan,
+                Ground::network(3, 1)?,
+                "quorate, 3 nodes, 16 shards, clients at all",
+                3,
+                16,
+                true,
+                counting,
+            )?,
+            2 => System::peer("etcd, 3 nodes", peers::etcd(&ground, &plan.dir.join("etcd"), counting)?, Speech::Etcd),
+            _ => {
+                let peer = peers::redis(&ground, &plan.dir.join("redis"), counting)?;
+                System::peer("Redis and a replica, WAIT 1", peer, Speech::Redis { wait: true })
+            }
+        };
+        for clients in [1, 64] {
+            let line = cost(plan, &ground, &system, clients)?;
+            println!("bench: {line}");
+            lines.push(line);
+        }
+    }
+    Ok((Vec::new(), vec![lines.join("\n")]))
+}
+
+/// One line of the table of costs. A follower is the second process.
+fn cost(plan: &Plan, ground: &Ground, system: &System, clients: usize) -> Result<String, String> {
+    let load = Load { clients, write: true, span: Duration::from_secs_f64(plan.seconds), seed: 9 };
+    system.play(ground, &Load { span: Duration::from_millis(500), ..load.clone() })?;
+    let net = match &system.running {
+        Running::Ours(nodes) => nodes.ground.net(),
+        Running::Peer(_) => ground.net(),
+    };
+    let net = net.ok_or("no network")?;
+    let (leader, follower) = (system.places[0], system.places[1]);
+    let sent = |from: usize| {
+        let to = system.places.iter().filter(|to| **to != from).map(|to| net.traffic(from, *to));
+        to.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    };
+    let now = || {
+        let ((a, b), (c, d)) = (sent(leader), sent(follower));
+        let syncs = |at: usize| system.syncs[at].count.load(Ordering::Relaxed);
+        [a, b, c, d, syncs(0), syncs(1)].map(|count| count as f64)
+    };
+    let cpu = |at: usize| measure::cpu_seconds(system.pids[at]);
+    let (before, used) = (now(), (cpu(0)?, cpu(1)?));
+    let sample = system.play(ground, &load)?;
+    let (after, then) = (now(), (cpu(0)?, cpu(1)?));
+    let each: Vec<f64> = after.iter().zip(before).map(|(after, before)| (after - before) / sample.count).collect();
+    let micros = |span: f64| span * 1e6 / sample.count;
+    Ok(format!(
+        "| {} | {clients} | {:.2} | {:.0} | {:.2} | {:.0} | {:.3} | {:.3} | {:.1} | {:.1} |",
+        system.name,
+        each[0],
+        each[1],
+        each[2],
+        each[3],
+        each[4],
+        each[5],
+        micros(then.0 - used.0),
+        micros(then.1 - used.1)
+    ))
 }

@@ -228,8 +228,8 @@ fn one(ask: &Ask, row: &'static Row, nodes: Nodes, share: Duration) -> (Found, N
         Err(why) => found.wrong.push(why),
     }
     found.wrong.extend(nodes.ended());
-    let reader = (0..nodes.nodes.len()).find_map(|at| nodes.connect(at, Duration::from_secs(20)).ok());
-    match clients.judge(reader) {
+    let readers = (0..nodes.nodes.len()).filter_map(|at| nodes.connect(at, Duration::from_secs(5)).ok()).collect();
+    match clients.judge(readers) {
         Ok(verdict) => {
             (found.counts, found.pause, found.p99) = (verdict.counts, verdict.pause, verdict.p99);
             found.wrong.extend(verdict.wrong);

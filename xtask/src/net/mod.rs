@@ -74,6 +74,11 @@ impl Net {
         }
     }
 
+    /// Frames and bytes that passed from one port to another so far.
+    pub fn traffic(&self, from: usize, to: usize) -> (u64, u64) {
+        self.switch.traffic(from, to)
+    }
+
     /// What the lines did to frames so far.
     pub fn counts(&self) -> switch::Counts {
         self.switch.counts()

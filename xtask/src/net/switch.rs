@@ -78,6 +78,8 @@ impl Counts {
 struct Lines {
     /// By `from * ports + to`.
     lines: Vec<Line>,
+    /// What passed on each: frames, bytes.
+    traffic: Vec<(u64, u64)>,
     counts: Counts,
 }
 
@@ -98,7 +100,8 @@ impl Switch {
     pub fn start(taps: Vec<File>, seed: u64) -> Result<Switch, String> {
         let ports = taps.len();
         let lines = vec![Line::default(); ports * ports];
-        let shared = Arc::new(Mutex::new(Lines { lines, counts: Counts::default() }));
+        let shared =
+            Arc::new(Mutex::new(Lines { lines, traffic: vec![(0, 0); ports * ports], counts: Counts::default() }));
         let end = Arc::new(AtomicBool::new(false));
         let work = Work {
             rngs: (0..ports * ports).map(|line| Rng::new(seed ^ (line as u64) << 48)).collect(),
@@ -118,6 +121,11 @@ impl Switch {
     /// Changes one direction of a line.
     pub fn set(&self, from: usize, to: usize, line: Line) {
         lock(&self.shared).lines[from * self.ports + to] = line;
+    }
+
+    /// Frames and bytes that passed from one port to another so far.
+    pub fn traffic(&self, from: usize, to: usize) -> (u64, u64) {
+        lock(&self.shared).traffic[from * self.ports + to]
     }
 
     /// What was done so far.
@@ -266,10 +274,13 @@ impl Work {
         let now = Instant::now();
         while self.waiting.peek().is_some_and(|frame| frame.due <= now) {
             let Some(frame) = self.waiting.pop() else { return };
-            if is_cut(&lines.lines[frame.from * self.taps.len() + frame.to], now - self.start) {
+            let at = frame.from * self.taps.len() + frame.to;
+            if is_cut(&lines.lines[at], now - self.start) {
                 lines.counts.cut += 1;
-            } else {
-                lines.counts.passed += u64::from((&self.taps[frame.to]).write(&frame.bytes).is_ok());
+            } else if (&self.taps[frame.to]).write(&frame.bytes).is_ok() {
+                lines.counts.passed += 1;
+                let (frames, bytes) = &mut lines.traffic[at];
+                (*frames, *bytes) = (*frames + 1, *bytes + frame.bytes.len() as u64);
             }
         }
     }

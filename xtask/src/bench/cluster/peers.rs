@@ -20,6 +20,10 @@ pub struct Peer {
     pub processes: Vec<Process>,
     /// Where clients are served, in the same order.
     pub addrs: Vec<String>,
+    /// Where they live, in the same order.
+    pub places: Vec<usize>,
+    /// What their fsyncs do, in the same order; empty: as without us.
+    pub syncs: Vec<Arc<Syncs>>,
 }
 
 fn fresh(dir: &Path) -> Result<(), String> {
@@ -44,8 +48,13 @@ fn text_after<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     json.split_once(&format!("\"{name}\":\""))?.1.split('"').next()
 }
 
+/// One for each of so many processes, if fsyncs are to be looked at.
+fn each(count: usize, delay: Option<Duration>) -> Vec<Arc<Syncs>> {
+    delay.map_or(Vec::new(), |delay| (0..count).map(|_| Syncs::slow(delay)).collect())
+}
+
 /// Three members; the first of the answer leads.
-pub fn etcd(ground: &Ground, dir: &Path, syncs: Option<&Arc<Syncs>>) -> Result<Peer, String> {
+pub fn etcd(ground: &Ground, dir: &Path, syncs: Option<Duration>) -> Result<Peer, String> {
     fresh(dir)?;
     const NODES: usize = 3;
     let mut urls = Vec::new();
@@ -54,7 +63,7 @@ pub fn etcd(ground: &Ground, dir: &Path, syncs: Option<&Arc<Syncs>>) -> Result<P
         urls.push((format!("{ip}:{}", free_port()?), format!("http://{ip}:{}", free_port()?)));
     }
     let all: Vec<String> = urls.iter().enumerate().map(|(at, (_, peer))| format!("n{at}={peer}")).collect();
-    let mut processes = Vec::new();
+    let (mut processes, syncs) = (Vec::new(), each(NODES, syncs));
     for (at, (client, peer)) in urls.iter().enumerate() {
         let mut command = Command::new("etcd");
         command.args(["--name", &format!("n{at}"), "--logger", "zap", "--log-level", "error", "--data-dir"]);
@@ -63,7 +72,7 @@ pub fn etcd(ground: &Ground, dir: &Path, syncs: Option<&Arc<Syncs>>) -> Result<P
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
         command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
         command.args(["--initial-cluster", &all.join(","), "--initial-cluster-token", &std::process::id().to_string()]);
-        processes.push(ground.spawn(at, command, &dir.join(format!("n{at}.log")), syncs)?);
+        processes.push(ground.spawn(at, command, &dir.join(format!("n{at}.log")), syncs.get(at))?);
     }
     let addrs: Vec<String> = urls.into_iter().map(|(client, _)| client).collect();
     let start = Instant::now();
@@ -82,16 +91,20 @@ pub fn etcd(ground: &Ground, dir: &Path, syncs: Option<&Arc<Syncs>>) -> Result<P
         }
         std::thread::sleep(Duration::from_millis(50));
     };
-    let mut peer = Peer { processes, addrs };
+    let mut peer = Peer { processes, addrs, places: (0..NODES).collect(), syncs };
     peer.processes.swap(0, leader);
     peer.addrs.swap(0, leader);
+    peer.places.swap(0, leader);
+    if !peer.syncs.is_empty() {
+        peer.syncs.swap(0, leader);
+    }
     Ok(peer)
 }
 
 /// A master and its replica, both with `appendfsync always`.
-pub fn redis(ground: &Ground, dir: &Path, syncs: Option<&Arc<Syncs>>) -> Result<Peer, String> {
+pub fn redis(ground: &Ground, dir: &Path, syncs: Option<Duration>) -> Result<Peer, String> {
     fresh(dir)?;
-    let (mut processes, mut addrs) = (Vec::new(), Vec::new());
+    let (mut processes, mut addrs, syncs) = (Vec::new(), Vec::new(), each(2, syncs));
     for at in 0..2 {
         let (ip, port) = (ground.ip(at), free_port()?.to_string());
         let files = dir.join(format!("r{at}"));
@@ -114,7 +127,7 @@ pub fn redis(ground: &Ground, dir: &Path, syncs: Option<&Arc<Syncs>>) -> Result<
             let (host, port) = addrs.first().and_then(|addr: &String| addr.split_once(':')).unwrap_or_default();
             command.args(["--replicaof", &format!("{host} {port}")]);
         }
-        let mut process = ground.spawn(at, command, &dir.join(format!("r{at}.log")), syncs)?;
+        let mut process = ground.spawn(at, command, &dir.join(format!("r{at}.log")), syncs.get(at))?;
         let addr = format!("{ip}:{port}");
         let wanted = if at == 0 { "role:master" } else { "master_link_status:up" };
         process.wait_until(START, |_| {
@@ -128,5 +141,5 @@ pub fn redis(ground: &Ground, dir: &Path, syncs: Option<&Arc<Syncs>>) -> Result<
         processes.push(process);
         addrs.push(addr);
     }
-    Ok(Peer { processes, addrs })
+    Ok(Peer { processes, addrs, places: vec![0, 1], syncs })
 }

@@ -105,6 +105,7 @@ fn head(plan: &Plan) -> String {
 fn title(part: &str) -> &'static str {
     match part {
         "loopback" => "### On loopback",
+        "costs" => "### What a write costs",
         "slow" => "### With 1 ms between nodes and 2 ms added to each fsync",
         _ => "### By number of shards",
     }

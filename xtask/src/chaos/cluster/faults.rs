@@ -14,9 +14,14 @@ use std::time::{Duration, Instant};
 
 /// How soon writes must be acknowledged again once nothing holds.
 const RESUME: Duration = Duration::from_secs(20);
+/// How soon a change of the members must be done.
+const CHANGE: Duration = Duration::from_secs(60);
 /// A write this short ago: they flow.
 const FLOWS: Duration = Duration::from_millis(150);
-/// Bytes of a full disk's last block of ballast.
+/// Values that are written on a full disk, and how many at most.
+const PRESS_BYTES: usize = 256 << 10;
+const PRESS_COUNT: usize = 100;
+/// Bytes of a step while a disk is filled.
 const BALLAST_STEP: usize = 64 << 10;
 
 /// Why nodes cannot have file systems of their own here, if they cannot.
@@ -53,9 +58,11 @@ pub enum Fault {
     Starve(usize),
     /// A new node.
     Join,
-    /// A node leaves for good.
-    Leave(usize),
-    /// A replica moves, or a shard splits.
+    /// A node leaves for good, dead or alive.
+    Leave { at: usize, dead: bool },
+    /// A node loses its disk and comes back as a new one.
+    Wipe(usize),
+    /// A replica moves, or a lead.
     Move,
 }
 
@@ -218,6 +225,7 @@ impl Course {
                 for at in victims {
                     self.nodes.at_files(*at, fill)??;
                 }
+                self.press(victims[0]);
                 self.hold(fault);
             }
             Fault::SlowDisk(at, span) => {
@@ -264,17 +272,32 @@ impl Course {
                 });
             }
             Fault::Join => {
-                let at = self.nodes.add_place()?;
-                self.nodes.start(at)?;
-                self.notes.push(format!("node {} joined", at + 1));
+                if let Some(at) = self.nodes.free_place()? {
+                    let took = self.nodes.start(at)?;
+                    let id = self.nodes.nodes[at].id;
+                    self.notes.push(format!("node {id} joined in {:.2} s", took.as_secs_f64()));
+                }
             }
-            Fault::Leave(at) => {
-                let other = self.other(*at);
-                self.nodes.leave(*at, other)?;
-                self.notes.push(format!("node {} left", at + 1));
+            Fault::Leave { at, dead } => {
+                if *dead {
+                    self.nodes.kill(*at);
+                }
+                let start = Instant::now();
+                self.nodes.leave(*at, CHANGE)?;
+                let (id, how) = (self.nodes.nodes[*at].id, if *dead { ", dead," } else { "" });
+                self.notes.push(format!("node {id}{how} left in {:.2} s", start.elapsed().as_secs_f64()));
+            }
+            Fault::Wipe(at) => {
+                let (old, start) = (self.nodes.nodes[*at].id, Instant::now());
+                self.nodes.wipe(*at, CHANGE)?;
+                let id = self.nodes.nodes[*at].id;
+                self.notes.push(format!(
+                    "node {old} lost its disk and is node {id} after {:.2} s",
+                    start.elapsed().as_secs_f64()
+                ));
             }
             Fault::Move => {
-                let said = self.nodes.shuffle_shards(&mut self.rng)?;
+                let said = self.nodes.shuffle_shards(&mut self.rng, CHANGE)?;
                 self.notes.push(said);
             }
         }
@@ -324,7 +347,7 @@ impl Course {
                     }
                 }
                 Fault::Clock { at, .. } => self.nodes.set_clock(at, 0)?,
-                Fault::Restart(_) | Fault::Join | Fault::Leave(_) | Fault::Move => {}
+                Fault::Restart(_) | Fault::Join | Fault::Leave { .. } | Fault::Wipe(_) | Fault::Move => {}
             }
         }
         // All at once: a majority that is down comes back together.
@@ -338,6 +361,23 @@ impl Course {
             self.nodes.ready(at)?;
         }
         Ok(())
+    }
+
+    /// Writes large values until the full disk is felt, for the room that was reserved beforehand would last for long.
+    fn press(&mut self, at: usize) {
+        let Ok(mut conn) = self.nodes.connect(at, Duration::from_secs(2)) else { return };
+        let value = vec![b'x'; PRESS_BYTES];
+        for number in 0..PRESS_COUNT {
+            match conn.call(&[b"SET", format!("press:{}", number % 8).as_bytes(), &value]) {
+                Ok(crate::resp::Value::Simple(_)) => {}
+                Ok(reply) => {
+                    let text: String = reply.to_string().chars().take(90).collect();
+                    self.notes.push(format!("after {number} values of {} KiB: {text}", PRESS_BYTES >> 10));
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
     }
 
     fn shuffle<T>(&mut self, items: &mut [T]) {

@@ -51,8 +51,8 @@ pub const ROWS: &[Row] = &[
     net(13, "loss, delay, jitter, reorder, duplicates, 1 Mbit/s", bad_lines, (2000, 6000)),
     Row { skip: Some(needs_clock), ..row(15, "wall clocks jump and drift", clocks, (1000, 4000)) },
     row(16, "rolling restart", restart, (100, 300)),
-    row(18, "members added, removed, replaced", members, (500, 2000)),
-    row(19, "shards split and moved", shards, (500, 2000)),
+    row(18, "members added, removed dead or alive, replaced", members, (500, 2000)),
+    row(19, "replicas and leads moved", shards, (500, 2000)),
     row(22, "a tenth of a CPU for the leader", starve, (1500, 5000)),
     row(30, "two or three at once", several, (1000, 5000)),
 ];
@@ -183,15 +183,20 @@ fn restart(course: &mut Course) -> Vec<Fault> {
 }
 
 fn members(course: &mut Course) -> Vec<Fault> {
-    vec![if course.running().len() <= 3 || course.rng.percent(40) && course.running().len() < 5 {
-        Fault::Join
-    } else {
-        Fault::Leave(course.victim())
-    }]
+    let at = course.victim();
+    match (course.running().len(), course.rng.below(4)) {
+        (..=3, 0) => vec![Fault::Wipe(at)],
+        (..=3, _) => vec![Fault::Join],
+        (4, 0) => vec![Fault::Join],
+        (_, 1) => vec![Fault::Leave { at, dead: true }],
+        (_, 2) => vec![Fault::Wipe(at)],
+        _ => vec![Fault::Leave { at, dead: false }],
+    }
 }
 
-fn shards(_: &mut Course) -> Vec<Fault> {
-    vec![Fault::Move]
+fn shards(course: &mut Course) -> Vec<Fault> {
+    // Three nodes have all shards; there must be one to move to.
+    if course.running().len() < 4 { vec![Fault::Join] } else { vec![Fault::Move] }
 }
 
 fn starve(course: &mut Course) -> Vec<Fault> {

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a connection may take to stand.
 const DIAL: Duration = Duration::from_secs(1);
+/// How long the last read of a list may take.
+const LAST_READ: Duration = Duration::from_secs(20);
 /// Lists that are written at once; half of them are pairs.
 const LANES: usize = 8;
 /// Appends begun on a list before its lane goes on with a new one, so that reads stay short.
@@ -336,21 +338,34 @@ impl Workload {
     }
 
     /// Ends the clients, reads every list a last time through `reader`, and judges.
-    pub fn judge(self, reader: Option<Conn>) -> Result<Verdict, String> {
+    pub fn judge(self, mut readers: Vec<Conn>) -> Result<Verdict, String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().map_err(|_| "a client panicked")??;
         }
         let shared = self.shared;
-        let mut reader = reader.ok_or("nobody is there for the last reads")?;
         let mut seen = std::mem::take(&mut *locked(&shared.seen));
         let names: Vec<String> = seen.lists.keys().cloned().collect();
         for name in names {
-            let begun = shared.now();
-            let reply = reader
-                .call(&["LRANGE", &name, "0", "-1"])
-                .map_err(|error| format!("the last read of {name}: {error}"))?;
-            let found = values(&reply).ok_or_else(|| format!("the last read of {name} was answered {reply}"))?;
+            // Whoever cannot say at the moment is asked again, for a while.
+            let (found, begun) = 'read: {
+                let mut why = String::from("nobody is there to be asked");
+                let start = Instant::now();
+                while start.elapsed() < LAST_READ {
+                    for reader in &mut readers {
+                        let begun = shared.now();
+                        match reader.call(&["LRANGE", &name, "0", "-1"]) {
+                            Ok(reply) => match values(&reply) {
+                                Some(found) => break 'read (found, begun),
+                                None => why = reply.to_string(),
+                            },
+                            Err(error) => why = error.to_string(),
+                        }
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                return Err(format!("the last read of {name}: {why}"));
+            };
             if let Some(list) = seen.lists.get_mut(&name) {
                 list.read(found, begun, shared.now());
             }
