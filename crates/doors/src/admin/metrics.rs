@@ -120,6 +120,7 @@ pub fn render(status: &Status) -> String {
     page.histograms("quorate_request_duration_seconds", help, "door", [("redis", &status.latency)].into_iter());
     log(&mut page, status);
     groups_and_memory(&mut page, status);
+    peers(&mut page, status);
     registry(&mut page, status);
     process(&mut page, status);
     page.text
@@ -180,10 +181,11 @@ fn log(page: &mut Page, status: &Status) {
 
 fn groups_and_memory(page: &mut Page, status: &Status) {
     type Figure<T> = (&'static str, &'static str, fn(&T) -> u64);
-    let groups: [Figure<super::status::Group>; 5] = [
+    let groups: [Figure<super::status::Group>; 6] = [
         ("quorate_group_leader", "1 where this node leads the group.", |group| u64::from(group.role == "leader")),
         ("quorate_group_term", "Raft term.", |group| group.term),
         ("quorate_group_applied_index", "Index of the last applied entry.", |group| group.applied),
+        ("quorate_group_lag_entries", "At the leader: entries that the last member is behind.", |group| group.lag),
         ("quorate_group_keys", "Keys of the group.", |group| group.keys),
         ("quorate_group_bytes", "Bytes of its keys and values, by estimate.", |group| group.bytes),
     ];
@@ -199,6 +201,26 @@ fn groups_and_memory(page: &mut Page, status: &Status) {
         page.each("gauge", name, help, &status.memory.keyspaces, |space| {
             (vec![("prefix", &space.prefix), ("durability", space.durability)], figure(space) as f64)
         });
+    }
+}
+
+fn peers(page: &mut Page, status: &Status) {
+    type Figure = (&'static str, &'static str, &'static str, fn(&super::status::Peer) -> f64);
+    let figures: [Figure; 9] = [
+        ("gauge", "quorate_peer_up", "1 where both links with the node stand.", |peer| f64::from(u8::from(peer.up))),
+        ("gauge", "quorate_peer_silent_seconds", "Since anything was heard of it.", |peer| peer.silent_ms as f64 / 1e3),
+        ("gauge", "quorate_peer_rtt_seconds", "Round trip of the last ping.", |peer| peer.rtt_us as f64 / 1e6),
+        ("gauge", "quorate_peer_queued_bytes", "Bytes that wait to be sent to it.", |peer| peer.queued_bytes as f64),
+        ("counter", "quorate_peer_sent_bytes_total", "Bytes sent to it.", |peer| peer.bytes_out_total as f64),
+        ("counter", "quorate_peer_received_bytes_total", "Bytes that came from it.", |peer| peer.bytes_in_total as f64),
+        ("counter", "quorate_peer_sent_messages_total", "Messages sent to it.", |peer| peer.messages_out_total as f64),
+        ("counter", "quorate_peer_received_messages_total", "Messages that came.", |peer| {
+            peer.messages_in_total as f64
+        }),
+        ("counter", "quorate_peer_connects_total", "How often the link was made.", |peer| peer.connects_total as f64),
+    ];
+    for (kind, name, help, figure) in figures {
+        page.each(kind, name, help, &status.peers, |peer| (vec![("peer", &peer.node)], figure(peer)));
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Status {
     pub doors: Vec<Door>,
     /// Replicated groups.
     pub groups: Vec<Group>,
+    /// Other nodes of the cluster, as this one sees them.
+    pub peers: Vec<Peer>,
     /// The log.
     pub log: Log,
     /// Services and their health.
@@ -101,6 +103,35 @@ pub struct Door {
     pub last_60s: Option<DoorRates>,
 }
 
+/// Another node.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Peer {
+    /// Its name.
+    pub node: String,
+    /// Where it is reached.
+    pub address: String,
+    /// Whether both links with it stand.
+    pub up: bool,
+    /// Milliseconds since anything was heard of it.
+    pub silent_ms: u64,
+    /// Round trip, microseconds.
+    pub rtt_us: u64,
+    /// Bytes sent to it.
+    pub bytes_out_total: u64,
+    /// Bytes that came from it.
+    pub bytes_in_total: u64,
+    /// Messages sent to it.
+    pub messages_out_total: u64,
+    /// Messages that came from it.
+    pub messages_in_total: u64,
+    /// Bytes that wait to be sent.
+    pub queued_bytes: u64,
+    /// How often the link has been made.
+    pub connects_total: u64,
+    /// Why the link does not stand, in words.
+    pub error: String,
+}
+
 /// A replicated group on this node.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Group {
@@ -112,6 +143,14 @@ pub struct Group {
     pub term: u64,
     /// Index of the last applied entry.
     pub applied: u64,
+    /// The node that leads it, as far as known; empty for none.
+    pub leader: String,
+    /// Nodes that vote in it.
+    pub voters: Vec<String>,
+    /// Whether this node holds a replica.
+    pub held: bool,
+    /// At the leader: how many entries the last of the others is behind.
+    pub lag: u64,
     /// Keys.
     pub keys: u64,
     /// Their bytes, by estimate.
@@ -303,6 +342,12 @@ impl Status {
         if let Some(us) = self.log.last_60s.append_us.filter(|us| *us > APPEND_US_MAX) {
             add("warning", format!("the disk is slow: an append with its fsync takes {:.0} ms", us / 1000.0));
         }
+        for peer in self.peers.iter().filter(|peer| !peer.up) {
+            let why = if peer.error.is_empty() { String::new() } else { format!(": {}", peer.error) };
+            let silent = peer.silent_ms / 1000;
+            let what = format!("{} at {} does not answer (silent for {silent} s){why}", peer.node, peer.address);
+            problems.push(Problem { severity: "warning", what });
+        }
         self.problems = problems;
     }
 
@@ -359,7 +404,7 @@ pub(super) mod tests {
         assert_eq!(json["limits_hit"]["output_bytes_max"], 2);
         assert_eq!(json["ready"], true);
         let names: Vec<_> = json.as_object().expect("an object").keys().cloned().collect();
-        let expected = "data_dir disk doors found groups history limits_hit log memory node not_ready problems process \
+        let expected = "data_dir disk doors found groups history limits_hit log memory node not_ready peers problems process \
                         ready registry snapshots started_ms time_ms uptime_seconds version";
         assert_eq!(names.join(" "), expected);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use doors::admin::rates::Sample;
 use doors::admin::registry::{self, Registry, Times};
-use doors::admin::status::{Disk, Door, Found, Group, Keyspace, Log, Memory, Process, Snapshots, Status};
+use doors::admin::status::{Disk, Door, Found, Group, Keyspace, Log, Memory, Peer, Process, Snapshots, Status};
 use store::keyspace::{Durability, Eviction};
 
 use super::{Admin, CONNECTIONS_MAX};
@@ -94,6 +94,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         problems: Vec::new(),
         doors: [redis, own(admin)].into_iter().chain(consul(node)).collect(),
         groups,
+        peers: peers(node),
         log,
         registry: admin.services.lock().look(node),
         snapshots: snapshots(node),
@@ -197,6 +198,11 @@ fn groups_and_memory(node: &Node) -> (Vec<Group>, Memory) {
         let mut group = Group { group: shard.group.to_string(), role: "starting".into(), ..Group::default() };
         if let Some(status) = known.iter().find(|status| status.group == shard.group) {
             (group.role, group.term, group.applied) = (status.role.clone(), status.term, status.applied);
+            group.leader = status.leader.map_or(String::new(), |leader| leader.to_string());
+            group.voters = status.membership.voters.iter().map(ToString::to_string).collect();
+            group.held = status.membership.members().contains(&node.config.node);
+            let behind = status.followers.iter().map(|(_, matched)| status.last.saturating_sub(*matched));
+            group.lag = behind.max().unwrap_or(0);
         }
         for class in [Durability::Fsync, Durability::Memory] {
             let usage = state.tables(class).total_usage();
@@ -223,6 +229,26 @@ fn groups_and_memory(node: &Node) -> (Vec<Group>, Memory) {
         groups.push(group);
     }
     (groups, memory)
+}
+
+fn peers(node: &Node) -> Vec<Peer> {
+    let silent = |heard: Option<Duration>| heard.map_or(0, |heard| heard.as_millis() as u64);
+    let links = node.member.links().into_iter();
+    let peers = links.map(|link| Peer {
+        node: format!("n{}", link.node),
+        address: link.address,
+        up: link.out_up && link.in_up,
+        silent_ms: silent(link.heard),
+        rtt_us: link.rtt.map_or(0, |rtt| rtt.as_micros() as u64),
+        bytes_out_total: link.bytes_out,
+        bytes_in_total: link.bytes_in,
+        messages_out_total: link.messages_out,
+        messages_in_total: link.messages_in,
+        queued_bytes: link.queued_bytes,
+        connects_total: link.connects,
+        error: link.error,
+    });
+    peers.collect()
 }
 
 fn log(node: &Node, now: &Sample) -> Log {

@@ -229,10 +229,8 @@ async fn read<R: AsyncRead + Unpin>(
                 Kind::Forward if peer.place.lock().member => {
                     hand(shared, peer, number, Message::Forward(frame.body)).await
                 }
-                Kind::Ask if peer.place.lock().member => ask(shared, peer, frame.body, back),
-                Kind::Forward | Kind::Ask => {
-                    Err(format!("{} is not known here yet and asked for something", peer.node))
-                }
+                Kind::Ask => ask(shared, peer, frame.body, back),
+                Kind::Forward => Err(format!("{} is not known here yet and sent what only members may", peer.node)),
                 _ => Err(MALFORMED.to_owned()),
             };
             if let Err(why) = done {
@@ -296,7 +294,11 @@ fn ask(shared: &Arc<Shared>, peer: &Peer, mut body: Bytes, back: &Back) -> Resul
         shared.settings.limits.hit(Limit::peer_asks_max);
         return Err(format!("it asked more than {ASKS_MAX} questions at once"));
     };
-    let answer = shared.handler.ask(peer.node, body);
+    // Somebody newer than what this node has applied: it will be known in a moment, and then asks again.
+    let answer = match peer.place.lock().member {
+        true => shared.handler.ask(peer.node, body),
+        false => Box::pin(std::future::ready(Bytes::new())),
+    };
     let answers = back.answers.clone();
     tokio::spawn(async move {
         tokio::select! {
