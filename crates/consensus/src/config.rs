@@ -39,22 +39,25 @@ pub struct GroupConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// How long a follower waits for its leader before it asks for votes; the real wait is this to twice this, drawn anew
-    /// each time. Until then it refuses to vote for others.
+    /// each time. Less where its link to the leader is lost ([`crate::Input::LinkLost`]).
     pub election: Duration,
     /// How often a leader says that it lives.
     pub heartbeat: Duration,
     /// How long a heartbeat that a majority answered lets the leader read alone, counted from its sending. Shorter than
-    /// `election` by what two clocks may drift apart meanwhile.
+    /// `loyalty` by what two clocks may drift apart meanwhile.
     pub lease: Duration,
+    /// How long a follower that has heard of its leader refuses to vote for others, whatever it believes of the leader.
+    pub loyalty: Duration,
 }
 
 impl Default for Timing {
-    /// 1 s, 100 ms, and a lease of 900 ms: clocks may differ in rate by 10 %.
+    /// 1 s, 100 ms, and a lease of 450 ms with 500 ms of loyalty: clocks may differ in rate by 10 %.
     fn default() -> Timing {
         Timing {
             election: Duration::from_millis(1000),
             heartbeat: Duration::from_millis(100),
-            lease: Duration::from_millis(900),
+            lease: Duration::from_millis(450),
+            loyalty: Duration::from_millis(500),
         }
     }
 }
@@ -162,7 +165,7 @@ impl fmt::Display for ConfigError {
         match self {
             ConfigError::NodeZero => write!(f, "node id 0 is reserved"),
             ConfigError::Membership => write!(f, "the membership has no voter, too many members, or one twice"),
-            ConfigError::Timing => write!(f, "timing must satisfy 0 < heartbeat < lease < election timeout"),
+            ConfigError::Timing => write!(f, "timing must satisfy 0 < heartbeat < lease < loyalty <= election timeout"),
             ConfigError::Limits => write!(f, "a limit of the consensus room is zero or contradicts another"),
             ConfigError::Entry { expected, found, term } => {
                 write!(
@@ -213,7 +216,8 @@ impl GroupConfig {
             return Err(ConfigError::Membership);
         }
         let timing = &self.timing;
-        if timing.heartbeat.is_zero() || timing.heartbeat >= timing.lease || timing.lease >= timing.election {
+        let Timing { election, heartbeat, lease, loyalty } = timing;
+        if heartbeat.is_zero() || heartbeat >= lease || lease >= loyalty || loyalty > election {
             return Err(ConfigError::Timing);
         }
         let limits = &self.limits;

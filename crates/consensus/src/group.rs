@@ -79,6 +79,8 @@ pub struct Group {
     transfer_until: Option<Instant>,
     /// Until then another leader's lease may run on our word.
     loyal_until: Instant,
+    /// The link to the leader is lost, and no other one is known.
+    hurries: bool,
     lease: Lease,
     reads: Reads,
     snapshot_wanted: bool,
@@ -187,6 +189,7 @@ impl Group {
             quorum_check_at: Instant(0),
             transfer_until: None,
             loyal_until: Instant(0),
+            hurries: false,
             lease: Lease::default(),
             reads,
             snapshot_wanted: false,
@@ -350,7 +353,7 @@ impl Group {
         let waits = true;
         // Before it stopped, this node may have answered a heartbeat on which a lease still runs.
         if waits && self.hard_state.term > 0 && !self.is_lone_voter() {
-            self.loyal_until = now + self.timing.election;
+            self.loyal_until = now + self.timing.loyalty;
         }
         self.drain(now, out);
     }
@@ -466,8 +469,33 @@ impl Group {
             }
             Input::TransferLeader { to } => self.transfer(now, to, out),
             Input::Unreachable { node } => self.raft.report_unreachable(node.0),
+            Input::LinkLost { node } => self.link_lost(now, node),
             Input::Wake => {}
         }
+    }
+
+    /// Stands for election as soon as the leader's lease cannot run any more, unless it is heard of till then.
+    fn link_lost(&mut self, now: Instant, node: NodeId) {
+        if self.leader() == Some(node) && !self.is_leader() {
+            self.hurries = true;
+            // The others heard of it last a little later or earlier.
+            let soon = self.loyal_until.max(now) + self.draw_hurried();
+            self.election_at = self.election_at.min(soon);
+        }
+    }
+
+    /// The next attempt, where this one comes to nothing.
+    fn draw_next(&mut self, now: Instant) -> Instant {
+        match self.hurries {
+            true => now + self.timing.heartbeat + self.draw_hurried(),
+            false => self.draw_election(now),
+        }
+    }
+
+    /// A quarter of a heartbeat's interval to one and a half.
+    fn draw_hurried(&mut self) -> base::Duration {
+        let beat = u64::try_from(self.timing.heartbeat.as_nanos()).unwrap_or(u64::MAX / 4);
+        base::Duration::from_nanos(beat / 4 + self.rng.below((beat + beat / 4).max(1)))
     }
 
     fn receive(&mut self, now: Instant, envelope: Envelope) {
@@ -502,12 +530,14 @@ impl Group {
             self.refused += 1;
         }
         if self.raft.raft.election_elapsed == 0 {
-            self.election_at = self.draw_election(now);
+            self.election_at = self.draw_next(now);
         }
         let core = &self.raft.raft;
         let from_leader = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
+        let mut hears = false;
         if from_leader && core.state == StateRole::Follower && core.leader_id == from && core.term == term {
-            self.loyal_until = self.loyal_until.max(now + self.timing.election);
+            self.loyal_until = self.loyal_until.max(now + self.timing.loyalty);
+            hears = true;
         }
         if let Some(stamp) = stamp
             && core.state == StateRole::Leader
@@ -518,6 +548,9 @@ impl Group {
             #[cfg(any(test, feature = "planted"))]
             let stamp = if self.planted.lease_from_answer { now } else { stamp };
             self.lease.echo(NodeId(from), stamp, now, self.node, halves, self.timing.lease);
+        }
+        if hears && std::mem::take(&mut self.hurries) {
+            self.election_at = self.draw_election(now);
         }
     }
 
@@ -619,7 +652,7 @@ impl Group {
     }
 
     fn campaign(&mut self, now: Instant) {
-        self.election_at = self.draw_election(now);
+        self.election_at = self.draw_next(now);
         // Refused by the crate, and tried again later, while a decided change of membership is not applied.
         self.step_local(MessageType::MsgHup);
     }
@@ -819,6 +852,7 @@ impl Group {
                 // At once, so that the lease need not wait for the first interval to pass.
                 self.raft.ping();
             }
+            self.hurries &= role != Role::Leader;
             if role != Role::Leader && old_role == Role::Leader {
                 self.election_at = self.draw_election(now);
             }

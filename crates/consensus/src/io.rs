@@ -73,6 +73,12 @@ pub enum Input {
         /// The node.
         node: NodeId,
     },
+    /// The link with this node has just broken: a process that ends does that at once. Where it leads, nobody waits for it longer
+    /// than its lease may run. A wrong word costs an election at most.
+    LinkLost {
+        /// The node.
+        node: NodeId,
+    },
     /// Time passed: a deadline was reached.
     Wake,
 }

@@ -155,7 +155,7 @@ pub const KEYS: &[Key<Settings>] = &[
         "cluster.election_timeout",
         span,
         cluster.election_timeout,
-        "A leader of which nothing is heard for this long, and up to twice as long, is replaced. Heartbeats go ten times as often. More on slow networks; the same on all nodes."
+        "A leader of which nothing is heard for this long, and up to twice as long, is replaced; one whose process ends, after half of it. Heartbeats go ten times as often. More on slow networks; the same on all nodes."
     ),
     key!(
         "cluster.snapshot_rate",

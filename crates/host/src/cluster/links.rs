@@ -104,6 +104,9 @@ impl Handler for Links {
     }
 
     fn link(&self, node: NodeId, up: bool) {
+        if !up {
+            (self.put)(Input::LinkLost(node));
+        }
         if let (Some(member), false) = (self.member(), up) {
             // Who comes back says it again.
             member.shunned.lock().remove(&node);

@@ -44,7 +44,7 @@ impl Default for ClusterSettings {
             zone: String::new(),
             roles: Roles::ALL.to_string(),
             replace_after: Duration::from_secs(600),
-            election_timeout: Duration::from_millis(500),
+            election_timeout: Duration::from_secs(1),
             snapshot_rate: 64 << 20,
         }
     }
@@ -81,10 +81,11 @@ impl ClusterSettings {
         roles.map(|_| ()).map_err(|why| format!("cluster.roles = {:?}: {why}", self.roles))
     }
 
-    /// How soon groups notice that their leader is gone. A lease ends a tenth earlier: so much may clocks differ in rate.
+    /// How soon groups notice that their leader is gone. A lease ends a tenth before anybody may vote for another: so much may clocks
+    /// differ in rate.
     pub fn timing(&self) -> Timing {
         let election = self.election_timeout;
-        Timing { election, heartbeat: election / 10, lease: election / 10 * 9 }
+        Timing { election, heartbeat: election / 10, lease: election / 20 * 9, loyalty: election / 2 }
     }
 
     /// What the node says of itself.

@@ -45,6 +45,8 @@ pub enum Input {
     },
     /// Messages to this node were lost.
     Unreachable(NodeId),
+    /// The link with this node has broken.
+    LinkLost(NodeId),
     /// Change who belongs to the group, if this node leads it and no other change is under way. Ask [`Driver::status`]
     /// what came of it.
     ChangeMembers(GroupId, Vec<Change>),

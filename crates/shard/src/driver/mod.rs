@@ -377,6 +377,11 @@ impl<C: Clone + PartialEq> Driver<C> {
                     self.tell(at, now, wall, Told::Unreachable { node }, sink, out);
                 }
             }
+            Input::LinkLost(node) => {
+                for at in 0..self.lanes.len() {
+                    self.tell(at, now, wall, Told::LinkLost { node }, sink, out);
+                }
+            }
             Input::ChangeMembers(group, changes) => {
                 self.tell_group(group, now, wall, Told::ProposeMembership { token: MEMBERS, changes }, sink, out);
             }

@@ -730,6 +730,12 @@ impl World {
                 && let Some(node) = self.machine(from).node.as_mut()
             {
                 node.tell(Input::Unreachable(to));
+                // Whoever lost a packet may also lose the link, whether the other node still lives or not.
+                if self.rng.chance(1, 3)
+                    && let Some(node) = self.machine(from).node.as_mut()
+                {
+                    node.tell(Input::LinkLost(to));
+                }
             }
             return;
         }
