@@ -1,21 +1,31 @@
 //! The way from a door to the registry: reads under the meta group's shared lock, changes through its log, waiting for news.
 //!
+//! The catalog here is that of the last entry which this node has applied. A change made here is told once it can be read here,
+//! whichever node leads; who must not read anything older than others have been told of waits for [`Registry::fresh`] first.
+//!
 //! The Consul door, DNS, the gateway and the admin door go through here.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use base::Instant;
+use base::{Duration, Instant, NodeId};
 use discovery::watch::{Waiting, Watch};
-use discovery::{Catalog, Change, Outcome};
+use discovery::{Catalog, Change};
 use parking_lot::{MappedRwLockReadGuard, Mutex};
 use shard::live::Shard;
 use shard::meta::{Changed, frees};
 
-use crate::resp::door::Client;
-use crate::resp::peer::Peer;
+use crate::resp::door::{Client, Door};
+use crate::resp::peer::{GUESTS, Peer};
+
+mod changing;
+mod fresh;
+
+pub use changing::Changing;
+pub use fresh::{Fresh, Reads};
 
 /// Bytes of one outcome: the reads of a transaction are bounded far below.
 const OUTCOME_BYTES_MAX: usize = 64 << 20;
@@ -26,7 +36,22 @@ pub struct Registry {
     wake: Box<dyn Fn() + Send + Sync>,
     /// Locked after the catalog, never before it.
     board: Mutex<Board>,
+    /// The other nodes, where there are any.
+    around: OnceLock<Around>,
+    next: AtomicU64,
 }
+
+struct Around {
+    /// Whose forwarding takes changes to the node that leads.
+    door: Arc<Door>,
+    reads: Arc<Reads>,
+}
+
+/// Numbers of changes among the clients whose requests are forwarded.
+const CHANGES: u64 = GUESTS >> 1;
+
+/// How long a change that was made elsewhere is waited for here. It has been made; this node does not hear of it.
+const SEEN_WAIT: Duration = Duration::from_secs(5);
 
 /// Who waits for what. A change wakes those whom it concerns; the others sleep on, however many they are.
 #[derive(Debug, Default)]
@@ -91,7 +116,38 @@ impl std::error::Error for ChangeError {}
 impl Registry {
     /// The registry of this meta group; `wake` wakes its driver.
     pub fn new(meta: Arc<Shard<Client>>, wake: Box<dyn Fn() + Send + Sync>) -> Registry {
-        Registry { shard: meta, wake, board: Mutex::default() }
+        let (around, next) = (OnceLock::new(), AtomicU64::new(0));
+        Registry { shard: meta, wake, board: Mutex::default(), around, next }
+    }
+
+    /// From now on there are other nodes: `door` forwards changes, and `ask` has the driver begin a read of the meta group with this
+    /// token ([`shard::driver::Input::Read`]); its end is to be told to the [`Reads`] that this returns.
+    pub fn join(&self, door: Arc<Door>, ask: Box<dyn Fn(u64) + Send + Sync>) -> Arc<Reads> {
+        let reads = Arc::new(Reads::new(ask));
+        let _ = self.around.set(Around { door, reads: reads.clone() });
+        reads
+    }
+
+    /// Who leads the meta group, where known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.shard.leader()
+    }
+
+    /// The cluster, as of the last entry applied here.
+    pub fn cluster(&self) -> Arc<cluster::Cluster> {
+        self.shard.state().cluster().clone()
+    }
+
+    /// Until the catalog here holds whatever anybody was told of before now. At once where this node leads and its lease
+    /// holds; else the leader is asked. It does not end while there is no leader.
+    pub fn fresh(&self) -> Fresh {
+        let Some(around) = self.around.get() else {
+            return Fresh::already();
+        };
+        if self.shard.may_read(|| around.door.world.now()) {
+            return Fresh::already();
+        }
+        Fresh::new(around.reads.clone(), None)
     }
 
     /// The catalog, for a short look: changes wait meanwhile.
@@ -107,17 +163,38 @@ impl Registry {
 
     /// Proposes a change. The future ends when it has been applied here, or cannot be.
     pub fn change(&self, change: &Change) -> Changing {
+        if let Some(around) = self.around.get()
+            && self.shard.is_led_elsewhere()
+        {
+            return self.change_there(around, change);
+        }
         if let Some(error) = self.shard.refusal(frees(change)) {
-            return Changing::Refused(error.0.into_owned());
+            return Changing::refused(error.0.into_owned());
         }
         let peer = Arc::new(Peer::new(0, String::new(), String::new(), Instant::default(), OUTCOME_BYTES_MAX));
         match self.shard.submit(|batch| batch.change(peer.clone(), change)) {
-            Err(error) => Changing::Refused(error.0.into_owned()),
+            Err(error) => Changing::refused(error.0.into_owned()),
             Ok(is_idle) => {
                 if is_idle {
                     (self.wake)();
                 }
-                Changing::Waits(peer)
+                Changing::here(peer)
+            }
+        }
+    }
+
+    fn change_there(&self, around: &Around, change: &Change) -> Changing {
+        let number = CHANGES | self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = around.door.world.now();
+        let peer = Arc::new(Peer::new(number, String::new(), String::new(), now, OUTCOME_BYTES_MAX));
+        let mut unit = Vec::new();
+        shard::entry::put_change(&mut unit, change);
+        match around.door.forward_unit(&peer, self.shard.group, unit, false, now) {
+            Err(error) => Changing::refused(error.0.into_owned()),
+            Ok(()) => {
+                around.door.forward_flush();
+                let seen = Fresh::new(around.reads.clone(), Some((around.door.clone(), SEEN_WAIT)));
+                Changing::there(peer, around.door.clone(), seen)
             }
         }
     }
@@ -207,41 +284,9 @@ impl Drop for Concerned<'_> {
     }
 }
 
-/// A change on its way. Dropped, it still happens; only nobody hears of it.
-#[must_use]
-pub enum Changing {
-    /// It was not taken.
-    Refused(String),
-    /// It waits for the log.
-    Waits(Client),
-}
-
-impl Future for Changing {
-    type Output = Result<Outcome, ChangeError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let peer = match &*self {
-            Changing::Refused(why) => return Poll::Ready(Err(ChangeError::Refused(why.clone()))),
-            Changing::Waits(peer) => peer,
-        };
-        if !peer.listen(context.waker()) {
-            return Poll::Pending;
-        }
-        let mut bytes = Vec::new();
-        if peer.collect(&mut bytes) == 0 {
-            // Woken without an answer: leadership or the log went away under it.
-            return Poll::Ready(Err(ChangeError::Unknown));
-        }
-        Poll::Ready(match bytes.strip_prefix(b"-") {
-            Some(error) => Err(ChangeError::Refused(String::from_utf8_lossy(error).trim_end().to_owned())),
-            None => Outcome::decode(&bytes).map_err(|_| ChangeError::Unknown),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
     use base::Rng;

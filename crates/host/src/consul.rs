@@ -15,7 +15,7 @@ use discovery::change::Change;
 use discovery::check::Runner;
 use discovery::model::NodeForm;
 use doors::admin::guard::{self, Asked, Refused};
-use doors::consul::{BODY_BYTES_MAX, Declared, Door, NodeFacts, Plan, Read, Request, Response, declaration};
+use doors::consul::{BODY_BYTES_MAX, Contact, Declared, Door, NodeFacts, Plan, Read, Request, Response, declaration};
 use doors::registry::Registry;
 use doors::secret::Secret;
 use http_body_util::{BodyExt, Full, Limited};
@@ -45,6 +45,8 @@ const HEADERS_MAX: usize = 64;
 const HEAD_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a request's body may take to come.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a read that may not be stale waits for a leader, as Consul's `rpc_hold_timeout`.
+const LEADER_PATIENCE: Duration = Duration::from_secs(7);
 /// How long open connections may take when the door closes.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -316,8 +318,26 @@ async fn answer(served: &Served, request: hyper::Request<Incoming>) -> Response 
             // Whoever hangs up does not stop a change; the answer alone is lost.
             write.finish(changing.await)
         }
-        Plan::Read(read) => wait(served, read).await,
+        Plan::Read(mut read) => {
+            let registry = &served.door.registry;
+            if read.is_stale() {
+                read.set_contact(contact(&served.node));
+            } else if tokio::time::timeout(LEADER_PATIENCE, registry.fresh()).await.is_err() {
+                return Read::leaderless();
+            }
+            wait(served, read).await
+        }
     }
+}
+
+/// What this node knows of who leads the registry.
+fn contact(node: &Node) -> Contact {
+    let Some(leader) = node.registry.leader() else {
+        return Contact { is_known: false, silent_ms: 0 };
+    };
+    let links = node.member.links();
+    let heard = links.iter().find(|link| link.node == leader.0).and_then(|link| link.heard);
+    Contact { is_known: true, silent_ms: heard.map_or(0, |heard| heard.as_millis() as u64) }
 }
 
 /// Holds a query until it has an answer. When the door closes, it is answered as if its time were over.

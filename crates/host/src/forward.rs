@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use base::NodeId;
 use bytes::Bytes;
+use doors::registry::Reads;
 use doors::resp::door::Door;
 use tokio::time::MissedTickBehavior;
 
+use crate::clock;
 use crate::cluster::Forwarded;
 
 /// How often what waits for a leader or a link is looked at.
@@ -17,9 +19,9 @@ const TICK: Duration = Duration::from_millis(20);
 pub struct Forwards(Arc<Door>);
 
 impl Forwards {
-    /// For this door, whose time it keeps from now on.
-    pub fn new(door: Arc<Door>) -> Forwards {
-        tokio::spawn(tick(door.clone()));
+    /// For this door and the registry's reads, whose time it keeps from now on.
+    pub fn new(door: Arc<Door>, reads: Arc<Reads>) -> Forwards {
+        tokio::spawn(tick(door.clone(), reads));
         Forwards(door)
     }
 }
@@ -33,11 +35,12 @@ impl Forwarded for Forwards {
     }
 }
 
-async fn tick(door: Arc<Door>) {
+async fn tick(door: Arc<Door>, reads: Arc<Reads>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         door.forward_tick();
+        reads.tick(clock::now());
     }
 }

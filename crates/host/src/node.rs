@@ -290,7 +290,9 @@ impl Node {
         };
         let member = Arc::new(Member::new(identity, place, replace_after, parts));
         door.forward.join(member.own, opened.shards[0].clone());
-        links.forward_to(Arc::new(Forwards::new(door.clone())));
+        let told = tell();
+        let reads = registry.join(door.clone(), Box::new(move |token| told(Input::Read(base::GroupId::META, token))));
+        links.forward_to(Arc::new(Forwards::new(door.clone(), reads.clone())));
         links.serve(&member);
         tokio::spawn(member.clone().keep(stopping.clone()));
         let mut driver = opened.driver;
@@ -301,6 +303,7 @@ impl Node {
             log: log.clone(),
             snapshots: snapshots.clone(),
             peers,
+            reads,
             inbox: inbox.clone(),
             tape: tape.clone(),
             status: status.clone(),
@@ -428,6 +431,7 @@ struct DriverTask {
     log: Arc<LogThread>,
     snapshots: Arc<SnapshotThread>,
     peers: Peers,
+    reads: Arc<doors::registry::Reads>,
     inbox: Arc<Inbox>,
     tape: Arc<Tape>,
     status: Arc<Mutex<Vec<GroupStatus>>>,
@@ -535,7 +539,8 @@ impl DriverTask {
                 // What is not taken is lost, as anything sent may be: the links tell of it.
                 let _ = self.peers.send(envelope.to(), Message::Raft(envelope));
             }
-            Output::ReadReady(_) | Output::ReadDropped(_) => {}
+            Output::ReadReady(token) => self.reads.told(token, true),
+            Output::ReadDropped(token) => self.reads.told(token, false),
             Output::SendSnapshot { group, to, index, announcement } => {
                 self.peers.send_snapshot(group, to, index, announcement);
             }

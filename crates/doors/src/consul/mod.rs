@@ -160,12 +160,23 @@ pub enum Plan {
 
 type Render = Box<dyn Fn(&Catalog) -> Response + Send + Sync>;
 
+/// What a node knows of who leads the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// Whether somebody does.
+    pub is_known: bool,
+    /// Milliseconds since it was heard of; 0 at the leader itself.
+    pub silent_ms: u64,
+}
+
 /// A query, perhaps a blocking one.
 pub struct Read {
     waiting: Waiting,
     /// Until when it waits for a change; `None` where it does not.
     deadline: Option<Instant>,
     consistency: &'static str,
+    /// What this node knows of the leader.
+    contact: Contact,
     /// The hash of what the client has: it waits while that is still the answer's.
     hash: Option<String>,
     render: Render,
@@ -187,11 +198,27 @@ impl Read {
         let index = self.waiting.index(catalog);
         response.headers.extend([
             ("x-consul-index", index.to_string()),
-            ("x-consul-knownleader", "true".into()),
-            ("x-consul-lastcontact", "0".into()),
+            ("x-consul-knownleader", self.contact.is_known.to_string()),
+            ("x-consul-lastcontact", self.contact.silent_ms.to_string()),
             ("x-consul-effective-consistency", self.consistency.into()),
         ]);
         Some(response)
+    }
+
+    /// Whether it may be answered by what this node has, however old that is. Any other waits for
+    /// [`Registry::fresh`] before it is polled.
+    pub fn is_stale(&self) -> bool {
+        self.consistency == "stale"
+    }
+
+    /// What this node knows of the leader, if that is not all well.
+    pub fn set_contact(&mut self, contact: Contact) {
+        self.contact = contact;
+    }
+
+    /// The answer where there is no leader to ask.
+    pub fn leaderless() -> Response {
+        Response::text(500, "No cluster leader")
     }
 
     /// What it waits for.
@@ -296,10 +323,29 @@ impl Door {
     fn status(&self, path: &str, request: &Request<'_>, query: &Query) -> Result<Plan, Refused> {
         only(request, &["GET"])?;
         match path {
-            "leader" => Ok(Plan::Answer(Response::json(&self.facts.door, query.is_pretty()))),
-            "peers" => Ok(Plan::Answer(Response::json(&[&self.facts.door], query.is_pretty()))),
+            "leader" => Ok(Plan::Answer(Response::json(&self.leader(), query.is_pretty()))),
+            "peers" => Ok(Plan::Answer(Response::json(&self.peers(), query.is_pretty()))),
             _ => Err(Response::text(404, "Invalid URL path: not a recognized HTTP API endpoint")),
         }
+    }
+
+    /// Where the node listens that leads the registry; empty where that is not known.
+    fn leader(&self) -> String {
+        let cluster = self.registry.cluster();
+        if cluster.is_empty() {
+            return self.facts.door.clone();
+        }
+        let leader = self.registry.leader().and_then(|leader| cluster.nodes().get(&leader));
+        leader.map(|node| node.place.peer.clone()).unwrap_or_default()
+    }
+
+    /// Where all nodes listen.
+    fn peers(&self) -> Vec<String> {
+        let cluster = self.registry.cluster();
+        if cluster.is_empty() {
+            return vec![self.facts.door.clone()];
+        }
+        cluster.nodes().values().map(|node| node.place.peer.clone()).collect()
     }
 
     /// A query over what is watched.
@@ -340,6 +386,7 @@ impl Door {
             waiting: Waiting::new(watch, after),
             deadline,
             consistency,
+            contact: Contact { is_known: true, silent_ms: 0 },
             hash,
             render: Box::new(render),
         }))

@@ -141,7 +141,7 @@ impl Door {
 
 /// What sessions call.
 impl Door {
-    pub(super) fn forward_unit(
+    pub(crate) fn forward_unit(
         &self,
         client: &Client,
         group: GroupId,
@@ -152,7 +152,14 @@ impl Door {
         self.forward.origin.lock().submit(self, client, group, unit, must, now)
     }
 
-    pub(super) fn forward_flush(&self) {
+    /// Whoever asked is not interested any more; what was asked still happens.
+    pub(crate) fn forward_left(&self, client: u64) {
+        let mut origin = self.forward.origin.lock();
+        origin.left(client);
+        origin.flush(self);
+    }
+
+    pub(crate) fn forward_flush(&self) {
         self.forward.origin.lock().flush(self);
     }
 

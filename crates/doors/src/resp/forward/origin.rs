@@ -158,6 +158,13 @@ impl Origin {
         }
     }
 
+    /// The client is gone once what it has under way has been answered.
+    pub(super) fn left(&mut self, client: u64) {
+        if self.lines.get(&client).is_some_and(|line| line.units.is_empty()) {
+            self.gone(client);
+        }
+    }
+
     /// Ends a wait at the node where it is. False where there is none.
     pub(super) fn unblock(&mut self, client: u64, how: Unblock) -> bool {
         let Some(target) = self.lines.get(&client).filter(|line| !line.units.is_empty()).and_then(|line| line.target)

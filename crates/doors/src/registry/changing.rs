@@ -1,0 +1,90 @@
+//! A change on its way, to this node's log or to the node that leads.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use discovery::Outcome;
+
+use super::{ChangeError, Fresh};
+use crate::resp::door::{Client, Door};
+
+/// A change on its way. Dropped, it still happens; only nobody hears of it.
+#[must_use]
+pub struct Changing(State);
+
+enum State {
+    /// It was not taken.
+    Refused(String),
+    /// It waits for the log here.
+    Here(Client),
+    /// It is under way to the node that leads.
+    There(Away),
+}
+
+struct Away {
+    peer: Client,
+    door: Arc<Door>,
+    /// What came of it; told once it can be seen here.
+    outcome: Option<Outcome>,
+    seen: Fresh,
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.peer.close();
+        self.door.forward_left(self.peer.id);
+    }
+}
+
+impl Changing {
+    pub(super) fn refused(why: String) -> Changing {
+        Changing(State::Refused(why))
+    }
+
+    pub(super) fn here(peer: Client) -> Changing {
+        Changing(State::Here(peer))
+    }
+
+    pub(super) fn there(peer: Client, door: Arc<Door>, seen: Fresh) -> Changing {
+        Changing(State::There(Away { peer, door, outcome: None, seen }))
+    }
+}
+
+/// What has come for a change, if anything has.
+fn heard(peer: &Client, context: &mut Context<'_>) -> Poll<Result<Outcome, ChangeError>> {
+    if !peer.listen(context.waker()) {
+        return Poll::Pending;
+    }
+    let mut bytes = Vec::new();
+    if peer.collect(&mut bytes) == 0 {
+        // A part of an answer that comes from another node; or none: leadership, the log or a link went away under it.
+        return if peer.is_doomed() || bytes.is_empty() {
+            Poll::Ready(Err(ChangeError::Unknown))
+        } else {
+            Poll::Pending
+        };
+    }
+    Poll::Ready(match bytes.strip_prefix(b"-") {
+        Some(error) => Err(ChangeError::Refused(String::from_utf8_lossy(error).trim_end().to_owned())),
+        None => Outcome::decode(&bytes).map_err(|_| ChangeError::Unknown),
+    })
+}
+
+impl Future for Changing {
+    type Output = Result<Outcome, ChangeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Refused(why) => Poll::Ready(Err(ChangeError::Refused(why.clone()))),
+            State::Here(peer) => heard(peer, context),
+            State::There(away) => {
+                if away.outcome.is_none() {
+                    away.outcome = Some(std::task::ready!(heard(&away.peer, context))?);
+                }
+                std::task::ready!(Pin::new(&mut away.seen).poll(context));
+                Poll::Ready(Ok(away.outcome.take().expect("it was put there above")))
+            }
+        }
+    }
+}
