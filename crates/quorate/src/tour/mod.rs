@@ -7,11 +7,15 @@ mod balance;
 mod canary;
 mod dead_backend;
 mod durable;
+mod failover;
 mod front;
 mod limits;
 mod live_registry;
 mod one_commit;
+mod partition;
 mod retry_storm;
+mod rolling_restart;
+mod trio;
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -31,7 +35,7 @@ struct Demo {
     run: fn(&Path) -> Result<(), String>,
 }
 
-const DEMOS: [Demo; 8] = [
+const DEMOS: [Demo; 11] = [
     Demo {
         name: "durable",
         promise: "a write that was answered is never lost: kill -9 under load, five times",
@@ -41,6 +45,21 @@ const DEMOS: [Demo; 8] = [
         name: "one-commit",
         promise: "a MULTI is one entry of the log: killed at every step, both of its writes are there or neither",
         run: one_commit::run,
+    },
+    Demo {
+        name: "failover",
+        promise: "three nodes: the leader killed under load, three times; nothing that was answered is lost, writes go on by themselves",
+        run: failover::run,
+    },
+    Demo {
+        name: "partition",
+        promise: "a leader that is cut off answers nothing from the past; the majority goes on, and all agree when the line is mended",
+        run: partition::run,
+    },
+    Demo {
+        name: "rolling-restart",
+        promise: "all nodes are restarted in turn under load: no write fails that is asked once more, and none is lost",
+        run: rolling_restart::run,
     },
     Demo {
         name: "limits",
@@ -79,7 +98,7 @@ pub fn run(name: Option<&str>) -> Result<ExitCode, String> {
     let Some(name) = name else {
         println!("Demonstrations with the real program, in less than 30 seconds each:\n");
         for demo in &DEMOS {
-            println!("  {:<13}  {}", demo.name, demo.promise);
+            println!("  {:<15}  {}", demo.name, demo.promise);
         }
         println!("\nRun one:  quorate tour {}", DEMOS[0].name);
         return Ok(ExitCode::SUCCESS);
@@ -158,6 +177,8 @@ impl Server {
             "0",
             "--dns-port",
             "0",
+            "--peer-port",
+            "0",
             "--print-ready",
             "--exit-with-parent",
             "--data",
@@ -207,6 +228,27 @@ impl Server {
         }
     }
 
+    /// SIGTERM.
+    fn terminate(&self) -> Result<(), String> {
+        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let told = id.map(|id| rustix::process::kill_process(id, rustix::process::Signal::TERM));
+        told.and_then(Result::ok).ok_or_else(|| "the node cannot be told to stop".into())
+    }
+
+    /// Waits until it has ended by itself.
+    fn wait_end(&mut self, patience: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(format!("the node ended with {status}")),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err(format!("the node did not stop within {patience:?}"))
+    }
+
     /// kill -9, and waits until it is gone.
     fn kill(&mut self) {
         let _ = self.child.kill();
@@ -236,10 +278,14 @@ struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     fn open(address: SocketAddr) -> io::Result<Connection> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Connection::open_patient(address, PATIENCE)
+    }
+
+    fn open_patient(address: SocketAddr, patience: Duration) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Connection(BufReader::new(stream)))
     }
 
