@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::NodeId;
 use host::gateway::{Front, GatewayConfig};
 use host::node::{Node, NodeConfig};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
@@ -61,8 +62,12 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let redis = bind(settings, "Redis", "redis.bind", "--redis-port", settings.redis_bind)?;
     let admin = bind(settings, "admin", "admin.bind", "--admin-port", settings.admin_bind)?;
     let consul = bind(settings, "Consul", "consul.bind", "--consul-port", settings.consul_bind)?;
-    let door = bind(settings, "gateway", "gateway.bind", "--gateway-port", settings.gateway_bind)?;
-    let (gateway_address, gateway_moved) = (door.address, door.moved_from);
+    let door = match settings.cluster.roles().gateway {
+        true => Some(bind(settings, "gateway", "gateway.bind", "--gateway-port", settings.gateway_bind)?),
+        false => None,
+    };
+    let gateway = door.as_ref().map(|door| (door.address, door.moved_from));
+    let gateway_address = gateway.map_or(settings.gateway_bind, |(address, _)| address);
     let (consul_address, consul_moved) = (consul.address, consul.moved_from);
     let dns = bind_by(settings, "DNS", "dns.bind", "--dns-port", settings.dns_bind, listen_dns)?;
     let (dns_address, dns_moved) = (dns.address, dns.moved_from);
@@ -120,16 +125,25 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
             eprintln!("quorate: {name} while waiting for the other nodes");
             return stop_node(&node, &stop).await;
         }
+        () = node.member.until_removed() => {
+            say_removed(settings, own);
+            return stop_node(&node, &stop).await;
+        }
     }
     // Before anybody is served: who reads "ready" finds the file's services.
     let consul = host::consul::open(consul.listener, node.clone(), settings.consul_config(own)).await?;
-    let gateway = GatewayConfig { limits: node.door.limits.clone(), ..settings.gateway_config() };
-    let front = Front::new(node.registry.clone(), gateway_address, gateway)?;
-    declare(&front, &settings.consul_config(own).node_name, settings).await?;
-    let _ = node.front.set(front.clone());
     let (front_stop, front_stopping) = watch::channel(false);
-    let listeners = front.open(door.listener);
-    let front = tokio::spawn(front.run(listeners, front_stopping));
+    let front = match door {
+        None => None,
+        Some(door) => {
+            let config = GatewayConfig { limits: node.door.limits.clone(), ..settings.gateway_config() };
+            let front = Front::new(node.registry.clone(), gateway_address, config)?;
+            declare(&front, &settings.consul_config(own).node_name, settings).await?;
+            let _ = node.front.set(front.clone());
+            let listeners = front.open(door.listener);
+            Some(tokio::spawn(front.run(listeners, front_stopping)))
+        }
+    };
     let consul = tokio::spawn(consul.serve(stop.subscribe()));
     let workers = settings.worker_threads();
     tokio::spawn(host::dns::serve(dns.listener, dns_door, node.clone(), workers, stop.subscribe()));
@@ -138,7 +152,7 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let doors = [
         (redis_address, redis_moved),
         (admin_address, admin_moved),
-        (gateway_address, gateway_moved),
+        (gateway_address, gateway.and_then(|(_, moved)| moved)),
         (consul_address, consul_moved),
         (dns_address, dns_moved),
     ];
@@ -152,13 +166,17 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     }
     let _ = io::stdout().flush();
 
-    let name = signals.next().await;
-    eprintln!("quorate: {name}: finishing what is under way (again ends it at once)");
+    tokio::select! {
+        name = signals.next() => eprintln!("quorate: {name}: finishing what is under way (again ends it at once)"),
+        () = node.member.until_removed() => say_removed(settings, own),
+    }
     let stopped = async {
         // Requests of the gateway end first: what they write must still reach the log.
         node.hand_over().await;
         front_stop.send_replace(true);
-        let _ = front.await;
+        if let Some(front) = front {
+            let _ = front.await;
+        }
         node.stop().await?;
         stop.send_replace(true);
         let _ = tokio::time::timeout(ADMIN_PATIENCE, answering).await;
@@ -217,6 +235,14 @@ async fn declare(front: &Arc<Front>, node: &str, settings: &Settings) -> Result<
             done => return done,
         }
     }
+}
+
+fn say_removed(settings: &Settings, own: NodeId) {
+    eprintln!(
+        "quorate: node {} was removed from the cluster and stops. Its replicas are elsewhere; {} can be deleted",
+        own.0,
+        settings.data_dir.display()
+    );
 }
 
 /// A stop before the doors were open.
@@ -449,7 +475,10 @@ fn table(settings: &Settings, [redis, admin, gateway, consul, dns]: [Told; 5]) {
     println!("  door    address                reach it with");
     println!("  redis   {:<21}  redis-cli -p {port}{}", redis.0.to_string(), note(redis.1));
     println!("  admin   {:<21}  http://{}{}", admin.0.to_string(), reach(admin.0), note(admin.1));
-    println!("  gateway {:<21}  http://{}{}", gateway.0.to_string(), reach(gateway.0), note(gateway.1));
+    match settings.cluster.roles().gateway {
+        true => println!("  gateway {:<21}  http://{}{}", gateway.0.to_string(), reach(gateway.0), note(gateway.1)),
+        false => println!("  gateway -                      (cluster.roles leaves it to other nodes)"),
+    }
     println!("  consul  {:<21}  curl {}/v1/catalog/services{}", consul.0.to_string(), reach(consul.0), note(consul.1));
     let (dns_host, dns_port) = (reach(dns.0).ip(), dns.0.port());
     let dns_way = format!("dig @{dns_host} -p {dns_port} NAME.service.{}", settings.dns_domain);

@@ -125,6 +125,12 @@ impl Member {
         }
         let links = self.links();
         let groups = self.status.lock().clone();
+        // Those that still know this node were not asked yet, or are gone themselves: one word from a member is enough, since
+        // numbers are never given again.
+        let farewell = format!("{} has left the cluster", self.own);
+        if links.iter().any(|link| !link.out_up && link.error.ends_with(&farewell)) {
+            self.removed.send_replace(true);
+        }
         let leads_meta = groups.iter().any(|group| group.group == GroupId::META && group.leads);
         if leads_meta && cluster.is_empty() && self.own == FIRST_NODE {
             self.found().await;

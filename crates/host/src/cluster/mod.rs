@@ -29,6 +29,7 @@ use shard::live::Shard;
 use store::keyspace::Durability;
 use store::table::DATABASES;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::log::LogThread;
@@ -84,6 +85,8 @@ pub struct Member {
     is_retiring: AtomicBool,
     /// Others that want to lead nothing at the moment.
     shunned: Mutex<BTreeSet<NodeId>>,
+    /// Told once this node is no part of the cluster any more.
+    removed: watch::Sender<bool>,
 }
 
 /// What a member is made of, beside its configuration.
@@ -122,6 +125,7 @@ impl Member {
             is_slow: AtomicBool::new(false),
             is_retiring: AtomicBool::new(false),
             shunned: Mutex::default(),
+            removed: watch::Sender::new(false),
         }
     }
 
@@ -168,6 +172,11 @@ impl Member {
             true => format!("{name} is electing its leader"),
             false => format!("{name} has no leader; not reached: {}", missing.join(", ")),
         })
+    }
+
+    /// Ends when this node is no part of the cluster any more: whoever it asks says so.
+    pub async fn until_removed(&self) {
+        let _ = self.removed.subscribe().wait_for(|removed| *removed).await;
     }
 
     /// From now on this node hands over whatever it leads, if there is somebody to take it.

@@ -81,6 +81,12 @@ impl ClusterSettings {
         roles.map(|_| ()).map_err(|why| format!("cluster.roles = {:?}: {why}", self.roles))
     }
 
+    /// What the node is there for.
+    pub fn roles(&self) -> Roles {
+        // They were checked when the settings were read.
+        Roles::from_words(self.roles.split(',')).unwrap_or(Roles::ALL)
+    }
+
     /// How soon groups notice that their leader is gone. A lease ends a tenth before anybody may vote for another: so much may clocks
     /// differ in rate.
     pub fn timing(&self) -> Timing {
@@ -109,7 +115,7 @@ impl ClusterSettings {
             redis_cluster: String::new(),
             admin: reach(bound.admin),
             zone: self.zone.clone(),
-            roles: Roles::from_words(self.roles.split(',')).unwrap_or(Roles::ALL),
+            roles: self.roles(),
         }
     }
 }
