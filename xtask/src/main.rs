@@ -11,6 +11,7 @@ mod fix;
 mod gateway_proof;
 mod ground;
 mod interrupt;
+mod mutants;
 mod net;
 mod nodes;
 mod resp;
@@ -40,13 +41,14 @@ fn main() {
         "compat" => compat::run(rest),
         "fix" => fix::run(rest),
         "gateway-proof" => gateway_proof::run(rest),
+        "mutants" => mutants::run(rest),
         "sim" => sim::run(rest),
         "tair" => tair::run(rest),
         "test" => test::run(rest),
         "tidy" => tidy::run(rest),
         "verify" => verify::run(rest),
         _ => Err(format!(
-            "no tool {name:?}; there are: bench, chaos, clients, cluster, compat, differential, failover, fix, gateway-proof, sim, tair, test, tidy, verify"
+            "no tool {name:?}; there are: bench, chaos, clients, cluster, compat, differential, failover, fix, gateway-proof, mutants, sim, tair, test, tidy, verify"
         )),
     };
     if let Err(message) = done {

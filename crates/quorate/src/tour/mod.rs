@@ -177,13 +177,17 @@ impl Server {
             "0",
             "--dns-port",
             "0",
-            "--peer-port",
-            "0",
             "--print-ready",
             "--exit-with-parent",
             "--data",
         ]);
-        command.arg(data).args(flags).envs(variables.iter().copied()).env_remove(crate::config::PASSWORD_VARIABLE);
+        let peer: &[&str] = if flags.contains(&"--peer-bind") { &[] } else { &["--peer-port", "0"] };
+        command
+            .arg(data)
+            .args(peer)
+            .args(flags)
+            .envs(variables.iter().copied())
+            .env_remove(crate::config::PASSWORD_VARIABLE);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("the node cannot be started: {error}"))?;
         let (out, errors) = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
