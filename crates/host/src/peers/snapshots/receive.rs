@@ -1,5 +1,6 @@
 //! The receiver's end of a snapshot stream.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,10 +58,45 @@ pub async fn receive(shared: &Arc<Shared>, peer: &Arc<Peer>, mut stream: TlsStre
             };
             let _ = tokio::time::timeout(shared.settings.handshake, close).await;
         }
-        Err(Ended::Link(why)) => peer.fail(&format!("{about}: {why}")),
+        Err(Ended::Link(why)) => {
+            peer.fail(&format!("{about}: {why}"));
+            tokio::spawn(clear(shared.clone()));
+        }
         Err(Ended::Refused(why)) => {
             shared.tell(&about, &why, &format!("{about} is of no use: {why}"));
             refuse(shared, stream, &why).await;
+        }
+    }
+}
+
+/// What nobody goes on with after the sender's patience, and a little, is taken away.
+async fn clear(shared: Arc<Shared>) {
+    let parts = |shared: &Shared| {
+        let slots = shared.streams.slots.lock();
+        let free = slots.iter().filter_map(|(group, slot)| Some((*group, slot.part.clone().try_lock_owned().ok()?)));
+        free.filter_map(|(group, held)| Some((group, held.as_ref()?.arrival.len(), held))).collect::<Vec<_>>()
+    };
+    let patience = shared.settings.snapshot_patience;
+    let wait = async |time| {
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            () = shared.stopped() => false,
+        }
+    };
+    // A chunk may still be on its way to the disk at first.
+    if !wait(patience / 2).await {
+        return;
+    }
+    let before: BTreeMap<_, _> = parts(&shared).into_iter().map(|(group, length, _)| (group, length)).collect();
+    if !wait(patience).await {
+        return;
+    }
+    for (group, length, mut held) in parts(&shared) {
+        if before.get(&group) == Some(&length)
+            && let Some(part) = held.take()
+        {
+            // It is not whole, so this takes it away.
+            let _ = on_disk(move || Ok(drop(part.arrival.finish()))).await;
         }
     }
 }

@@ -115,6 +115,30 @@ async fn a_snapshot_that_cannot_be_sent_is_told_as_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_come_of_a_snapshot_is_taken_away_when_nobody_goes_on_with_it() {
+    let who = identities(2);
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let patience = || Settings { snapshot_patience: Duration::from_millis(200), ..quick() };
+    let slow = Settings { snapshot_bytes_per_second: 1 << 20, ..patience() };
+    let (one, two) = (Node::start_at(&who[0], any, slow).await, Node::start_at(&who[1], any, patience()).await);
+    let both = directory(&[&one, &two]);
+    one.peers.set_directory(&both);
+    two.peers.set_directory(&both);
+    one.told.is_up(2).await;
+    write_snapshot(&one, 11, 64);
+    send(&one, &two, 11);
+    let files = || std::fs::read_dir(two.scratch.path()).expect("a directory").count();
+    let becomes = async |count: usize| {
+        while files() != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, becomes(1)).await.expect("it begins");
+    one.peers.stop();
+    tokio::time::timeout(PATIENCE, becomes(0)).await.expect("it is taken away");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_file_of_the_same_index_is_not_joined_to_what_has_come() {
     let (one, two, way) = pair(Settings { snapshot_bytes_per_second: 2 << 20, ..quick() }).await;
     write_snapshot(&one, 10, 32);
