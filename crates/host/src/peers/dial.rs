@@ -37,6 +37,14 @@ pub enum Failure {
     Refused(String),
 }
 
+/// A connection that the other end agrees to.
+pub struct Welcomed {
+    pub stream: TlsStream<TcpStream>,
+    pub decoder: Decoder,
+    /// Whether the directory there knows this node.
+    pub known: bool,
+}
+
 /// Dials a node until it is removed or all ends.
 pub async fn keep(shared: Arc<Shared>, peer: Arc<Peer>) {
     let about = peer.node.to_string();
@@ -46,10 +54,10 @@ pub async fn keep(shared: Arc<Shared>, peer: Arc<Peer>) {
     while !peer.is_removed() {
         let (mut wanted, mut patient) = (pause, false);
         match dial(&shared, &peer, attempt).await {
-            Ok((stream, decoder)) => {
+            Ok(welcomed) => {
                 shared.untell(&about);
                 let stood = Instant::now();
-                let ended = link(&shared, &peer, stream, decoder).await;
+                let ended = link(&shared, &peer, welcomed).await;
                 if peer.is_removed() {
                     break;
                 }
@@ -86,7 +94,7 @@ pub async fn keep(shared: Arc<Shared>, peer: Arc<Peer>) {
     }
 }
 
-async fn dial(shared: &Shared, peer: &Peer, attempt: usize) -> Result<(TlsStream<TcpStream>, Decoder), Failure> {
+async fn dial(shared: &Shared, peer: &Peer, attempt: usize) -> Result<Welcomed, Failure> {
     let (address, pin) = {
         let place = peer.place.lock();
         let all: Vec<&String> = place.told.iter().chain(&place.learned).collect();
@@ -107,7 +115,7 @@ pub async fn connect(
     address: &str,
     pin: Option<KeyPin>,
     purpose: Purpose,
-) -> Result<(TlsStream<TcpStream>, Decoder), Failure> {
+) -> Result<Welcomed, Failure> {
     let within = shared.settings.handshake;
     let failed = |why: String| Failure::Unreachable(format!("{address}: {why}"));
     match tokio::time::timeout(within, shake(shared, node, address, pin, purpose)).await {
@@ -124,7 +132,7 @@ async fn shake(
     address: &str,
     pin: Option<KeyPin>,
     purpose: Purpose,
-) -> Result<(TlsStream<TcpStream>, Decoder), Failure> {
+) -> Result<Welcomed, Failure> {
     let failed = |error: io::Error| Failure::Unreachable(tls::explain(&error));
     let identity = &shared.identity;
     let stream = TcpStream::connect(address).await.map_err(failed)?;
@@ -151,7 +159,7 @@ async fn shake(
     match frame.kind {
         Kind::Welcome => {
             decoder.set_max(FRAME_BYTES_MAX);
-            Ok((stream, decoder))
+            Ok(Welcomed { stream, decoder, known: frame.body.first() == Some(&1) })
         }
         Kind::Refused => Err(Failure::Refused(words::sentence(&frame.body))),
         _ => Err(Failure::Unreachable(MALFORMED.to_owned())),
@@ -188,15 +196,16 @@ pub async fn silence(shared: &Shared, peer: &Peer, heard: impl Fn() -> u64) -> S
     }
 }
 
-async fn link(shared: &Shared, peer: &Peer, stream: TlsStream<TcpStream>, decoder: Decoder) -> String {
+async fn link(shared: &Shared, peer: &Peer, welcomed: Welcomed) -> String {
     let stop = Arc::new(Notify::new());
-    let Some(number) = peer.ours_up(stop.clone(), &*shared.handler) else {
+    let Welcomed { stream, decoder, known } = welcomed;
+    let Some(number) = peer.ours_up(stop.clone(), known, &*shared.handler) else {
         return "it left the cluster".to_owned();
     };
     let (reader, writer) = tokio::io::split(stream);
     let ended = tokio::select! {
         why = write(shared, peer, number, writer) => why,
-        why = answers(shared, peer, reader, decoder) => why,
+        why = answers(shared, peer, number, reader, decoder) => why,
         why = silence(shared, peer, || peer.figures.heard_ours.load(Ordering::Relaxed)) => why,
         () = stop.notified() => "the link from there ended".to_owned(),
         () = shared.stopped() => "this node stops".to_owned(),
@@ -311,7 +320,13 @@ impl Batch {
 }
 
 /// What comes back on our own link: signs of life and answers.
-async fn answers<R: AsyncRead + Unpin>(shared: &Shared, peer: &Peer, mut reader: R, mut decoder: Decoder) -> String {
+async fn answers<R: AsyncRead + Unpin>(
+    shared: &Shared,
+    peer: &Peer,
+    number: u64,
+    mut reader: R,
+    mut decoder: Decoder,
+) -> String {
     loop {
         loop {
             let mut frame = match decoder.next() {
@@ -331,6 +346,7 @@ async fn answers<R: AsyncRead + Unpin>(shared: &Shared, peer: &Peer, mut reader:
                     Some(number) => peer.answered(number, frame.body),
                     None => return MALFORMED.to_owned(),
                 },
+                Kind::Known => peer.ours_known(number, &*shared.handler),
                 Kind::Refused => return words::sentence(&frame.body),
                 _ => return MALFORMED.to_owned(),
             }

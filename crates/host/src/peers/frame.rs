@@ -31,7 +31,7 @@ const STEP: usize = 4 << 20;
 pub enum Kind {
     /// The first of a connection: who dials, and what for.
     Hello = 1,
-    /// The answer to it.
+    /// The answer to it: a byte that says whether the directory there knows who dials (see [`Kind::Known`]).
     Welcome = 2,
     /// The last of a connection: why not, a sentence.
     Refused = 3,
@@ -61,13 +61,15 @@ pub enum Kind {
     Join = 15,
     /// He is one.
     Joined = 16,
+    /// The directory here has come to know whoever dialled.
+    Known = 17,
 }
 
 impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        const ALL: [Kind; 16] = [
+        const ALL: [Kind; 17] = [
             Hello,
             Welcome,
             Refused,
@@ -84,6 +86,7 @@ impl Kind {
             SnapshotDone,
             Join,
             Joined,
+            Known,
         ];
         ALL.get(usize::from(number).checked_sub(1)?).copied()
     }
@@ -206,7 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn kinds() -> impl Strategy<Value = Kind> {
-        (1u8..=16).prop_map(|number| Kind::from_number(number).expect("there are sixteen"))
+        (1u8..=17).prop_map(|number| Kind::from_number(number).expect("there are seventeen"))
     }
 
     /// All frames in `bytes`, given in pieces of these lengths, over and over.
@@ -235,10 +238,10 @@ mod tests {
         let mut out = BytesMut::new();
         put(&mut out, Kind::Ping, b"12345678");
         assert_eq!(out.as_ref(), b"\x09\0\0\0\x0412345678");
-        for kind in 1..=16 {
+        for kind in 1..=17 {
             assert_eq!(Kind::from_number(kind).map(|kind| kind as u8), Some(kind));
         }
-        assert_eq!((Kind::from_number(0), Kind::from_number(17)), (None, None));
+        assert_eq!((Kind::from_number(0), Kind::from_number(18)), (None, None));
     }
 
     #[test]

@@ -322,19 +322,26 @@ async fn write<W: AsyncWrite + Unpin>(
     let mut tick = tokio::time::interval(shared.settings.ping);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut out, mut said) = (BytesMut::new(), peer.figures.heard_its.load(Ordering::Relaxed));
-    frame::put(&mut out, Kind::Welcome, &[]);
+    let mut known = peer.is_member();
+    frame::put(&mut out, Kind::Welcome, &[u8::from(known)]);
     loop {
         let mut places = Vec::new();
         let mut heard = false;
-        // The welcome is there at once.
-        let welcome = !out.is_empty();
+        let met = peer.met.notified();
+        if !known && peer.is_member() {
+            known = true;
+            frame::put(&mut out, Kind::Known, &[]);
+        }
+        // What is there already goes out at once.
+        let ready = !out.is_empty();
         tokio::select! {
-            () = std::future::ready(()), if welcome => {}
+            () = std::future::ready(()), if ready => {}
             Some((number, answer, place)) = answered.recv() => {
                 put_answer(&mut out, number, &answer);
                 places.push(place);
             }
             () = back.wake.notified() => {}
+            () = met, if !known => {}
             _ = tick.tick() => heard = true,
         }
         while out.len() < SMALL_FRAME_BYTES_MAX

@@ -1,11 +1,13 @@
 //! What this node knows of one other: what waits for it, and whether the two links of the pair stand.
 //!
 //! ```text
-//!            our link up            its link up
+//!            our link up            its link up, and each directory knows the other
 //!   neither ───────────▶ one ───────────────────▶ both: link(up)
 //!                                                   │ either ends
 //!   neither ◀── both are ended, link(down) ─────────┘
 //! ```
+//!
+//! Who is newer than a directory may send the log to it meanwhile, which will tell of him.
 //!
 //! A pair that was up ends as a whole: the other link is ended too, and both are made anew. So whatever one end has forgotten, the
 //! other has forgotten as well, and nothing that was sent before comes after.
@@ -61,6 +63,8 @@ struct Queue {
 struct Standing {
     number: u64,
     stop: Arc<Notify>,
+    /// Whether the end that did not dial knows the one that did.
+    known: bool,
 }
 
 #[derive(Default)]
@@ -121,6 +125,8 @@ pub struct Peer {
     pub wake: Notify,
     /// The pair has come up.
     pub paired: Notify,
+    /// The directory has come to know it.
+    pub met: Notify,
     /// Dial now: something is new.
     pub kick: Notify,
     born: Instant,
@@ -137,6 +143,7 @@ impl Peer {
             figures: Figures::default(),
             wake: Notify::new(),
             paired: Notify::new(),
+            met: Notify::new(),
             kick: Notify::new(),
             born: Instant::now(),
             queue: Mutex::default(),
@@ -261,19 +268,43 @@ impl Peer {
         }
     }
 
-    /// Our link stands. Its number, or none if the node was removed meanwhile.
-    pub fn ours_up(&self, stop: Arc<Notify>, handler: &dyn Handler) -> Option<u64> {
+    /// Our link stands, and at its other end we are known or not. Its number, or none if the node was removed meanwhile.
+    pub fn ours_up(&self, stop: Arc<Notify>, known: bool, handler: &dyn Handler) -> Option<u64> {
         let mut pair = self.pair.lock();
         if pair.removed {
             return None;
         }
         let number = self.number();
-        pair.ours = Some(Standing { number, stop });
+        pair.ours = Some(Standing { number, stop, known });
         self.queue.lock().link = number;
         self.figures.heard_ours.store(self.clock(), Ordering::Relaxed);
         self.figures.connects.fetch_add(1, Ordering::Relaxed);
         self.join(&mut pair, handler);
         Some(number)
+    }
+
+    /// The other end of our link has come to know us.
+    pub fn ours_known(&self, number: u64, handler: &dyn Handler) {
+        let mut pair = self.pair.lock();
+        if let Some(ours) = pair.ours.as_mut().filter(|ours| ours.number == number) {
+            ours.known = true;
+            self.join(&mut pair, handler);
+        }
+    }
+
+    /// The directory has come to know it.
+    pub fn meet(&self, handler: &dyn Handler) {
+        let mut pair = self.pair.lock();
+        if let Some(its) = pair.its.as_mut() {
+            its.known = true;
+        }
+        self.met.notify_waiters();
+        self.join(&mut pair, handler);
+    }
+
+    /// Whether the directory knows it.
+    pub fn is_member(&self) -> bool {
+        self.place.lock().member
     }
 
     /// Our link has ended.
@@ -296,7 +327,7 @@ impl Peer {
             before.stop.notify_one();
         }
         let number = self.number();
-        pair.its = Some(Standing { number, stop });
+        pair.its = Some(Standing { number, stop, known: self.is_member() });
         self.figures.heard_its.store(self.clock(), Ordering::Relaxed);
         self.join(&mut pair, handler);
         Some(number)
@@ -329,7 +360,8 @@ impl Peer {
     }
 
     fn join(&self, pair: &mut Pair, handler: &dyn Handler) {
-        if pair.ours.is_some() && pair.its.is_some() && pair.up.is_none() {
+        let stands = |link: &Option<Standing>| link.as_ref().is_some_and(|link| link.known);
+        if stands(&pair.ours) && stands(&pair.its) && pair.up.is_none() {
             pair.up = Some(Instant::now());
             self.queue.lock().paired = true;
             handler.link(self.node, true);

@@ -98,7 +98,7 @@ impl Shared {
 
     /// Takes in a new directory. The nodes that are to be dialled from now on.
     pub fn learn(&self, directory: &Directory) -> Vec<Arc<Peer>> {
-        let (mut fresh, mut gone) = (Vec::new(), Vec::new());
+        let (mut fresh, mut gone, mut met) = (Vec::new(), Vec::new(), Vec::new());
         {
             let mut newest = self.newest.lock();
             *newest = (*newest).max(directory.newest);
@@ -127,11 +127,15 @@ impl Shared {
                     place.told.clone_from(&address.addresses);
                     peer.kick.notify_one();
                 }
-                (place.member, place.pin) = (true, Some(address.key));
+                place.pin = Some(address.key);
+                if !std::mem::replace(&mut place.member, true) {
+                    met.push(peer.clone());
+                }
             }
         }
         // Without the locks: the handler is told, and may send to others.
         gone.iter().for_each(|peer| peer.remove(&*self.handler));
+        met.iter().for_each(|peer| peer.meet(&*self.handler));
         fresh
     }
 

@@ -12,10 +12,8 @@ use bytes::{Bytes, BytesMut};
 use consensus::Envelope;
 use store::snapshot::snapshot_name;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
-use super::super::dial::{Failure, connect};
+use super::super::dial::{Failure, Welcomed, connect};
 use super::super::frame::{self, Decoder, Kind, SMALL_FRAME_BYTES_MAX};
 use super::super::keys::sha256;
 use super::super::pair::Peer;
@@ -75,9 +73,9 @@ async fn stream(
     loop {
         let peer = shared.peer(to).ok_or_else(|| format!("{to} has left the cluster"))?;
         let why = match reach(shared, &peer, attempt).await {
-            Ok((stream, decoder)) => {
+            Ok(welcomed) => {
                 let reached = AtomicU64::new(best);
-                match pour(shared, &peer, &source, announcement, stream, decoder, &reached).await {
+                match pour(shared, &peer, &source, announcement, welcomed, &reached).await {
                     Ok(()) => return Ok(()),
                     Err(Broken::Refused(why)) => return Err(why),
                     Err(Broken::Link(why)) => {
@@ -99,7 +97,7 @@ async fn stream(
     }
 }
 
-async fn reach(shared: &Shared, peer: &Peer, attempt: usize) -> Result<(TlsStream<TcpStream>, Decoder), String> {
+async fn reach(shared: &Shared, peer: &Peer, attempt: usize) -> Result<Welcomed, String> {
     let (addresses, pin) = {
         let place = peer.place.lock();
         (place.told.iter().chain(&place.learned).cloned().collect::<Vec<_>>(), place.pin)
@@ -134,10 +132,10 @@ async fn pour(
     peer: &Arc<Peer>,
     source: &Source,
     announcement: &Envelope,
-    stream: TlsStream<TcpStream>,
-    mut decoder: Decoder,
+    welcomed: Welcomed,
     reached: &AtomicU64,
 ) -> Result<(), Broken> {
+    let Welcomed { stream, mut decoder, .. } = welcomed;
     decoder.set_max(SMALL_FRAME_BYTES_MAX);
     let course = Course { shared, peer, source, reached, heard: AtomicU64::new(peer.clock()) };
     let (reader, writer) = tokio::io::split(stream);

@@ -214,22 +214,31 @@ async fn a_node_that_is_newer_than_the_directory_may_send_the_log_and_nothing_el
     three.peers.set_directory(&directory(&[&one, &three]));
     // It knows nothing of the third node, and dials back where that says it is.
     one.peers.set_directory(&directory(&[&one]));
-    three.told.is_up(1).await;
-    one.told.is_up(3).await;
-    assert!(three.send(&one, 7));
-    one.told.until("it comes", |told| told.messages.len() == 1).await;
-    assert!(three.peers.send(one.id, Message::Forward("x".into())));
-    one.told.says("is not known here yet and asked for something").await;
-    assert_eq!(one.told.told.lock().messages.len(), 1);
-    one.peers.set_directory(&directory(&[&one, &three]));
-    // The link was ended, and is made again.
-    let send = async {
-        while one.told.told.lock().messages.len() == 1 {
-            three.peers.send(one.id, Message::Forward(9u64.to_le_bytes().to_vec().into()));
+    let sent = async {
+        while !three.send(&one, 7) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, send).await.expect("it comes");
+    tokio::time::timeout(PATIENCE, sent).await.expect("its own link stands");
+    one.told.until("it comes", |told| told.messages.len() == 1).await;
+    let stands = async {
+        while !(three.link(&one).in_up && one.link(&three).in_up) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stands).await.expect("both links stand");
+    assert!(
+        !three.peers.send(one.id, Message::Forward("x".into()))
+            && !one.peers.send(three.id, Message::Forward("x".into()))
+    );
+    assert!(one.told.told.lock().links.is_empty() && three.told.told.lock().links.is_empty());
+    // The log has told of it: the links that stand are a pair now.
+    one.peers.set_directory(&directory(&[&one, &three]));
+    one.told.is_up(3).await;
+    three.told.is_up(1).await;
+    assert!(three.peers.send(one.id, Message::Forward(9u64.to_le_bytes().to_vec().into())));
+    one.told.until("it comes", |told| told.messages.len() == 2).await;
+    assert_eq!((one.link(&three).connects, three.link(&one).connects), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
