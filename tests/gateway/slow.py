@@ -75,6 +75,29 @@ async def bodies():
     said.append("slow bodies: " + await attack(start("bodies"), "-B", "/", "-i", "4", "-s", "8192", "-x", "8"))
 
 
+async def drips():
+    """Bodies that never stop for long and never end: 40 bytes a second, where 240 are the least."""
+    node = start("drips")
+    begun = time.monotonic()
+
+    async def drip():
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n")
+        answer = asyncio.create_task(reader.readline())
+        while not answer.done() and time.monotonic() < begun + 20:
+            writer.write(b"x" * 20)
+            await asyncio.wait([answer], timeout=0.5)
+        check(answer.done(), "a body that drips is not cut")
+        writer.close()
+        return answer.result()
+
+    answers = await asyncio.gather(*(drip() for _ in range(SLOW // 3)))
+    check(all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers), "cut otherwise:", set(answers))
+    took = time.monotonic() - begun
+    check(took < 12, f"cut after {took:.0f} s")
+    said.append(f"{SLOW // 3} dripping bodies: cut after {took:.1f} s")
+
+
 async def reading():
     # Windows of a few bytes, one byte read in five seconds, of answers of 512 KiB.
     words = ("-w", "8", "-y", "16", "-n", "5", "-z", "1", "-k", "1")
@@ -84,7 +107,7 @@ async def reading():
 async def main():
     if not shutil.which("slowhttptest"):
         skip("no slowhttptest")
-    await parts(heads, bodies, reading)
+    await parts(heads, bodies, drips, reading)
     return f"{SLOW} clients of slowhttptest each: " + "; ".join(said)
 
 

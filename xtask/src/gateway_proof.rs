@@ -54,6 +54,7 @@ const PLANTED: &[(&str, &str, &str)] = &[
     ("drain-not-waited", "drain", "listener"),
     ("files-out-for-good", "files", ""),
     ("head-never-late", "slow", "heads"),
+    ("body-never-slow", "slow", "drips"),
     ("certificates-read-once", "changes", "certificates"),
     ("names-looked-up-once", "changes", "names"),
     ("tunnel-start-lost", "backends", "node"),

@@ -40,6 +40,8 @@ bugs! {
     AnswerNeverLate = "answer-never-late";
     /// A client may take as long as it likes for a request's head.
     HeadNeverLate = "head-never-late";
+    /// A client may send a request's body as slowly as it likes, as long as it sends.
+    BodyNeverSlow = "body-never-slow";
     /// A POST that was sent is sent again.
     PostSentAgain = "post-sent-again";
     /// A request whose connection was refused is not tried elsewhere.

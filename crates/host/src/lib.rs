@@ -7,6 +7,7 @@
 //! **Invariant:** decides nothing that the simulator should see: what is answered, in which order, is the pure rooms' word.
 
 pub mod admin;
+mod authorities;
 pub mod checks;
 pub mod clock;
 pub mod cluster;

@@ -9,6 +9,7 @@ use crate::grpc;
 use crate::head::{AnswerHead, Bad, BodyLength, RequestHead, Version, digits, is_framing, is_token, is_value, list};
 use crate::http2::{Code, hpack};
 use crate::limits::Limits;
+use crate::pace::Pace;
 use crate::plan::{Action, Again, Attempt, Decide, End, Ending, FailureKind, OnAnswer, OnFailure, Peer, Plan, Reply};
 use crate::pool::{Connection, Endpoint, Lease, NoConnection, Protocol};
 use crate::serve::Shutdown;
@@ -107,10 +108,10 @@ pub(crate) async fn exchange<D: Decide>(
     let (plan, mut ticket) = loop {
         match action {
             Action::Forward(plan, ticket) => break (plan, ticket),
-            Action::Respond(reply) => {
+            Action::Respond(reply, ticket) => {
                 let (next, ending) =
                     Box::pin(respond(cx, down, &scratch.request, &reply, &mut account, timer, last)).await;
-                cx.decider.on_end(None, &scratch.request, cx.peer, &account.end(ending));
+                cx.decider.on_end(ticket, &scratch.request, cx.peer, &account.end(ending));
                 return next;
             }
             Action::Wait(mut wait) => {
@@ -353,7 +354,8 @@ impl<D: Decide> Work<'_, '_, D> {
         let (timeouts, limits) = (self.plan.rules.timeouts, self.cx.limits);
         let (down, timer, answer) = (&mut *self.down, &mut *self.timer, &mut self.scratch.answer);
         let mut request_broken = false;
-        let (mut moved, mut late) = (u64::MAX, false);
+        let (mut moved, mut late, mut due) = (u64::MAX, false, None);
+        let mut pace = Pace::of(&self.plan.rules, &self.scratch.request, Instant::now());
         let head_bytes_max = to.config().head_bytes_max;
         poll_fn(move |cx| {
             if !flow.done && !request_broken {
@@ -385,7 +387,18 @@ impl<D: Decide> Work<'_, '_, D> {
                 // A body may take longer than the request's deadline, as long as it moves.
                 late |= !flow.done && deadline.is_some_and(|at| Instant::now() >= at);
                 let step = if flow.done { timeouts.answer } else { timeouts.idle };
-                timer.set(if flow.done && !late { earlier(deadline, after(step)) } else { after(step) });
+                due = if flow.done && !late { earlier(deadline, after(step)) } else { after(step) };
+                let looked = pace.as_ref().filter(|_| !flow.ended).map(|it| it.until);
+                timer.set(earlier(due, looked));
+            }
+            while !flow.ended
+                && let Some(it) = &mut pace
+                && it.until <= Instant::now()
+            {
+                if it.is_slow(flow.bytes, Instant::now()) && upstream.side.queued() == 0 {
+                    return Poll::Ready(Err(NoAnswer::ClientSlow));
+                }
+                timer.set(earlier(due, Some(it.until)));
             }
             if timer.poll(cx).is_pending() || base::is_planted(base::Bug::AnswerNeverLate) {
                 return Poll::Pending;

@@ -30,6 +30,7 @@ mod head;
 mod http2;
 mod io;
 mod limits;
+mod pace;
 mod plan;
 mod pool;
 mod serve;
@@ -42,8 +43,8 @@ pub use head::{AnswerHead, Bad, BodyLength, Fields, RequestHead, Version};
 pub use io::Io;
 pub use limits::Limits;
 pub use plan::{
-    Action, Again, Attempt, Decide, End, Ending, FailureKind, Forwarded, HeaderEdits, OnAnswer, OnFailure, Peer,
-    PeerTls, Plan, Reply, Rules, Timeouts,
+    Action, Again, Attempt, BODY_GRACE, Decide, End, Ending, FailureKind, Forwarded, HeaderEdits, OnAnswer, OnFailure,
+    Peer, PeerTls, Plan, Reply, Rules, Timeouts,
 };
 pub use pool::{Endpoint, EndpointConfig, Protocol, is_our_own};
 pub use serve::{Proxy, Shutdown};

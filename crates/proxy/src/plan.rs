@@ -56,8 +56,8 @@ pub struct PeerTls {
 
 /// What becomes of a request.
 pub enum Action<T> {
-    /// We answer.
-    Respond(Reply),
+    /// We answer. What is remembered of it, if anything, goes to [`Decide::on_end`].
+    Respond(Reply, Option<T>),
     /// An upstream answers.
     Forward(Plan, T),
     /// Not decided yet (a bulkhead's queue): ask the future. Dropped when the client leaves.
@@ -129,9 +129,15 @@ pub struct Rules {
     pub forwarded: Forwarded,
     /// Whether `Upgrade: websocket` is passed on. Other upgrades never are (an `h2c` upgrade would be a tunnel past every rule).
     pub websocket: bool,
+    /// Bytes of a request's body that must come in a second, on the mean of every [`BODY_GRACE`], until the answer begins; less is 408. Not of gRPC,
+    /// whose streams may be silent. Zero: any.
+    pub body_bytes_per_second_min: u64,
     /// Whether the upstream is told how long it has (`grpc-timeout` of gRPC, `x-request-timeout-ms` else).
     pub pass_deadline: bool,
 }
+
+/// Over so long a request's body must have come at [`Rules::body_bytes_per_second_min`].
+pub const BODY_GRACE: Duration = Duration::from_secs(5);
 
 /// How long each step may take. Zero turns one off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,7 +311,7 @@ pub trait Decide: Send + Sync + 'static {
         Some(to)
     }
 
-    /// It is over. `ticket` is nothing where we answered by ourselves.
+    /// It is over. `ticket` is that of the request, or what its [`Action::Respond`] had.
     fn on_end(&self, ticket: Option<Self::Ticket>, request: &RequestHead, peer: &Peer, end: &End) {
         let _ = (ticket, request, peer, end);
     }
@@ -318,7 +324,7 @@ pub trait Decide: Send + Sync + 'static {
     /// A connection came to a TCP listener. `Respond` closes it.
     fn on_connection(&self, peer: &Peer) -> Action<Self::Ticket> {
         let _ = peer;
-        Action::Respond(Reply::text(502, "no route"))
+        Action::Respond(Reply::text(502, "no route"), None)
     }
 
     /// A TCP stream is over. `bytes_in` came from the client, `bytes_out` went to it.

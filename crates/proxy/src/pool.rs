@@ -201,12 +201,21 @@ impl Endpoint {
 
     /// Opens a connection.
     pub(crate) async fn connect(&self) -> Result<Connection, NoConnection> {
+        self.connect_for(Some(self.config.protocol)).await
+    }
+
+    /// Opens a connection for a TCP stream: whatever is spoken inside, it is not ours to choose.
+    pub(crate) async fn connect_stream(&self) -> Result<Connection, NoConnection> {
+        self.connect_for(None).await
+    }
+
+    async fn connect_for(&self, protocol: Option<Protocol>) -> Result<Connection, NoConnection> {
         let counted = Counted(self.open.clone());
         if counted.0.fetch_add(1, Ordering::Relaxed) >= self.config.connections_max {
             return Err(NoConnection::Full);
         }
         let generation = self.generation.load(Ordering::Relaxed);
-        let io = timeout(self.config.connect_timeout, self.dial())
+        let io = timeout(self.config.connect_timeout, self.dial_for(protocol))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(Connection { io, lease: Lease { generation, _counted: counted } })
@@ -214,11 +223,15 @@ impl Endpoint {
 
     /// A connection that nobody counts, TLS included.
     pub(crate) async fn dial(&self) -> io::Result<Io> {
+        self.dial_for(Some(self.config.protocol)).await
+    }
+
+    async fn dial_for(&self, protocol: Option<Protocol>) -> io::Result<Io> {
         let stream = TcpStream::connect(self.config.addr).await?;
         stream.set_nodelay(true)?;
         match &self.config.tls {
             None => Ok(Io::Tcp(stream)),
-            Some(tls) => tls.connect(stream, self.config.protocol).await,
+            Some(tls) => tls.connect(stream, protocol).await,
         }
     }
 

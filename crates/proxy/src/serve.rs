@@ -271,7 +271,7 @@ impl<D: Decide> Proxy<D> {
         let (plan, mut ticket) = loop {
             match action {
                 Action::Forward(plan, ticket) => break (plan, ticket),
-                Action::Respond(_) => return,
+                Action::Respond(..) => return,
                 Action::Wait(wait) => action = wait.await,
             }
         };
@@ -297,7 +297,7 @@ impl<D: Decide> Proxy<D> {
         let mut to = plan.to.clone();
         for number in 0.. {
             let started = Instant::now();
-            let kind = match to.connect().await {
+            let kind = match to.connect_stream().await {
                 Ok(connection) => match self.decider.on_resume(ticket, to.clone()) {
                     Some(it) if Arc::ptr_eq(&it, &to) => return (Some(connection), number + 1),
                     // It was taken out while the connection was being made.

@@ -166,6 +166,8 @@ pub struct UpstreamAuth(RwLock<Option<Arc<Connectors>>>);
 struct Connectors {
     http1: tokio_rustls::TlsConnector,
     http2: tokio_rustls::TlsConnector,
+    /// Offers nothing.
+    stream: tokio_rustls::TlsConnector,
 }
 
 impl fmt::Debug for Connectors {
@@ -222,10 +224,11 @@ pub fn client_config(trust: Trust<'_>, own: Option<(&[u8], &[u8])>) -> Result<ru
 impl Connectors {
     fn new(trust: Trust<'_>, own: Option<(&[u8], &[u8])>) -> Result<Connectors, BadCertificate> {
         let mut config = client_config(trust, own)?;
+        let stream = Arc::new(config.clone()).into();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http1 = Arc::new(config.clone()).into();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Connectors { http1, http2: Arc::new(config).into() })
+        Ok(Connectors { http1, http2: Arc::new(config).into(), stream })
     }
 }
 
@@ -307,12 +310,14 @@ impl UpstreamTls {
         Ok(UpstreamTls { auth, name })
     }
 
-    pub(crate) async fn connect(&self, stream: TcpStream, protocol: Protocol) -> io::Result<Io> {
+    /// Offers `protocol` by ALPN; nothing where it is not ours to choose.
+    pub(crate) async fn connect(&self, stream: TcpStream, protocol: Option<Protocol>) -> io::Result<Io> {
         let connectors = self.auth.0.read().clone();
         let connectors = connectors.ok_or_else(|| io::Error::other("no authority is known"))?;
         let connector = match protocol {
-            Protocol::Http1 => &connectors.http1,
-            Protocol::Http2 => &connectors.http2,
+            Some(Protocol::Http1) => &connectors.http1,
+            Some(Protocol::Http2) => &connectors.http2,
+            None => &connectors.stream,
         };
         Ok(Io::TlsOut(Box::new(connector.connect(self.name.clone(), stream).await?)))
     }

@@ -345,13 +345,30 @@ impl CliArgs {
     }
 }
 
+/// Whoever reads our output may have seen enough (`quorate status | head -1`): then we end as other programs do, by SIGPIPE's code, and do not panic.
+/// A node goes on.
+fn end_with_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if said.starts_with("failed printing to stdout") {
+            std::process::exit(141);
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
     #[cfg(feature = "planted")]
     if let Ok(bug) = std::env::var("QUORATE_PLANTED") {
         assert!(base::plant(&bug), "there is no bug {bug:?}");
         eprintln!("quorate: this program breaks a promise on purpose: {bug}");
     }
-    let done = match Program::parse().command {
+    let command = Program::parse().command;
+    if !matches!(command, Command::Up(_)) {
+        end_with_reader();
+    }
+    let done = match command {
         Command::Up(args) => up::run(&args),
         Command::Cli(args) => return cli::run(args.options()),
         Command::Status { admin, json, password_file } => status::run(admin, json, password_file.as_deref()),

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -209,6 +210,10 @@ impl Options for ListenerOptions {
     }
 }
 
+/// How often, and at which distance, it is looked whether a listener is open.
+const OPENING_TURNS: u32 = 15;
+const OPENING_TURN: Duration = Duration::from_millis(100);
+
 /// `shop` or `shop=95`.
 fn weighted(text: &str, key: &str) -> Result<Value, String> {
     let Some((name, weight)) = text.split_once('=') else {
@@ -278,7 +283,7 @@ pub fn run<O: Options>(at: &At, verb: Option<&Verb<O>>) -> Result<ExitCode, Stri
             }
             let applied = expect(door.ask("PATCH", &path(name), json, Value::Object(table).to_string().as_bytes())?)?;
             println!("{} {name} is changed, at position {}", O::KIND, applied["index"]);
-            Ok(ExitCode::SUCCESS)
+            opened::<O>(&door, name)
         }
         Verb::Remove { name } => {
             let applied = expect(door.ask("DELETE", &path(name), json, &[])?)?;
@@ -290,6 +295,7 @@ pub fn run<O: Options>(at: &At, verb: Option<&Verb<O>>) -> Result<ExitCode, Stri
 
 fn added<O: Options>(door: &Admin, name: &str) -> Result<ExitCode, String> {
     println!("{} {name} is there", O::KIND);
+    let code = opened::<O>(door, name)?;
     let look = expect(door.ask("GET", "/gateway/look", "", &[])?)?;
     let listener = look["listeners"][0]["address"].as_str().unwrap_or("127.0.0.1:8080").to_owned();
     match O::KIND {
@@ -297,7 +303,34 @@ fn added<O: Options>(door: &Admin, name: &str) -> Result<ExitCode, String> {
         "route" => println!("Try next:  curl -i http://{listener}/    and    quorate route"),
         _ => {}
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
+}
+
+/// A listener's document is one thing, its socket another: says whether the node could open it, or what is in the way.
+fn opened<O: Options>(door: &Admin, name: &str) -> Result<ExitCode, String> {
+    if O::KIND != "listener" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let wanted = expect(door.ask("GET", &format!("/gateway/listener/{name}"), "", &[])?)?;
+    let wanted: Option<SocketAddr> = wanted["bind"].as_str().and_then(|bind| bind.parse().ok());
+    let mut trouble = None;
+    for _ in 0..OPENING_TURNS {
+        let look = expect(door.ask("GET", "/gateway/look", "", &[])?)?;
+        let all = |list: &str| look[list].as_array().cloned().unwrap_or_default();
+        let open = all("listeners").into_iter().find(|one| one["name"] == name);
+        let open: Option<SocketAddr> = open.and_then(|one| one["address"].as_str()?.parse().ok());
+        if let (Some(open), Some(wanted)) = (open, wanted)
+            && open.ip() == wanted.ip()
+            && [open.port(), 0].contains(&wanted.port())
+        {
+            println!("it is open at {open}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        trouble = all("troubles").into_iter().find(|one| one["about"] == format!("listener {name}"));
+        std::thread::sleep(OPENING_TURN);
+    }
+    let why = trouble.map_or_else(|| "it has not been opened yet".to_owned(), |trouble| text(&trouble["what"]));
+    Err(format!("the document of listener {name} is stored, but {why}. The node tries again every second"))
 }
 
 /// The answer's table, or what is wrong in words.

@@ -266,8 +266,8 @@ pub struct EndpointSet {
 
 impl EndpointSet {
     /// The set of these members. What `previous` learned is kept: counters by endpoint id, cursors, Maglev's table where the members are the
-    /// same. A member that begins to pass (or is new where there was a set before) begins its slow start at `now`; those of the very first set
-    /// do not, since nobody else could take their load. A second member of the same id is left out.
+    /// same. A member that begins to pass (or is new where there were others before) begins its slow start at `now`; those that come where
+    /// nobody was do not, since nobody else could take their load. A second member of the same id is left out.
     pub fn build(
         balance: Balance,
         mut members: Vec<Member>,
@@ -282,13 +282,14 @@ impl EndpointSet {
         members.truncate(ENDPOINTS_MAX);
         let left_out = given - members.len();
         members.iter_mut().for_each(|member| member.endpoint.weight = member.endpoint.weight.min(WEIGHT_MAX));
+        let is_first = previous.is_none_or(|previous| previous.slots.is_empty());
         let (panic, suspects_serve) = in_panic(&balance.panic, &members);
         let slots: Box<[Slot]> = members
             .into_iter()
             .map(|Member { endpoint, health }| {
                 let before = previous.and_then(|previous| previous.slot(endpoint.id));
                 let live = before.map_or_else(Arc::default, |slot| Arc::clone(&slot.live));
-                let passed = previous.is_none() || before.is_some_and(|slot| slot.health == Health::Passing);
+                let passed = is_first || before.is_some_and(|slot| slot.health == Health::Passing);
                 if health == Health::Passing && !passed {
                     live.set_passing_since(now);
                 }

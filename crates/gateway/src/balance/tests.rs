@@ -155,9 +155,28 @@ fn a_lone_member_in_slow_start_serves_everything() {
         ..Balance::default()
     };
     let mut rng = Rng::new(2);
-    let none = EndpointSet::build(balance.clone(), vec![], None, Instant(1), &mut rng);
-    let one = EndpointSet::build(balance, passing(&[1]), Some(&none), Instant(1), &mut rng);
+    let mut off = passing(&[1, 1]);
+    off[0].health = Health::Off;
+    let before = EndpointSet::build(balance.clone(), off, None, Instant(1), &mut rng);
+    let one = EndpointSet::build(balance, passing(&[1]), Some(&before), Instant(1), &mut rng);
+    assert!(one.iter().all(|(_, _, live)| live.passing_since() > Instant(0)));
     assert_eq!(counts(&one, 100, |_| Ask { now: Instant(1), ..Ask::default() })["e0"], 100);
+}
+
+/// The endpoints that are there when the gateway starts: its upstreams begin without any.
+#[test]
+fn who_comes_where_nobody_was_has_no_slow_start() {
+    let balance = Balance {
+        slow_start: Some(SlowStart { window: Duration::from_secs(10), min_percent: 10 }),
+        ..Balance::default()
+    };
+    let mut rng = Rng::new(2);
+    let none = EndpointSet::build(balance.clone(), vec![], None, Instant(1), &mut rng);
+    let first = EndpointSet::build(balance.clone(), passing(&[1, 1]), Some(&none), Instant(1), &mut rng);
+    assert!(first.iter().all(|(_, _, live)| live.passing_since() == Instant(0)));
+    let more = EndpointSet::build(balance, passing(&[1, 1, 1]), Some(&first), Instant(2), &mut rng);
+    let since: Vec<Instant> = more.iter().map(|(_, _, live)| live.passing_since()).collect();
+    assert_eq!(since.iter().filter(|since| **since == Instant(2)).count(), 1, "{since:?}");
 }
 
 #[test]

@@ -69,6 +69,7 @@ impl<E> Gateway<E> {
             Err(shed) => return Decision::Answer(self.shed_answer(shed).on(name)),
         };
         let client = client_address(head, peer.address, &settings.trusted_proxies);
+        // The place of CORS, then of authentication: see the module's head.
         if let Some(answer) = self.over_rate(route, head, client, now) {
             return Decision::Answer(answer);
         }
@@ -84,6 +85,7 @@ impl<E> Gateway<E> {
                 Decision::Answer(answer.edited(&document.response_headers))
             }
             RouteAction::Proxy { shares, path, host } => {
+                // The place of the cache.
                 let target = target(head, &asked, path.as_ref().map(|path| path.fill(&asked, peer.tls, &captures)));
                 let wish = self.wish(route, head, peer, settings, client, target, host, now, rng);
                 self.send(Arc::clone(route), shares, head, wish, permit, now, rng)
@@ -126,6 +128,7 @@ impl<E> Gateway<E> {
         self.send(Arc::clone(route), shares, &head, wish, permit, now, rng)
     }
 
+    /// Limits that all nodes share will be asked here too.
     fn over_rate(&self, route: &LiveRoute<E>, head: &impl Head, client: IpAddr, now: Instant) -> Option<Answer> {
         let (limit, per) = route.limit.as_ref()?;
         let name = &route.compiled.name;
@@ -203,10 +206,12 @@ impl<E> Gateway<E> {
         now: Instant,
         rng: &mut Rng,
     ) -> Decision<E> {
+        // The place of feature flags.
         // The user's place among the targets is the same on every node and whatever the secret is.
         let sticky = route.compiled.document.sticky.as_ref().filter(|_| shares.len() > 1);
         let of = sticky.map(|key| user(key, head, wish.client, &HashKey::SHARED));
         let upstream = Arc::clone(&route.targets[split::choose(shares, of, rng)]);
+        // The place of mirroring.
         let ways = upstream.ways();
         let secret = &self.settings.secret;
         wish.hash = ways.hash.as_ref().and_then(|on| match on {

@@ -8,9 +8,12 @@
 //!  tick(now) ─► checks that are due ─► checked(…)                    happenings() ─► log, console
 //! ```
 //!
-//! A request meets, in this order: normal form (400), route (404), header bytes (431), load shedding (503), *the place where authentication will
-//! stand*, rate limit (429), redirect or direct answer, *the place of the cache*, split by weight, the route's places (a queue, 503), the
-//! upstream's places, breaker and endpoints (503).
+//! A request meets, in this order: normal form (400), route (404), header bytes (431), load shedding (503), *the place of CORS* (a preflight has no
+//! credentials, so it is answered before they are asked for), *the place of authentication* (JWT), rate limit (429; *limits that all nodes
+//! share* are asked here too), redirect or direct answer, *the place of the cache*, *the place of feature flags* (they choose among targets before
+//! weights do, and what they chose is told upstream), split by weight, *the place of mirroring* (a copy for another upstream, whose answer nobody
+//! waits for; after the split, so that copies are drawn from what really goes out), the route's places (a queue, 503), the upstream's places,
+//! breaker and endpoints (503). What is not built has its place marked in [`decide`].
 //!
 //! `E` is the engine's handle of an endpoint (its pool of connections). No clock is read and nothing is drawn but from what is handed in.
 
@@ -384,6 +387,13 @@ impl<E> Gateway<E> {
         let found = route.and_then(|name| state.routes.binary_search_by(|one| (*one.compiled.name).cmp(name)).ok());
         let own = found.map_or(&self.own, |at| &state.routes[at].counters.own);
         own[class].fetch_add(1, Relaxed);
+    }
+
+    /// Whether requests of the route of this name are logged; those of one that has gone meanwhile are.
+    pub fn is_logged(&self, route: &str) -> bool {
+        let state = self.state.load();
+        let found = state.routes.binary_search_by(|one| (*one.compiled.name).cmp(route));
+        found.map_or(true, |at| state.routes[at].compiled.document.access_log)
     }
 
     /// What came was no request: an engine refused it with `status`, 0 for none.

@@ -85,11 +85,14 @@ pub struct Limits {
     pub body_bytes_max: Size,
     /// Bytes of header names and values; beyond it 431. 16 KiB; never more than the listener takes.
     pub header_bytes_max: Size,
+    /// Bytes of a body that must come in a second, on the mean of every five seconds until the answer begins; a client that is slower gets 408. 240;
+    /// 0: any. Does not hold for gRPC.
+    pub body_min_bytes_per_second: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { body_bytes_max: Size(10 << 20), header_bytes_max: Size(16 << 10) }
+        Limits { body_bytes_max: Size(10 << 20), header_bytes_max: Size(16 << 10), body_min_bytes_per_second: 240 }
     }
 }
 

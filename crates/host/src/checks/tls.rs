@@ -12,23 +12,13 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::probe::Stream;
-
-/// Where systems keep the authorities that they believe: Debian, Red Hat, Alpine and BSD.
-const BUNDLES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
+use crate::authorities;
 
 /// Read once, when the first check needs them.
 static VERIFYING: LazyLock<Result<ClientConfig, String>> = LazyLock::new(verifying);
 
 fn verifying() -> Result<ClientConfig, String> {
-    let named = std::env::var("SSL_CERT_FILE").ok().filter(|path| !path.is_empty());
-    let found = BUNDLES.iter().find(|path| std::fs::exists(path).unwrap_or(false)).map(|path| (*path).to_owned());
-    let path = named.or(found).ok_or("this machine has no file of certificate authorities: set SSL_CERT_FILE")?;
-    let pem = std::fs::read(&path).map_err(|error| format!("{path}: {error}"))?;
+    let (path, pem) = authorities::read()?;
     // Nothing but an empty list is wrong with the system's own.
     client_config(Trust::System(&pem), None).map_err(|_| format!("{path} holds no certificate authority"))
 }

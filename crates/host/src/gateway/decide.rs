@@ -86,6 +86,7 @@ fn rules(route: &model::Route, forwarded: proxy::Forwarded) -> proxy::Rules {
             request: route.timeouts.total.0,
         },
         body_bytes_max: route.limits.body_bytes_max.0,
+        body_bytes_per_second_min: route.limits.body_min_bytes_per_second,
         replay_bytes_max: if route.retry.attempts == 0 { 0 } else { route.retry.body_bytes_max.0 as usize },
         request_headers: edits(&route.request_headers),
         answer_headers: edits(&route.response_headers),
@@ -106,9 +107,26 @@ fn edits(edits: &model::HeaderEdits) -> proxy::HeaderEdits {
     }
 }
 
-/// What is remembered of a request under way.
-pub struct Ticket {
-    flight: Box<Flight<proxy::Endpoint>>,
+/// What is remembered of a request.
+pub enum Ticket {
+    /// It is under way.
+    Flight(Box<Flight<proxy::Endpoint>>),
+    /// We answered it by ourselves.
+    Own {
+        /// For this route, if any.
+        route: Option<Arc<str>>,
+        /// Why; empty where it is what the route says.
+        why: &'static str,
+    },
+}
+
+impl Ticket {
+    fn flight(&self) -> Option<&Flight<proxy::Endpoint>> {
+        match self {
+            Ticket::Flight(flight) => Some(flight),
+            Ticket::Own { .. } => None,
+        }
+    }
 }
 
 /// Decides for one listener.
@@ -133,7 +151,8 @@ impl Decider {
     /// An answer of ours, counted. A stream is only closed.
     fn respond(&self, answer: Answer, is_stream: bool) -> Action<Ticket> {
         self.front.gateway.answered(answer.route.as_deref(), if is_stream { 0 } else { answer.status });
-        Action::Respond(reply(answer))
+        let ticket = Ticket::Own { route: answer.route.clone(), why: answer.why };
+        Action::Respond(reply(answer), Some(ticket))
     }
 
     fn act(&self, decision: Decision<proxy::Endpoint>, is_stream: bool, now: Instant) -> Action<Ticket> {
@@ -151,7 +170,7 @@ impl Decider {
                     headers: plan.headers,
                     deadline: Some(plan.deadline.since(now)),
                 };
-                Action::Forward(forward, Ticket { flight })
+                Action::Forward(forward, Ticket::Flight(flight))
             }
         }
     }
@@ -168,15 +187,24 @@ impl Decider {
         if !access.is_on() || self.listener.access_log == AccessLog::Off {
             return;
         }
-        let flight = ticket.map(|ticket| &ticket.flight);
-        if flight.is_some_and(|flight| !flight.route.compiled.document.access_log) {
+        let flight = ticket.and_then(Ticket::flight);
+        let (route, own, logged) = match ticket {
+            Some(Ticket::Flight(flight)) => {
+                let compiled = &flight.route.compiled;
+                (&*compiled.name, "", compiled.document.access_log)
+            }
+            Some(Ticket::Own { route: Some(route), why }) => (&**route, *why, self.front.gateway.is_logged(route)),
+            Some(Ticket::Own { route: None, why }) => ("", *why, true),
+            None => ("", "", true),
+        };
+        if !logged {
             return;
         }
         let trace: Option<TraceId> = flight.map(|flight| flight.trace());
         let entry = Entry {
             at: clock::wall().saturating_sub(end.took.as_millis() as u64),
             listener: &self.name,
-            route: flight.map_or("", |flight| &flight.route.compiled.name),
+            route,
             upstream: flight.map_or("", |flight| flight.upstream()),
             endpoint: flight.map_or("", |flight| flight.endpoint()),
             client: flight.map_or(peer.addr.ip(), |flight| flight.client()),
@@ -190,7 +218,7 @@ impl Decider {
             until_answer: end.until_answer,
             trace,
             why: match end.ending {
-                Ending::Complete => "",
+                Ending::Complete => own,
                 Ending::Client => "the client went away",
                 Ending::Upstream => "the upstream broke off",
             },
@@ -240,7 +268,7 @@ impl Decide for Decider {
         self.front.sync();
         if request.path() == "/" && matches!(request.method(), "GET" | "HEAD") && self.front.is_new() {
             self.front.gateway.answered(None, 200);
-            return Action::Respond(welcome(peer));
+            return Action::Respond(welcome(peer), None);
         }
         let now = clock::now();
         let gateway = &self.front.gateway;
@@ -249,6 +277,7 @@ impl Decide for Decider {
     }
 
     fn on_answer(&self, ticket: &mut Ticket, answer: &proxy::AnswerHead, attempt: &Attempt) -> OnAnswer {
+        let Ticket::Flight(flight) = ticket else { return OnAnswer::Pass(Vec::new()) };
         let grpc = answer.fields().get("grpc-status");
         let grpc = grpc.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         let ended = Ended {
@@ -259,7 +288,7 @@ impl Decide for Decider {
         };
         let gateway = &self.front.gateway;
         let now = clock::now();
-        let next = with_rng(|rng| ticket.flight.answered(gateway, answer.status(), grpc, ended, now, rng));
+        let next = with_rng(|rng| flight.answered(gateway, answer.status(), grpc, ended, now, rng));
         match self.next(next) {
             Ok(cookie) => {
                 OnAnswer::Pass(cookie.map(|cookie| ("set-cookie".into(), cookie.into())).into_iter().collect())
@@ -269,6 +298,7 @@ impl Decide for Decider {
     }
 
     fn on_failure(&self, ticket: &mut Ticket, failure: FailureKind, attempt: &Attempt) -> OnFailure {
+        let Ticket::Flight(flight) = ticket else { return OnFailure::GiveUp(None) };
         let ended = Ended {
             failure: failure_of(failure),
             sent: attempt.sent,
@@ -277,7 +307,7 @@ impl Decide for Decider {
         };
         let gateway = &self.front.gateway;
         let now = clock::now();
-        let next = with_rng(|rng| ticket.flight.failed(gateway, ended, now, rng));
+        let next = with_rng(|rng| flight.failed(gateway, ended, now, rng));
         match self.next(next) {
             Ok(_) => OnFailure::GiveUp(None),
             Err(again) => OnFailure::Retry(again),
@@ -286,7 +316,8 @@ impl Decide for Decider {
 
     fn on_resume(&self, ticket: &mut Ticket, to: Arc<proxy::Endpoint>) -> Option<Arc<proxy::Endpoint>> {
         self.front.sync();
-        match with_rng(|rng| ticket.flight.resume(clock::now(), rng)) {
+        let Ticket::Flight(flight) = ticket else { return Some(to) };
+        match with_rng(|rng| flight.resume(clock::now(), rng)) {
             Resumed::There => Some(to),
             Resumed::Elsewhere { to, .. } => Some(to),
             Resumed::Nowhere => None,
@@ -300,8 +331,8 @@ impl Decide for Decider {
             proxy::Version::Http2 => "HTTP/2",
         };
         self.log(end, ticket.as_ref(), &Asked(request), version, peer);
-        if let Some(mut ticket) = ticket {
-            ticket.flight.over(end.status, clock::now());
+        if let Some(Ticket::Flight(mut flight)) = ticket {
+            flight.over(end.status, clock::now());
         }
     }
 
@@ -318,14 +349,16 @@ impl Decide for Decider {
         self.act(decision, true, now)
     }
 
-    fn on_stream_end(&self, mut ticket: Ticket, peer: &proxy::Peer, end: &End) {
+    fn on_stream_end(&self, ticket: Ticket, peer: &proxy::Peer, end: &End) {
         // What it asked for by TLS, if it did, stands where a request's host does.
         let authority = peer.tls.as_ref().and_then(|tls| tls.server_name.as_deref()).unwrap_or("");
         let head = ::gateway::request::PlainHead { method: "CONNECT", authority, target: "/", fields: &[] };
         self.log(end, Some(&ticket), &head, "TCP", peer);
         // A stream that ended as it should counts as an answer of 200.
         let status = if end.ending == Ending::Upstream && end.bytes_out == 0 { 502 } else { 200 };
-        ticket.flight.over(status, clock::now());
+        if let Ticket::Flight(mut flight) = ticket {
+            flight.over(status, clock::now());
+        }
     }
 }
 

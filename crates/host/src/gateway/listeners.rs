@@ -101,6 +101,14 @@ impl Listeners {
         *self.front.open.lock() = open.collect();
     }
 
+    /// Opens what could not be opened: its address may be free now.
+    pub fn try_again(&mut self) {
+        let config = self.front.gateway.config();
+        if config.listeners().keys().any(|name| !self.running.contains_key(name)) {
+            self.follow();
+        }
+    }
+
     fn start(&mut self, name: &str, document: &Arc<Listener>) -> Result<(), String> {
         let bind = document.bind;
         let is_tls = document.terminates_tls() || document.protocol == Protocol::Tls;

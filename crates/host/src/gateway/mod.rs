@@ -366,6 +366,7 @@ impl Front {
             if clock::now().since(reloaded) >= FILES_EVERY {
                 reloaded = clock::now();
                 listeners.reload_certificates();
+                listeners.try_again();
                 self.reload_files();
             }
             let is_due = clock::now().since(looked) >= LOOKUP_EVERY && !base::is_planted(base::Bug::NamesLookedUpOnce);

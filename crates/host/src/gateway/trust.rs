@@ -9,10 +9,7 @@ use ::gateway::model::UpstreamTls;
 use proxy::{Trust, UpstreamAuth};
 
 use super::files::{Stamp, read};
-
-/// Where distributions keep the authorities that the system believes.
-const SYSTEM_AUTHORITIES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+use crate::authorities;
 
 /// What upstreams share that say the same: authorities, whether anybody is believed, own chain and key.
 type Key = (String, bool, String, String);
@@ -98,25 +95,25 @@ impl Auths {
     }
 }
 
-fn stamp((authorities, _, chain, own_key): &Key) -> Stamp {
-    let named = [authorities, chain, own_key].into_iter().map(String::as_str).filter(|path| !path.is_empty());
+fn stamp((named_by, _, chain, own_key): &Key) -> Stamp {
+    let named = [named_by, chain, own_key].into_iter().map(String::as_str).filter(|path| !path.is_empty());
     // The system's list is looked at too: packages renew it.
-    Stamp::of(named.chain(SYSTEM_AUTHORITIES.into_iter().filter(|_| authorities.is_empty())))
+    let system = if named_by.is_empty() { authorities::places() } else { Vec::new() };
+    Stamp::of(named.chain(system.iter().map(String::as_str)))
 }
 
-fn load(auth: &UpstreamAuth, (authorities, insecure, chain, own_key): &Key) -> Result<(), String> {
+fn load(auth: &UpstreamAuth, (named_by, insecure, chain, own_key): &Key) -> Result<(), String> {
     let own = if chain.is_empty() { None } else { Some((read(chain)?, read(own_key)?)) };
     let own = own.as_ref().map(|(chain, key)| (chain.as_slice(), key.as_slice()));
-    let done = match authorities.as_str() {
+    let done = match named_by.as_str() {
         _ if *insecure => auth.replace(Trust::Anybody, own),
         "" => {
-            let pem = SYSTEM_AUTHORITIES.iter().find_map(|path| read(path).ok());
-            let pem = pem.ok_or("the system's authorities were not found: set tls.authorities to a PEM file")?;
+            let (_, pem) = authorities::read().map_err(|why| format!("{why}, or tls.authorities to a PEM file"))?;
             auth.replace(Trust::System(&pem), own)
         }
         path => auth.replace(Trust::Authorities(&read(path)?), own),
     };
-    let named = [authorities, chain, own_key].map(String::as_str);
+    let named = [named_by, chain, own_key].map(String::as_str);
     let named: Vec<&str> = named.into_iter().filter(|path| !path.is_empty()).collect();
     done.map_err(|error| format!("{}: {error}", named.join(", ")))
 }

@@ -14,10 +14,12 @@
 //! ([`Limits::h2_nuisance_max`]: PING, SETTINGS, PRIORITY, empty DATA, dribbling windows; CVE-2019-9511 to 9518), a block's bytes and CONTINUATION frames
 //! (CVE-2024-27316), the table, and what waits to be sent: beyond [`stream::OUT_MAX`] nothing is read.
 
+mod control;
 mod frame;
 mod head;
 pub(crate) mod hpack;
 mod huffman;
+mod requests;
 mod session;
 mod stream;
 mod wake;

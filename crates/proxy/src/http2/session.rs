@@ -1,17 +1,14 @@
 //! The connection: reads frames, starts and polls streams, writes. See the module above.
 
-use super::frame::{self, Code, HEAD_BYTES, Head, PREFACE, WINDOW_MAX, setting, word};
-use super::head::{NoHead, Taking, TakingTrailers};
+use super::frame::{self, Code, HEAD_BYTES, Head, PREFACE, WINDOW_MAX, setting};
 use super::hpack;
-use super::stream::{Line, OUT_HIGH, OUT_MAX, Stream};
+use super::stream::{Line, OUT_HIGH, OUT_MAX};
 use super::wake::{Mark, Marks};
 use crate::buffer::Inbox;
-use crate::exchange::Scratch;
-use crate::head::BodyLength;
 use crate::io::Io;
 use crate::limits::Limits;
 use crate::plan::Decide;
-use crate::serve::{Company, Drain, Proxy, give_scratch, take_scratch};
+use crate::serve::{Company, Drain, Proxy};
 use crate::timer::{Timer, after};
 use parking_lot::Mutex;
 use std::future::{Future, poll_fn};
@@ -26,18 +23,18 @@ const READS_MAX: usize = 4;
 /// Turns before other tasks come.
 const TURNS_MAX: usize = 8;
 /// CONTINUATION frames of one block.
-const CONTINUATIONS_MAX: usize = 32;
+pub(super) const CONTINUATIONS_MAX: usize = 32;
 /// Nuisances and resets are counted over so long.
-const COUNTED_OVER: base::Duration = base::Duration::from_secs(10);
+pub(super) const COUNTED_OVER: base::Duration = base::Duration::from_secs(10);
 /// How long a client may take to say that it has seen the first GOAWAY.
 const GOAWAY_PATIENCE: base::Duration = base::Duration::from_secs(1);
 /// The PING behind the first GOAWAY.
-const LAST_PING: &[u8; 8] = b"quorate!";
+pub(super) const LAST_PING: &[u8; 8] = b"quorate!";
 
 /// The connection ends: why.
-struct Fatal(Code, &'static str);
+pub(super) struct Fatal(pub Code, pub &'static str);
 
-type Step<T> = Result<T, Fatal>;
+pub(super) type Step<T> = Result<T, Fatal>;
 
 /// How a connection came to its end.
 enum Over {
@@ -51,7 +48,7 @@ enum Over {
 
 /// How far a graceful end is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Drained {
+pub(super) enum Drained {
     No,
     /// The client was told that no new streams are wanted; those that it opened before it heard of it are still served (RFC 9113 §6.8).
     Told,
@@ -60,60 +57,60 @@ enum Drained {
 }
 
 /// Where a stream's future stands.
-struct Place {
-    id: u32,
-    future: Option<Pin<Box<dyn Future<Output = Timer> + Send>>>,
-    timer: Option<Timer>,
-    mark: Arc<Mark>,
-    waker: Waker,
+pub(super) struct Place {
+    pub id: u32,
+    pub future: Option<Pin<Box<dyn Future<Output = Timer> + Send>>>,
+    pub timer: Option<Timer>,
+    pub mark: Arc<Mark>,
+    pub waker: Waker,
 }
 
 /// A frame of data of which not all has come.
-struct Data {
+pub(super) struct Data {
     /// The stream's place; none for one that is over.
-    at: Option<usize>,
-    id: u32,
-    left: usize,
-    padding: usize,
-    end: bool,
+    pub at: Option<usize>,
+    pub id: u32,
+    pub left: usize,
+    pub padding: usize,
+    pub end: bool,
 }
 
 /// A block of which not all frames have come.
-struct Block {
-    id: u32,
-    end_stream: bool,
-    bytes: Vec<u8>,
-    frames: usize,
-    until: Option<Instant>,
+pub(super) struct Block {
+    pub id: u32,
+    pub end_stream: bool,
+    pub bytes: Vec<u8>,
+    pub frames: usize,
+    pub until: Option<Instant>,
 }
 
-struct Session<D: Decide> {
-    proxy: Arc<Proxy<D>>,
-    company: Arc<Company>,
-    io: Io,
-    inbox: Inbox,
-    line: Arc<Mutex<Line>>,
-    marks: Arc<Marks>,
-    places: Vec<Place>,
-    free: Vec<usize>,
-    taken: Vec<u32>,
-    hpack: hpack::Decoder,
-    prefaced: bool,
-    set: bool,
-    last: u32,
-    data: Option<Data>,
-    block: Option<Block>,
-    drained: Drained,
-    resets: u32,
-    counted_from: Instant,
-    timer: Timer,
+pub(super) struct Session<D: Decide> {
+    pub proxy: Arc<Proxy<D>>,
+    pub company: Arc<Company>,
+    pub io: Io,
+    pub inbox: Inbox,
+    pub line: Arc<Mutex<Line>>,
+    pub marks: Arc<Marks>,
+    pub places: Vec<Place>,
+    pub free: Vec<usize>,
+    pub taken: Vec<u32>,
+    pub hpack: hpack::Decoder,
+    pub prefaced: bool,
+    pub set: bool,
+    pub last: u32,
+    pub data: Option<Data>,
+    pub block: Option<Block>,
+    pub drained: Drained,
+    pub resets: u32,
+    pub counted_from: Instant,
+    pub timer: Timer,
     /// Since nothing is under way.
-    idle_from: Option<Instant>,
+    pub idle_from: Option<Instant>,
     /// Since the client does not read, and how much it had read then.
-    stuck: Option<(Instant, usize)>,
-    told_at: Option<Instant>,
+    pub stuck: Option<(Instant, usize)>,
+    pub told_at: Option<Instant>,
     /// Which blocked stream goes on first.
-    turn: usize,
+    pub turn: usize,
 }
 
 /// Serves a connection until it ends. `inbox` holds what was read already, from the preface on.
@@ -156,7 +153,7 @@ pub(crate) async fn serve<D: Decide>(
 }
 
 impl<D: Decide> Session<D> {
-    fn limits(&self) -> &Limits {
+    pub(super) fn limits(&self) -> &Limits {
         self.proxy.limits()
     }
 
@@ -292,450 +289,6 @@ impl<D: Decide> Session<D> {
         Ok(true)
     }
 
-    fn frame(&mut self, head: &Head, payload: &[u8]) -> Step<()> {
-        match head.kind {
-            frame::HEADERS => self.headers(head, payload),
-            frame::CONTINUATION => self.continuation(head, payload),
-            frame::SETTINGS => self.settings(head, payload),
-            frame::WINDOW_UPDATE => self.window(head, payload),
-            frame::RST_STREAM => self.reset(head, payload),
-            frame::PING => self.ping(head, payload),
-            frame::PRIORITY => {
-                if head.id == 0 {
-                    return Err(Fatal(Code::Protocol, "PRIORITY without a stream"));
-                }
-                if payload.len() != 5 {
-                    return Err(Fatal(Code::FrameSize, "a PRIORITY that is not five bytes"));
-                }
-                self.nuisance()
-            }
-            frame::PUSH_PROMISE => Err(Fatal(Code::Protocol, "PUSH_PROMISE from a client")),
-            frame::GOAWAY if head.id != 0 => Err(Fatal(Code::Protocol, "GOAWAY on a stream")),
-            frame::GOAWAY if payload.len() < 8 => Err(Fatal(Code::FrameSize, "a GOAWAY that is too short")),
-            // The client wants nothing more of us than what is under way; it ends the connection by itself. Others are unknown (§4.1).
-            _ => self.nuisance(),
-        }
-    }
-
-    /// Counts what moves nothing.
-    fn nuisance(&mut self) -> Step<()> {
-        self.count();
-        let mut line = self.line.lock();
-        line.nuisance += 1;
-        if line.nuisance > self.proxy.limits().h2_nuisance_max {
-            return Err(Fatal(Code::EnhanceYourCalm, "too many frames that move nothing"));
-        }
-        Ok(())
-    }
-
-    /// A stream was reset before its answer was whole, by the client or for its fault.
-    fn one_reset(&mut self) -> Step<()> {
-        self.count();
-        self.resets += 1;
-        if self.resets as usize > self.limits().h2_resets_max {
-            return Err(Fatal(Code::EnhanceYourCalm, "too many resets"));
-        }
-        Ok(())
-    }
-
-    fn count(&mut self) {
-        if self.counted_from.elapsed() > COUNTED_OVER {
-            self.counted_from = Instant::now();
-            self.resets = 0;
-            self.line.lock().nuisance = 0;
-        }
-    }
-
-    fn find(&self, id: u32) -> Option<usize> {
-        self.places.iter().position(|it| it.id == id).filter(|_| id != 0)
-    }
-
-    /// A frame for a stream that is over: no error where we ended it and the client may not have known (RFC 9113 §5.1).
-    fn late(&self, id: u32, kind: &'static str) -> Step<()> {
-        if self.drained == Drained::Heard || self.line.lock().was_reset(id) {
-            return Ok(());
-        }
-        if id > self.last || id.is_multiple_of(2) {
-            return Err(Fatal(Code::Protocol, kind));
-        }
-        Err(Fatal(Code::StreamClosed, kind))
-    }
-
-    fn headers(&mut self, head: &Head, payload: &[u8]) -> Step<()> {
-        const SHORT: Fatal = Fatal(Code::FrameSize, "a HEADERS that is too short");
-        if head.id.is_multiple_of(2) {
-            return Err(Fatal(Code::Protocol, "HEADERS on a stream that clients do not open"));
-        }
-        let mut fragment = payload;
-        if head.has(frame::PADDED) {
-            let (padding, rest) = fragment.split_first().ok_or(SHORT)?;
-            let len = rest.len().checked_sub(usize::from(*padding));
-            fragment = &rest[..len.ok_or(Fatal(Code::Protocol, "more padding than there is frame"))?];
-        }
-        if head.has(frame::WITH_PRIORITY) {
-            if fragment.len() < 5 {
-                return Err(SHORT);
-            }
-            if word(fragment) & 0x7fff_ffff == head.id {
-                return Err(Fatal(Code::Protocol, "a stream that depends on itself"));
-            }
-            fragment = &fragment[5..];
-        }
-        let end_stream = head.has(frame::END_STREAM);
-        if head.has(frame::END_HEADERS) {
-            return self.whole_block(head.id, end_stream, fragment);
-        }
-        let until = after(self.limits().head_timeout);
-        self.block = Some(Block { id: head.id, end_stream, bytes: fragment.to_vec(), frames: 0, until });
-        Ok(())
-    }
-
-    fn continuation(&mut self, head: &Head, payload: &[u8]) -> Step<()> {
-        let bytes_max = self.limits().head_bytes_max;
-        let Some(block) = &mut self.block else {
-            return Err(Fatal(Code::Protocol, "CONTINUATION without a block"));
-        };
-        block.frames += 1;
-        if block.frames > CONTINUATIONS_MAX || block.bytes.len() + payload.len() > bytes_max {
-            return Err(Fatal(Code::EnhanceYourCalm, "a block that is too large"));
-        }
-        block.bytes.extend_from_slice(payload);
-        if head.has(frame::END_HEADERS)
-            && let Some(block) = self.block.take()
-        {
-            return self.whole_block(block.id, block.end_stream, &block.bytes);
-        }
-        Ok(())
-    }
-
-    fn whole_block(&mut self, id: u32, ended: bool, block: &[u8]) -> Step<()> {
-        const COMPRESSION: Fatal = Fatal(Code::Compression, "a block that is no HPACK");
-        if id > self.last && self.drained != Drained::Heard {
-            self.last = id;
-            let mut scratch = take_scratch();
-            let mut taking = Taking::new(&mut scratch.request, self.proxy.limits());
-            self.hpack.read(block, |name, value| taking.see(name, value)).map_err(|_| COMPRESSION)?;
-            let taken = taking.done(ended);
-            return self.open(id, ended, scratch, taken);
-        }
-        let mut taking = TakingTrailers::new(self.proxy.limits());
-        self.hpack.read(block, |name, value| taking.see(name, value)).map_err(|_| COMPRESSION)?;
-        let trailers = taking.done();
-        let Some(at) = self.find(id) else {
-            // A new stream behind the last GOAWAY is ignored (§6.8).
-            return if id > self.last { Ok(()) } else { self.late(id, "HEADERS on a stream that is over") };
-        };
-        let mut line = self.line.lock();
-        let stream = &mut line.streams[at];
-        if stream.reset {
-            return Ok(());
-        }
-        if stream.ended {
-            return Err(Fatal(Code::StreamClosed, "HEADERS behind the end of a stream"));
-        }
-        let short = stream.length_left.is_some_and(|left| left > 0);
-        match trailers.filter(|_| ended && !short) {
-            Some(trailers) => {
-                stream.ended = true;
-                stream.trailers = Some(trailers);
-                drop(line);
-                self.mark(at);
-                Ok(())
-            }
-            None => {
-                drop(line);
-                self.malformed(at)
-            }
-        }
-    }
-
-    /// A stream whose request is malformed ends (RFC 9113 §8.1.1).
-    fn malformed(&mut self, at: usize) -> Step<()> {
-        self.break_off(at, Code::Protocol)
-    }
-
-    fn break_off(&mut self, at: usize, code: Code) -> Step<()> {
-        self.line.lock().reset(at, code);
-        self.mark(at);
-        self.one_reset()
-    }
-
-    fn mark(&self, at: usize) {
-        self.places[at].waker.wake_by_ref();
-    }
-
-    fn open(&mut self, id: u32, ended: bool, scratch: Box<Scratch>, taken: Result<(), NoHead>) -> Step<()> {
-        let bad = match taken {
-            Ok(()) => None,
-            Err(NoHead::Refused(bad)) => Some(bad),
-            Err(NoHead::Malformed(why)) => {
-                give_scratch(scratch);
-                self.proxy.decider().on_refused(&self.company.peer, 0, why);
-                self.line.lock().reset_id(id, Code::Protocol);
-                return self.one_reset();
-            }
-        };
-        let running = self.places.len() - self.free.len();
-        if running >= self.limits().h2_streams_max as usize {
-            give_scratch(scratch);
-            self.line.lock().reset_id(id, Code::RefusedStream);
-            return self.nuisance();
-        }
-        let length = match scratch.request.body() {
-            BodyLength::Known(length) => Some(length),
-            _ => None,
-        };
-        let at = self.free.pop().unwrap_or_else(|| {
-            let mark = Mark::new(&self.marks, self.places.len() as u32);
-            let waker = Waker::from(mark.clone());
-            self.places.push(Place { id: 0, future: None, timer: None, mark, waker });
-            self.places.len() - 1
-        });
-        self.line.lock().open(at, id, ended, length);
-        let place = &mut self.places[at];
-        let timer = place.timer.take().unwrap_or_else(Timer::new);
-        let stream = Stream::new(self.line.clone(), at, ended);
-        let (proxy, company) = (self.proxy.clone(), self.company.clone());
-        place.id = id;
-        place.future = Some(Box::pin(async move { proxy.serve_stream(&company, scratch, stream, timer, bad).await }));
-        self.idle_from = None;
-        self.mark(at);
-        Ok(())
-    }
-
-    fn begin_data(&mut self, head: &Head, padded: usize, padding: usize) -> Step<()> {
-        if head.id == 0 {
-            return Err(Fatal(Code::Protocol, "DATA without a stream"));
-        }
-        let Some(left) = (head.len - padded).checked_sub(padding) else {
-            return Err(Fatal(Code::Protocol, "more padding than there is frame"));
-        };
-        let at = self.find(head.id);
-        if at.is_none() {
-            self.late(head.id, "DATA on a stream that is over")?;
-        }
-        let end = head.has(frame::END_STREAM);
-        if left == 0 && !end {
-            self.nuisance()?;
-        }
-        let mut line = self.line.lock();
-        line.recv_window -= head.len as i64;
-        if line.recv_window < 0 {
-            return Err(Fatal(Code::FlowControl, "more data than the connection's window"));
-        }
-        let mut at = at.filter(|at| !line.streams[*at].reset);
-        let mut wrong = None;
-        if let Some(at) = at {
-            let stream = &mut line.streams[at];
-            if stream.ended {
-                return Err(Fatal(Code::StreamClosed, "DATA behind the end of a stream"));
-            }
-            stream.recv_window -= head.len as i64;
-            if stream.recv_window < 0 {
-                wrong = Some((at, Code::FlowControl));
-            }
-            let too_long = stream.length_left.as_mut().is_some_and(|length| {
-                let more = *length < left as u64;
-                *length = length.saturating_sub(left as u64);
-                more || end && *length > 0
-            });
-            if too_long {
-                wrong = wrong.or(Some((at, Code::Protocol)));
-            }
-            line.padding(at, padded);
-        } else {
-            line.used(padded);
-        }
-        drop(line);
-        if let Some((broken, code)) = wrong {
-            self.break_off(broken, code)?;
-            at = None;
-        }
-        self.data = Some(Data { at, id: head.id, left, padding, end });
-        Ok(())
-    }
-
-    /// Takes what came of a frame of data.
-    fn data(&mut self, inbox: &mut Inbox) -> Step<bool> {
-        let Some(data) = &mut self.data else { return Ok(true) };
-        let mut line = self.line.lock();
-        let bytes = inbox.bytes();
-        // Its exchange may have ended since the frame began.
-        let at = data.at.filter(|at| line.streams[*at].id == data.id && !line.streams[*at].reset);
-        let count = data.left.min(bytes.len());
-        if count > 0 {
-            match at {
-                Some(at) => line.streams[at].body.extend_from_slice(&bytes[..count]),
-                None => line.used(count),
-            }
-            line.nuisance = line.nuisance.saturating_sub(1);
-        }
-        let padding = if count == data.left { data.padding.min(bytes.len() - count) } else { 0 };
-        match at {
-            Some(at) => line.padding(at, padding),
-            None => line.used(padding),
-        }
-        data.left -= count;
-        data.padding -= padding;
-        let done = data.left == 0 && data.padding == 0;
-        if let Some(at) = at {
-            line.streams[at].ended |= done && data.end;
-        }
-        drop(line);
-        inbox.consume(count + padding);
-        if let Some(at) = at
-            && (count > 0 || done)
-        {
-            self.mark(at);
-        }
-        if done {
-            self.data = None;
-        }
-        Ok(done)
-    }
-
-    fn settings(&mut self, head: &Head, payload: &[u8]) -> Step<()> {
-        if head.id != 0 {
-            return Err(Fatal(Code::Protocol, "SETTINGS on a stream"));
-        }
-        if head.has(frame::ACK) {
-            return match payload {
-                [] => self.nuisance(),
-                _ => Err(Fatal(Code::FrameSize, "SETTINGS that say yes and more")),
-            };
-        }
-        if !payload.len().is_multiple_of(6) {
-            return Err(Fatal(Code::FrameSize, "SETTINGS that are cut"));
-        }
-        let first = !std::mem::replace(&mut self.set, true);
-        for one in payload.chunks_exact(6) {
-            let (name, value) = (u16::from_be_bytes([one[0], one[1]]), word(&one[2..]));
-            let mut line = self.line.lock();
-            match name {
-                setting::ENABLE_PUSH if value > 1 => {
-                    return Err(Fatal(Code::Protocol, "an ENABLE_PUSH of neither 0 nor 1"));
-                }
-                setting::INITIAL_WINDOW_SIZE
-                    if i64::from(value) > WINDOW_MAX || !line.set_first_window(value.into()) =>
-                {
-                    return Err(Fatal(Code::FlowControl, "a window that is too large"));
-                }
-                // Every client takes what we send at most.
-                setting::MAX_FRAME_SIZE if !(0x4000..=0xff_ffff).contains(&value) => {
-                    return Err(Fatal(Code::Protocol, "a MAX_FRAME_SIZE that may not be"));
-                }
-                // We keep no table, push nothing, and open no streams; of the size of a list it is only advice.
-                _ => {}
-            }
-        }
-        frame::push(frame::SETTINGS, frame::ACK, 0, &[], self.line.lock().out.buffer());
-        self.unblock();
-        if first { Ok(()) } else { self.nuisance() }
-    }
-
-    fn window(&mut self, head: &Head, payload: &[u8]) -> Step<()> {
-        if payload.len() != 4 {
-            return Err(Fatal(Code::FrameSize, "a WINDOW_UPDATE that is not four bytes"));
-        }
-        let more = i64::from(word(payload) & 0x7fff_ffff);
-        if head.id == 0 {
-            let mut line = self.line.lock();
-            line.window += more;
-            if more == 0 {
-                return Err(Fatal(Code::Protocol, "a WINDOW_UPDATE of nothing"));
-            }
-            if line.window > WINDOW_MAX {
-                return Err(Fatal(Code::FlowControl, "a window that is too large"));
-            }
-            drop(line);
-            self.unblock();
-            return Ok(());
-        }
-        let Some(at) = self.find(head.id) else {
-            // It may come long behind the end of an answer (§5.1).
-            return if head.id > self.last && self.drained != Drained::Heard {
-                Err(Fatal(Code::Protocol, "WINDOW_UPDATE on a stream that was not opened"))
-            } else {
-                self.nuisance()
-            };
-        };
-        let mut line = self.line.lock();
-        let stream = &mut line.streams[at];
-        if stream.reset {
-            return Ok(());
-        }
-        stream.window += more;
-        let wrong = match more {
-            0 => Some(Code::Protocol),
-            _ if stream.window > WINDOW_MAX => Some(Code::FlowControl),
-            _ => None,
-        };
-        let blocked = std::mem::take(&mut stream.blocked);
-        drop(line);
-        match wrong {
-            Some(code) => return self.break_off(at, code),
-            None if blocked => self.mark(at),
-            None => {}
-        }
-        Ok(())
-    }
-
-    /// Streams that waited for a window, or for the client to read, go on.
-    fn unblock(&mut self) {
-        let mut line = self.line.lock();
-        if !std::mem::take(&mut line.any_blocked) {
-            return;
-        }
-        // Another one is the first each time, or it would take the whole window each time.
-        let count = self.places.len();
-        self.turn = (self.turn + 1) % count.max(1);
-        for at in (self.turn..count).chain(0..self.turn) {
-            if line.streams.get_mut(at).is_some_and(|it| std::mem::take(&mut it.blocked)) {
-                self.places[at].waker.wake_by_ref();
-            }
-        }
-    }
-
-    fn reset(&mut self, head: &Head, payload: &[u8]) -> Step<()> {
-        if payload.len() != 4 {
-            return Err(Fatal(Code::FrameSize, "a RST_STREAM that is not four bytes"));
-        }
-        let Some(at) = self.find(head.id) else {
-            if head.id == 0 || head.id > self.last && self.drained != Drained::Heard {
-                return Err(Fatal(Code::Protocol, "RST_STREAM on a stream that was not opened"));
-            }
-            // Our answer and its reset crossed.
-            return self.nuisance();
-        };
-        let mut line = self.line.lock();
-        let stream = &mut line.streams[at];
-        if stream.reset {
-            return Ok(());
-        }
-        stream.reset = true;
-        let whole = stream.sent_end;
-        let unread = std::mem::take(&mut stream.body).len();
-        line.used(unread);
-        drop(line);
-        self.mark(at);
-        if whole { Ok(()) } else { self.one_reset() }
-    }
-
-    fn ping(&mut self, head: &Head, payload: &[u8]) -> Step<()> {
-        if head.id != 0 {
-            return Err(Fatal(Code::Protocol, "PING on a stream"));
-        }
-        if payload.len() != 8 {
-            return Err(Fatal(Code::FrameSize, "a PING that is not eight bytes"));
-        }
-        if !head.has(frame::ACK) {
-            frame::push(frame::PING, frame::ACK, 0, payload, self.line.lock().out.buffer());
-        } else if payload == LAST_PING && self.drained == Drained::Told {
-            self.heard();
-        }
-        self.nuisance()
-    }
-
     /// Polls the streams that are marked.
     fn run(&mut self) {
         let mut taken = std::mem::take(&mut self.taken);
@@ -844,7 +397,7 @@ impl<D: Decide> Session<D> {
     }
 
     /// The client knows: from here on streams are not opened.
-    fn heard(&mut self) {
+    pub(super) fn heard(&mut self) {
         self.drained = Drained::Heard;
         frame::push_goaway(self.last, Code::NoError, "", self.line.lock().out.buffer());
     }

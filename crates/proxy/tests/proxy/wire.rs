@@ -46,7 +46,7 @@ impl Decide for Script {
 
     fn on_request(&self, request: &RequestHead, _: &Peer) -> Action<()> {
         if request.path() == "/own" {
-            return Action::Respond(Reply::text(200, "ours"));
+            return Action::Respond(Reply::text(200, "ours"), None);
         }
         let mut plan = Plan::new(self.rules.clone(), self.turn());
         (self.edit)(request, &mut plan);
