@@ -33,8 +33,23 @@ thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
+/// What a listener's clients expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// A Redis: any key.
+    Plain,
+    /// A node of a Redis Cluster: MOVED where another one leads.
+    Cluster,
+}
+
 /// Accepts connections until told to stop.
-pub async fn accept(listener: TcpListener, door: Arc<Door>, figures: Arc<Figures>, mut stop: watch::Receiver<bool>) {
+pub async fn accept(
+    listener: TcpListener,
+    door: Arc<Door>,
+    figures: Arc<Figures>,
+    mut stop: watch::Receiver<bool>,
+    speaks: Speaks,
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -43,7 +58,7 @@ pub async fn accept(listener: TcpListener, door: Arc<Door>, figures: Arc<Figures
         };
         match accepted {
             Ok((stream, from)) => {
-                begin(stream, from, Vec::new(), &door, &figures, &stop);
+                begin(stream, from, Vec::new(), &door, &figures, &stop, speaks);
             }
             Err(error) => not_accepted("Redis", &error, &door.limits).await,
         }
@@ -58,6 +73,7 @@ pub fn begin(
     door: &Arc<Door>,
     figures: &Arc<Figures>,
     stop: &watch::Receiver<bool>,
+    speaks: Speaks,
 ) {
     let _ = stream.set_nodelay(true);
     let here = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
@@ -66,6 +82,7 @@ pub fn begin(
         return;
     };
     let session = Session::new(door.clone(), client, clock::seed());
+    let session = if speaks == Speaks::Cluster { session.on_cluster_door() } else { session };
     let connection = Connection::new(stream, session, kept, door.clone(), figures.clone());
     tokio::spawn(connection.run(stop.clone()));
 }

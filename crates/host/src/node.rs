@@ -27,7 +27,7 @@ use crate::forward::Forwards;
 use crate::gateway::Front;
 use crate::gather::Gather;
 use crate::log::{LogThread, Tell};
-use crate::net;
+use crate::net::{self, Speaks};
 use crate::peers::{Message, Peers};
 use crate::snapshots::{Job, SnapshotThread};
 use crate::start::{self, Found};
@@ -231,6 +231,10 @@ impl World for HostWorld {
     fn facts(&self) -> Facts {
         (self.facts)()
     }
+    fn silent_ms(&self, node: NodeId) -> Option<u64> {
+        let links = self.peers.links();
+        links.iter().find(|link| link.node == node.0)?.heard.map(|heard| heard.as_millis() as u64)
+    }
     fn forward(&self, to: NodeId, frame: Vec<u8>) -> bool {
         self.peers.send(to, Message::Forward(Bytes::from(frame)))
     }
@@ -314,7 +318,7 @@ impl Node {
             shown: (Instant::default(), 0),
         };
         tokio::spawn(task.run());
-        tokio::spawn(net::accept(listener, door.clone(), figures.clone(), stopping));
+        tokio::spawn(net::accept(listener, door.clone(), figures.clone(), stopping, Speaks::Plain));
         Ok(Arc::new(Node {
             config,
             member,
@@ -382,7 +386,13 @@ impl Node {
     /// Serves a client that came before the node could: `kept` is the start of a command that it has sent.
     pub fn adopt(&self, stream: TcpStream, kept: Vec<u8>) {
         let Ok(from) = stream.peer_addr() else { return };
-        net::begin(stream, from, kept, &self.door, &self.figures, &self.stop.subscribe());
+        net::begin(stream, from, kept, &self.door, &self.figures, &self.stop.subscribe(), Speaks::Plain);
+    }
+
+    /// Serves clients of Redis Cluster, beside those of the plain door.
+    pub fn open_cluster_door(&self, listener: TcpListener) {
+        let (door, figures) = (self.door.clone(), self.figures.clone());
+        tokio::spawn(net::accept(listener, door, figures, self.stop.subscribe(), Speaks::Cluster));
     }
 
     /// Whether it has been told to stop.

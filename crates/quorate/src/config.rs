@@ -57,6 +57,8 @@ pub struct Settings {
     pub insecure_bind: bool,
     /// `redis.bind`.
     pub redis_bind: SocketAddr,
+    /// `redis.cluster_bind`.
+    pub redis_cluster_bind: Option<SocketAddr>,
     /// `redis.password_file`.
     pub password_file: Option<PathBuf>,
     /// `redis.idle_timeout`; zero for never.
@@ -132,6 +134,7 @@ impl Default for Settings {
             stop_timeout: Duration::from_secs(10),
             insecure_bind: false,
             redis_bind: SocketAddr::from(([127, 0, 0, 1], 6379)),
+            redis_cluster_bind: None,
             password_file: None,
             idle_timeout: Duration::ZERO,
             cluster: cluster::ClusterSettings::default(),
@@ -374,12 +377,13 @@ impl Settings {
     /// What must hold between keys.
     fn check(&self) -> Result<(), String> {
         let is_open = |address: SocketAddr| !address.ip().is_loopback() && !self.insecure_bind;
-        if is_open(self.redis_bind) && self.password.is_none() {
+        let open_redis = [Some(self.redis_bind), self.redis_cluster_bind].into_iter().flatten().find(|at| is_open(*at));
+        if let (Some(open), None) = (open_redis, &self.password) {
             return Err(format!(
                 "the Redis door at {} could be reached by others and there is no password. Set one (redis.password_file, \
                  --password-file, {PASSWORD_VARIABLE}), or redis.bind to a loopback address, or, if nobody else can reach \
                  that network, insecure_bind = true (--insecure-bind)",
-                self.redis_bind
+                open
             ));
         }
         if is_open(self.admin_bind) && self.admin_password.is_none() {

@@ -98,6 +98,12 @@ pub const KEYS: &[Key<Settings>] = &[
         "Address of the Redis door. Port 0 takes any free one. \"0.0.0.0:6379\" lets other machines in; beyond loopback it needs a password."
     ),
     key!(
+        "redis.cluster_bind",
+        optional_address,
+        redis_cluster_bind,
+        "Address of a second Redis door, for clients of Redis Cluster: it answers MOVED and CLUSTER SLOTS where the other one forwards. Same password. Empty: none."
+    ),
+    key!(
         "redis.password_file",
         optional_path,
         password_file,
@@ -455,6 +461,15 @@ kind!(
         raw => path::read(raw).map(Some),
     },
     |path| path.as_ref().map_or("\"\"".into(), path::show)
+);
+kind!(
+    optional_address,
+    Option<SocketAddr>,
+    |raw| match raw {
+        Raw::Text(text) if text.is_empty() => Ok(None),
+        raw => address::read(raw).map(Some),
+    },
+    |address| address.as_ref().map_or("\"\"".into(), address::show)
 );
 kind!(
     names,

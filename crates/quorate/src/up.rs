@@ -60,6 +60,10 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let mut signals = Signals::new()?;
     let peer = bind(settings, "peer", "cluster.bind", "--peer-port", settings.cluster.bind)?;
     let redis = bind(settings, "Redis", "redis.bind", "--redis-port", settings.redis_bind)?;
+    let cluster_door = settings
+        .redis_cluster_bind
+        .map(|address| bind(settings, "Redis cluster", "redis.cluster_bind", "--set redis.cluster_bind=…", address));
+    let cluster_door = cluster_door.transpose()?;
     let admin = bind(settings, "admin", "admin.bind", "--admin-port", settings.admin_bind)?;
     let consul = bind(settings, "Consul", "consul.bind", "--consul-port", settings.consul_bind)?;
     let door = match settings.cluster.roles().gateway {
@@ -75,7 +79,12 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let (redis_address, redis_moved) = (redis.address, redis.moved_from);
     let (admin_address, admin_moved) = (admin.address, admin.moved_from);
 
-    let bound = cluster::Bound { peer: peer.address, redis: redis_address, admin: admin_address };
+    let bound = cluster::Bound {
+        peer: peer.address,
+        redis: redis_address,
+        redis_cluster: cluster_door.as_ref().map(|door| door.address),
+        admin: admin_address,
+    };
     let who = tokio::select! {
         who = identity::of(settings, bound) => who?,
         name = signals.next() => {
@@ -147,6 +156,10 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let consul = tokio::spawn(consul.serve(stop.subscribe()));
     let workers = settings.worker_threads();
     tokio::spawn(host::dns::serve(dns.listener, dns_door, node.clone(), workers, stop.subscribe()));
+    let cluster_address = cluster_door.as_ref().map(|door| door.address);
+    if let Some(door) = cluster_door {
+        node.open_cluster_door(door.listener);
+    }
     node.opened();
     say_found(&node, began.elapsed());
     let doors = [
@@ -157,6 +170,9 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
         (dns_address, dns_moved),
     ];
     table(settings, doors);
+    if let Some(address) = cluster_address {
+        println!("For clients of Redis Cluster:  redis-cli -c -p {}", address.port());
+    }
     say_cluster(&node, bound.peer);
     if print_ready {
         println!(

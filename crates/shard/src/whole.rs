@@ -16,6 +16,8 @@ use crate::reply::Reply;
 pub struct Whole<'a, C> {
     /// All of them, in slot order.
     pub shards: &'a [Arc<Shard<C>>],
+    /// Where only some are to be looked at: whether each is.
+    pub only: Option<&'a [bool]>,
     /// The selected database.
     pub db: u8,
     /// Now.
@@ -45,15 +47,22 @@ impl<C> Whole<'_, C> {
         reply.settle(begun, outcome);
     }
 
+    fn is_asked(&self, at: usize) -> bool {
+        self.only.is_none_or(|only| only[at])
+    }
+
     fn sizes(&self, rng: &mut Rng) -> Vec<usize> {
-        let size = |shard: &Arc<Shard<C>>| scan::size(&shard.state().reading_whole(self.db, shard.now(self.now), rng));
-        self.shards.iter().map(size).collect()
+        let size = |(at, shard): (usize, &Arc<Shard<C>>)| match self.is_asked(at) {
+            true => scan::size(&shard.state().reading_whole(self.db, shard.now(self.now), rng)),
+            false => 0,
+        };
+        self.shards.iter().enumerate().map(size).collect()
     }
 
     fn keys(&self, pattern: &[u8], rng: &mut Rng, reply: &mut Reply) {
         let begun = reply.begin_array();
         let mut count = 0;
-        for shard in self.shards {
+        for (_, shard) in self.shards.iter().enumerate().filter(|(at, _)| self.is_asked(*at)) {
             let state = shard.state();
             count += scan::list(&state.reading_whole(self.db, shard.now(self.now), rng), pattern, reply);
         }
@@ -92,6 +101,13 @@ impl<C> Whole<'_, C> {
         loop {
             let shard = &self.shards[at];
             let state = shard.state();
+            if !self.is_asked(at) {
+                (at, cursor) = (at + 1, 0);
+                if at == self.shards.len() {
+                    break;
+                }
+                continue;
+            }
             cursor = page.fill(&state.reading_whole(self.db, shard.now(self.now), rng), cursor, &wanted);
             if cursor != 0 {
                 break;

@@ -76,6 +76,11 @@ pub trait World: Send + Sync {
     fn wall_micros(&self) -> u64;
     /// What INFO tells of the node; the door fills in its clients.
     fn facts(&self) -> introspect::Facts;
+    /// Milliseconds since another node was heard of, where that is known.
+    fn silent_ms(&self, node: NodeId) -> Option<u64> {
+        let _ = node;
+        None
+    }
     /// Hands a frame to the link to another node, behind those before it. Never waits. False: it was not taken.
     fn forward(&self, to: NodeId, frame: Vec<u8>) -> bool {
         let _ = (to, frame);

@@ -181,6 +181,9 @@ impl Session {
         if i32::try_from(index).is_err() {
             return Err(shard::error::INT_RANGE);
         }
+        if self.is_cluster && index != 0 {
+            return Err(CommandError::new("ERR SELECT is not allowed in cluster mode"));
+        }
         u8::try_from(index)
             .ok()
             .filter(|db| usize::from(*db) < store::table::DATABASES)
@@ -223,6 +226,17 @@ impl Session {
             "info" => {
                 let mut facts = self.door.world.facts();
                 self.fill_client_facts(&mut facts);
+                facts.is_cluster = self.is_cluster;
+                if self.is_cluster {
+                    let replica = |shard: &Arc<shard::live::Shard<Client>>| introspect::ReplicaFacts {
+                        shard: shard.group.0,
+                        leader: shard.leader().map_or(0, |node| node.0),
+                        leads: !shard.is_led_elsewhere(),
+                        applied: shard.state().applied(),
+                        silent_ms: shard.leader().and_then(|leader| self.door.world.silent_ms(leader)),
+                    };
+                    facts.replicas = self.door.shards.iter().map(replica).collect();
+                }
                 let sections: Vec<&[u8]> = args[1..].to_vec();
                 introspect::info(&sections, &facts, out);
             }
@@ -263,23 +277,11 @@ impl Session {
                 out.int(0);
             }
             name if name.starts_with("cluster") => self.cluster(args, out)?,
-            "readonly" | "readwrite" | "asking" => {
-                return Err(CommandError::new("ERR This instance has cluster support disabled"));
-            }
+            "readonly" | "readwrite" | "asking" => self.cluster_mode(name, out)?,
             name if name.starts_with("client") => self.client_command(name, args, out)?,
             _ => return Err(format!("ERR unknown command '{name}'").into()),
         }
         Ok(())
-    }
-
-    fn cluster(&mut self, args: &[&[u8]], out: &mut Reply) -> Result<(), CommandError> {
-        match args.get(1) {
-            Some(word) if shard::command::is(word, "keyslot") && args.len() == 3 => {
-                out.int(i64::from(base::key_slot(args[2])));
-                Ok(())
-            }
-            _ => Err(CommandError::new("ERR This instance has cluster support disabled")),
-        }
     }
 
     // ---- who it is -----------------------------------------------------------------------------------------------------
@@ -315,7 +317,7 @@ impl Session {
             self.client.card.lock().resp = if protocol == Protocol::Resp3 { 3 } else { 2 };
             out.protocol = protocol;
         }
-        introspect::write_hello(self.client.id, out);
+        introspect::write_hello(self.client.id, self.is_cluster, out);
         Ok(())
     }
 

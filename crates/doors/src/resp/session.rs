@@ -76,6 +76,10 @@ pub struct Session {
     pub(super) protocol: Protocol,
     pub(super) db: u8,
     pub(super) authenticated: bool,
+    /// It came by the cluster door.
+    pub(super) is_cluster: bool,
+    /// READONLY: it takes what a replica has.
+    pub(super) readonly: bool,
     pub(super) transaction: Option<Transaction>,
     pub(super) watches: Vec<Watch>,
     /// The watched keys again, to be found quickly, and their bytes.
@@ -136,6 +140,8 @@ impl Session {
             protocol: Protocol::Resp2,
             db: 0,
             authenticated,
+            is_cluster: false,
+            readonly: false,
             transaction: None,
             watches: Vec::new(),
             watched: HashSet::default(),
@@ -374,6 +380,9 @@ impl Session {
             Ok(shard) => shard.unwrap_or(0),
             Err(error) => return self.refuse(error, out),
         };
+        if self.is_cluster && self.may_be_old(spec, shard) {
+            return self.read_old(spec, shard, args, out);
+        }
         if !self.turn_to(shard) {
             return Step::Barrier;
         }
@@ -482,6 +491,12 @@ impl Session {
 
     /// The shard of a command's keys; `None` where it has none and any will do.
     fn route(&self, spec: &Spec, args: &[&[u8]]) -> Result<Option<usize>, CommandError> {
+        if self.is_cluster {
+            self.only_one_database(spec, args)?;
+            if !spec.flags.has(Flags::WHOLE) {
+                return self.route_by_slot(spec.key_places(args).iter().map(|place| args[*place]), Some(spec));
+            }
+        }
         if self.door.shards.len() == 1 {
             return Ok(Some(0));
         }
@@ -520,6 +535,7 @@ impl Session {
         self.unwatch();
         self.db = 0;
         self.protocol = Protocol::Resp2;
+        self.readonly = false;
         self.silent = false;
         self.skip = 0;
         self.skipping = false;
@@ -560,5 +576,6 @@ pub(super) mod ask;
 #[cfg(test)]
 mod limits;
 mod multi;
+mod slots;
 #[cfg(test)]
 mod tests;

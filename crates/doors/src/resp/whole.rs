@@ -8,6 +8,7 @@
 
 use base::Limit;
 use shard::command::{Flags, Spec, is};
+use shard::error::CommandError;
 use shard::pending::Place;
 use shard::reply::{Reply, TOO_LONG};
 use shard::whole::Whole;
@@ -15,6 +16,11 @@ use store::keyspace::Durability;
 
 use super::session::ask::Ask;
 use super::session::{Session, Step};
+
+const READ_ONLY: CommandError = CommandError::new("READONLY You can't write against a read only replica.");
+const NOT_SURE: CommandError = CommandError::new(
+    "TRYAGAIN this node does not know at the moment whether it still leads; nothing was done, ask again in a moment",
+);
 
 /// How far a command has come that goes to one shard after the other.
 pub(super) struct Round {
@@ -35,13 +41,19 @@ impl Session {
             spec.name == "script"
                 && ["load", "exists", "flush"].iter().any(|name| args.get(1).is_some_and(|word| is(word, name)))
         };
-        self.door.shards.len() > 1 && (spec.flags.has(Flags::WHOLE) || script())
+        self.is_cluster && spec.flags.has(Flags::WHOLE)
+            || self.door.shards.len() > 1 && (spec.flags.has(Flags::WHOLE) || script())
     }
 
     /// Runs a command that concerns every shard.
     pub(super) fn whole(&mut self, spec: &'static Spec, args: &[&[u8]], out: &mut Reply) -> Step {
         if self.is_pending() {
             return Step::Barrier;
+        }
+        if self.is_cluster
+            && let Err(error) = self.only_one_database(spec, args)
+        {
+            return self.refuse(error, out);
         }
         if spec.is_write() { self.whole_write(spec, args, out) } else { self.whole_read(spec, args, out) }
     }
@@ -52,23 +64,30 @@ impl Session {
             Durability::Memory => Place::Local,
         };
         let frees = spec.flags.has(Flags::FREES);
+        let is_masked = self.is_cluster && spec.flags.has(Flags::WHOLE);
+        let count = self.door.shards.len();
+        let asked: Vec<bool> = (0..count).map(|at| !is_masked || !self.is_there(at)).collect();
+        let next = |from: usize| (from..count).find(|at| asked[*at]);
         let round = match self.round.take() {
             None => {
+                let Some(first) = next(0) else {
+                    return self.refuse(READ_ONLY, out);
+                };
                 let here = |at: &usize| !self.is_there(*at);
                 let mut refusals =
                     (0..self.door.shards.len()).filter(here).filter_map(|at| self.door.shards[at].refusal(frees));
                 if let Some(error) = refusals.next().filter(|_| place == Place::Logged) {
                     return self.refuse(error, out);
                 }
-                Round { asked: 0, heard: 0, answer: Vec::new(), count: 0 }
+                Round { asked: first, heard: 0, answer: Vec::new(), count: 0 }
             }
             Some(Round { asked, heard, answer, count }) => {
                 let answer = together(answer, self.client.take_aside());
-                if answer.starts_with(b"-") || asked + 1 == self.door.shards.len() {
+                let Some(asked) = next(asked + 1).filter(|_| !answer.starts_with(b"-")) else {
                     out.bytes.extend_from_slice(&answer);
                     return Step::Next;
-                }
-                Round { asked: asked + 1, heard: heard + 1, answer, count }
+                };
+                Round { asked, heard: heard + 1, answer, count }
             }
         };
         // What has been begun is not given up for a queue that is full.
@@ -92,9 +111,12 @@ impl Session {
 
     fn whole_read(&mut self, spec: &'static Spec, args: &[&[u8]], out: &mut Reply) -> Step {
         let door = self.door.clone();
+        if self.is_cluster {
+            return self.whole_read_here(spec, args, out);
+        }
         if self.round.is_none() && door.shards.iter().all(|shard| shard.reads_here()) {
             let begun = out.bytes.len();
-            let whole = Whole { shards: &door.shards, db: self.db, now: self.now };
+            let whole = Whole { shards: &door.shards, only: None, db: self.db, now: self.now };
             out.bytes_max = begun.saturating_add(door.limits.output_bytes_max);
             whole.read(spec, args, &mut self.rng, out);
             if door.shards.iter().all(|shard| shard.may_read(|| door.world.now())) {
@@ -125,6 +147,22 @@ impl Session {
             words[1] = own.as_bytes();
         }
         self.ask_round(round, Ask::Command { place: Place::Local, frees: false, words: &words }, false, out)
+    }
+
+    /// At the cluster door: what the shards hold that this node leads.
+    fn whole_read_here(&mut self, spec: &'static Spec, args: &[&[u8]], out: &mut Reply) -> Step {
+        let door = self.door.clone();
+        let only: Vec<bool> = (0..door.shards.len()).map(|at| !self.is_there(at) || self.readonly).collect();
+        let begun = out.bytes.len();
+        let whole = Whole { shards: &door.shards, only: Some(&only), db: self.db, now: self.now };
+        out.bytes_max = begun.saturating_add(door.limits.output_bytes_max);
+        whole.read(spec, args, &mut self.rng, out);
+        let mut own = door.shards.iter().zip(&only).filter(|(_, only)| **only);
+        if !self.readonly && !own.all(|(shard, _)| shard.may_read(|| door.world.now())) {
+            out.bytes.truncate(begun);
+            return self.refuse(NOT_SURE, out);
+        }
+        Step::Next
     }
 
     /// Takes a shard's answer to a read. `None` where the whole one has been written.

@@ -57,6 +57,8 @@ pub struct Bound {
     pub peer: SocketAddr,
     /// The Redis door.
     pub redis: SocketAddr,
+    /// The cluster Redis door, where there is one.
+    pub redis_cluster: Option<SocketAddr>,
     /// The admin door.
     pub admin: SocketAddr,
 }
@@ -112,7 +114,7 @@ impl ClusterSettings {
         Place {
             peer,
             redis: reach(bound.redis),
-            redis_cluster: String::new(),
+            redis_cluster: bound.redis_cluster.map(reach).unwrap_or_default(),
             admin: reach(bound.admin),
             zone: self.zone.clone(),
             roles: self.roles(),

@@ -209,6 +209,12 @@ impl Door {
         preferred.or_else(nth).filter(|node| *node != me)
     }
 
+    /// Who leads a group, this node too.
+    pub(super) fn leader_anywhere(&self, group: GroupId) -> Option<NodeId> {
+        let leader = self.shard_of_group(group).and_then(|shard| shard.leader());
+        leader.or_else(|| self.leader_of(group, 0))
+    }
+
     /// Whether another node leads the group, or perhaps none.
     fn is_group_elsewhere(&self, group: GroupId) -> bool {
         self.shard_of_group(group).is_none_or(|shard| shard.is_led_elsewhere())

@@ -657,3 +657,96 @@ fn frames_read_back_as_they_were_written_and_damage_is_an_error() {
             .forwarded(NodeId(2 - round as u64 % 2), &frame[..if rng.chance(1, 4) { cut } else { frame.len() }]);
     }
 }
+
+/// Three nodes of a cluster whose state every door knows, each with a cluster door but the last.
+fn with_cluster_doors(shards: usize) -> Cluster {
+    let mut cluster = Cluster::new(3, shards);
+    let place = |node: u64| cluster::Place {
+        peer: format!("10.0.0.{node}:7400"),
+        redis: format!("10.0.0.{node}:6379"),
+        redis_cluster: if node < 3 { format!("10.0.0.{node}:6380") } else { String::new() },
+        admin: String::new(),
+        zone: String::new(),
+        roles: cluster::Roles::ALL,
+    };
+    let found = cluster::Change::Found {
+        id: base::ClusterId([7; 16]),
+        authority: cluster::Authority { certificate: vec![1], token: [3; 32] },
+        node: NodeId(1),
+        place: place(1),
+        key: [1; 32],
+        groups: (0..=shards as u32).map(GroupId).collect(),
+    };
+    let mut changes = vec![found];
+    changes.extend((2..=3).map(|node| cluster::Change::Join { key: [node as u8; 32], place: place(node) }));
+    let everywhere = cluster::Assignment { voters: (1..=3).map(NodeId).collect(), ..cluster::Assignment::default() };
+    let assign = |group: u32| cluster::Change::Assign { group: GroupId(group), to: everywhere.clone() };
+    changes.extend((1..=shards as u32).map(assign));
+    for door in &cluster.doors {
+        let meta = door.forward.meta.get().expect("it has joined");
+        for (at, change) in changes.iter().enumerate() {
+            let mut batch = shard::pending::Batch::<Client>::default();
+            batch.cluster(door.admit(String::new(), String::new(), Instant::default()).expect("room"), change);
+            let entry = batch.take_entry(1, 1);
+            let mut outbox = Outbox::new(door);
+            meta.state_mut().apply(at as u64 + 1, &entry, Some(&batch), &mut outbox).expect("readable");
+        }
+    }
+    (0..shards).for_each(|at| cluster.elect(at, Some(at % 3)));
+    cluster
+}
+
+#[test]
+fn the_cluster_door_says_where_a_key_is_and_forwards_what_has_no_such_place() {
+    let mut cluster = with_cluster_doors(3);
+    let mut session = cluster.session(0).on_cluster_door();
+    let key = |cluster: &Cluster, at: usize| {
+        (0..).map(|n| format!("k{n}")).find(|key| cluster.doors[0].shard_of(key.as_bytes()) == at).expect("some")
+    };
+    let keys: Vec<String> = (0..3).map(|at| key(&cluster, at)).collect();
+    assert_eq!(cluster.say(&mut session, &format!("SET {0} 1|GET {0}", keys[0])), "+OK $1 1 ");
+    let slot = base::key_slot(keys[1].as_bytes());
+    let moved = format!("-MOVED {slot} 10.0.0.2:6380 ");
+    assert_eq!(cluster.say(&mut session, &format!("SET {} 1", keys[1])), moved);
+    assert_eq!(cluster.say(&mut session, &format!("WATCH {}", keys[1])), moved);
+    let aborted = "-EXECABORT Transaction discarded because of previous errors. ";
+    assert_eq!(cluster.say(&mut session, &format!("MULTI|INCR {}|EXEC", keys[1])), format!("+OK {moved}{aborted}"));
+    // The third node has no cluster door: its keys are served here.
+    assert_eq!(cluster.say(&mut session, &format!("SET {0} 3|GET {0}", keys[2])), "+OK $1 3 ");
+    assert_eq!(cluster.say(&mut session, "MSET a 1 b 2"), "-CROSSSLOT Keys in request don't hash to the same slot ");
+    assert_eq!(cluster.say(&mut session, "MSET {x}a 1 {x}b 2").len(), "+OK ".len());
+    assert!(cluster.say(&mut session, "SELECT 1").starts_with("-ERR SELECT is not allowed in cluster mode"));
+    assert_eq!(cluster.say(&mut session, "SELECT 0|ASKING|READWRITE"), "+OK +OK +OK ");
+    let mut other = cluster.session(1).on_cluster_door();
+    assert_eq!(cluster.say(&mut other, &format!("SET {} 2|DBSIZE", keys[1])), "+OK :1 ");
+    // READONLY takes what the replica has.
+    assert_eq!(cluster.say(&mut session, &format!("GET {}", keys[1])), moved);
+    assert_eq!(cluster.say(&mut session, &format!("READONLY|GET {0}|SET {0} 9", keys[1])), format!("+OK $1 2 {moved}"));
+    assert_eq!(cluster.say(&mut session, &format!("RESET|GET {}", keys[1])), format!("+RESET {moved}"));
+    assert!(cluster.say(&mut session, &format!("CLUSTER COUNTKEYSINSLOT {slot}")).starts_with(":1"));
+    assert!(cluster.say(&mut session, &format!("CLUSTER GETKEYSINSLOT {slot} 9")).starts_with("*1"));
+    assert_eq!(cluster.say(&mut session, &format!("CLUSTER KEYSLOT {}", keys[1])), format!(":{slot} "));
+    let slots = cluster.say(&mut session, "CLUSTER SLOTS");
+    assert!(slots.starts_with("*3 ") && slots.contains(":0 :5461 ") && slots.contains(":10923 :16383 "), "{slots}");
+    assert!(slots.contains("$8 10.0.0.1 :6380 $40 07070707070707070707070707070707") && !slots.contains("10.0.0.3"));
+    let nodes = cluster.say(&mut session, "CLUSTER NODES");
+    assert!(nodes.contains("10.0.0.1:6380@7400 myself,master - 0 0") && nodes.contains(" connected 0-5461"), "{nodes}");
+    assert!(cluster.say(&mut session, "CLUSTER INFO").contains("cluster_state:ok cluster_slots_assigned:16384"));
+    assert!(cluster.say(&mut session, "CLUSTER SHARDS").starts_with("*3 *4 $5 slots *2 :0 :5461 $5 nodes "));
+    assert!(cluster.say(&mut session, "CLUSTER NONSENSE").starts_with("-ERR unknown subcommand"));
+    assert!(cluster.say(&mut session, "INFO cluster").contains("cluster_enabled:1"));
+    assert!(cluster.say(&mut session, "INFO replication").contains("shard2:role=replica,leader=2,applied=1"));
+    assert_eq!(cluster.say(&mut session, "FLUSHALL|DBSIZE"), "+OK :0 ");
+    assert_eq!(cluster.say(&mut other, "DBSIZE"), ":1 ", "each node clears its own");
+    let mut plain = cluster.session(0);
+    assert!(cluster.say(&mut plain, "CLUSTER SLOTS").starts_with("-ERR This instance has cluster support disabled"));
+    // Nobody leads: it waits, as on the plain door.
+    cluster.elect(1, None);
+    let mut out = Reply::new(Protocol::Resp2);
+    session.feed(format!("GET {}\r\n", keys[1]).as_bytes(), cluster.doors[0].world.now(), &mut out);
+    cluster.elect(1, Some(1));
+    cluster.tick(20);
+    cluster.settle();
+    session.collect(&mut out);
+    assert_eq!(out.bytes, b"$1\r\n2\r\n");
+}

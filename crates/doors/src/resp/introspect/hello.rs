@@ -49,7 +49,7 @@ pub fn parse_hello<'a>(args: &[&'a [u8]]) -> Result<Hello<'a>, CommandError> {
 }
 
 /// Writes what HELLO answers, in the protocol that `reply` has by now.
-pub fn write_hello(client: u64, reply: &mut Reply) {
+pub fn write_hello(client: u64, is_cluster: bool, reply: &mut Reply) {
     reply.map(7);
     let text = |name: &str, value: &str, reply: &mut Reply| {
         reply.bulk(name.as_bytes());
@@ -61,7 +61,7 @@ pub fn write_hello(client: u64, reply: &mut Reply) {
     reply.int(if reply.is_resp3() { 3 } else { 2 });
     reply.bulk(b"id");
     reply.int(client as i64);
-    text("mode", "standalone", reply);
+    text("mode", if is_cluster { "cluster" } else { "standalone" }, reply);
     text("role", "master", reply);
     reply.bulk(b"modules");
     reply.array(0);
@@ -105,14 +105,14 @@ mod tests {
     #[test]
     fn the_answer_is_a_map_of_seven() {
         let mut reply = Reply::new(Protocol::Resp3);
-        write_hello(9, &mut reply);
+        write_hello(9, false, &mut reply);
         assert_eq!(
             String::from_utf8_lossy(&reply.bytes).replace("\r\n", " "),
             "%7 $6 server $5 redis $7 version $5 7.2.0 $5 proto :3 $2 id :9 $4 mode $10 standalone $4 role $6 master $7 modules \
              *0 "
         );
         let mut reply = Reply::new(Protocol::Resp2);
-        write_hello(9, &mut reply);
+        write_hello(9, false, &mut reply);
         assert!(reply.bytes.starts_with(b"*14\r\n"));
     }
 }

@@ -70,8 +70,27 @@ pub struct Facts {
     pub cpu: CpuFacts,
     /// Position of the log: what Redis calls the replication offset.
     pub log_position: u64,
+    /// Whether the client came by the cluster door.
+    pub is_cluster: bool,
+    /// The shards' replicas here, for the cluster door.
+    pub replicas: Vec<ReplicaFacts>,
     /// Databases that hold keys.
     pub keyspaces: Vec<KeyspaceFacts>,
+}
+
+/// One shard's replica on this node.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaFacts {
+    /// Which.
+    pub shard: u32,
+    /// The node that leads it; 0 for none known.
+    pub leader: u64,
+    /// Whether that is this node.
+    pub leads: bool,
+    /// The last entry that this node has applied.
+    pub applied: u64,
+    /// Milliseconds since that node was heard of, where it is another: what is read here may be older than that.
+    pub silent_ms: Option<u64>,
 }
 
 /// Memory, bytes.
@@ -162,7 +181,9 @@ const SECTIONS: &[Section] = &[
     ("replication", replication),
     ("cpu", cpu),
     ("modules", |_, text| text.push_str("# Modules\r\n")),
-    ("cluster", |_, text| text.push_str("# Cluster\r\ncluster_enabled:0\r\n")),
+    ("cluster", |facts, text| {
+        let _ = write!(text, "# Cluster\r\ncluster_enabled:{}\r\n", u8::from(facts.is_cluster));
+    }),
     ("keyspace", keyspace),
 ];
 
@@ -198,7 +219,7 @@ fn server(facts: &Facts, text: &mut String) {
         "redis_git_sha1": "00000000",
         "redis_git_dirty": 0,
         "redis_build_id": 0,
-        "redis_mode": "standalone",
+        "redis_mode": if facts.is_cluster { "cluster" } else { "standalone" },
         "quorate_version": facts.quorate_version,
         "os": facts.os,
         "arch_bits": usize::BITS,
@@ -325,7 +346,7 @@ fn stats(facts: &Facts, text: &mut String) {
 
 fn replication(facts: &Facts, text: &mut String) {
     lines!(text, "Replication",
-        "role": "master",
+        "role": if facts.is_cluster && !facts.replicas.iter().any(|own| own.leads) { "slave" } else { "master" },
         "connected_slaves": 0,
         "master_failover_state": "no-failover",
         "master_replid": facts.run_id,
@@ -337,6 +358,12 @@ fn replication(facts: &Facts, text: &mut String) {
         "repl_backlog_first_byte_offset": 0,
         "repl_backlog_histlen": 0,
     );
+    for own in &facts.replicas {
+        let silent = own.silent_ms.map_or_else(String::new, |silent| format!(",leader_silent_ms={silent}"));
+        let role = if own.leads { "leader" } else { "replica" };
+        let _ =
+            write!(text, "shard{}:role={role},leader={},applied={}{silent}\r\n", own.shard, own.leader, own.applied);
+    }
 }
 
 fn cpu(facts: &Facts, text: &mut String) {

@@ -16,7 +16,7 @@ pub use client::{
 pub use command::command;
 pub use config::{Change, Config, ConfigFacts};
 pub use hello::{Hello, parse_hello, write_hello};
-pub use info::{CpuFacts, Facts, KeyspaceFacts, MemoryFacts, StatsFacts, info};
+pub use info::{CpuFacts, Facts, KeyspaceFacts, MemoryFacts, ReplicaFacts, StatsFacts, info};
 pub use specs::{DOOR_SPECS, DoorSpec, check, find_door};
 
 /// The Redis version whose semantics and texts the node claims.

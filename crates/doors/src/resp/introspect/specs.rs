@@ -124,6 +124,7 @@ pub static DOOR_SPECS: &[DoorSpec] = &[
         .of(CONNECTION),
     spec("waitaof", 4, &["noscript"], "generic", "7.2.0", "Waits until this connection's writes are durable.")
         .of(CONNECTION),
+    spec("asking", 1, &["fast"], "cluster", "3.0.0", "Announces a command that was redirected by ASK.").of(CONNECTION),
     spec("cluster", -2, &[], "cluster", "3.0.0", "About Redis Cluster.").with(CLUSTER),
     spec("readonly", 1, ALWAYS_FAST, "cluster", "3.0.0", "Allows reads at a replica of Redis Cluster.").of(CONNECTION),
     spec("readwrite", 1, ALWAYS_FAST, "cluster", "3.0.0", "Takes READONLY back.").of(CONNECTION),

@@ -228,6 +228,11 @@ impl Session {
                 .refuse(CommandError::new("ERR too many watched keys (limits args_max, command_bytes_max)"), out);
         }
         let at = shard.unwrap_or(0);
+        if self.is_cluster
+            && let Err(error) = self.route_by_slot(args[1..].iter().copied(), None)
+        {
+            return self.refuse(error, out);
+        }
         let versions = if std::mem::take(&mut self.watching) {
             let answer = self.client.take_aside();
             if answer.starts_with(b"-") || answer.len() != new.len() * 8 {
