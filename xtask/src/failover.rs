@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const CLIENTS: usize = 4;
 /// How long a client waits for an answer before it asks on a new connection.
 const PATIENCE: Duration = Duration::from_millis(1000);
+/// A leader for so long stays.
+const SETTLED: Duration = Duration::from_millis(1200);
 /// Longer than this is a failure.
 const LIMIT: Duration = Duration::from_secs(30);
 /// What is asked for: the median, the worst.
@@ -77,19 +79,41 @@ fn all(bin: &Path, shards: usize, runs: usize, dir: &Path) -> Result<Vec<Duratio
     nodes.all_serve(LIMIT)?;
     nodes.await_replicas(LIMIT)?;
     let mut took = Vec::new();
-    for run in 0..runs {
+    while took.len() < runs {
         if interrupt::told() {
             return Err("interrupted".into());
         }
-        let one = one(&mut nodes)?;
-        println!("run {:2}: {:.3} s", run + 1, one.as_secs_f64());
+        let Some(one) = one(&mut nodes)? else { continue };
         took.push(one);
+        println!("run {:2}: {:.3} s", took.len(), one.as_secs_f64());
     }
     Ok(took)
 }
 
-fn one(nodes: &mut Nodes) -> Result<Duration, String> {
-    let leader = nodes.leader(1).ok_or("shard 1 has no leader that anybody knows")?;
+/// Who leads shard 1, once that has been the same for a while: after a restart leads go back to where they belong.
+fn settled_leader(nodes: &Nodes) -> Result<usize, String> {
+    let start = Instant::now();
+    let mut since: Option<(usize, Instant)> = None;
+    while start.elapsed() < LIMIT {
+        let now = nodes.leader(1);
+        since = match (now, since) {
+            (Some(now), Some((before, at))) if now == before => Some((before, at)),
+            (Some(now), _) => Some((now, Instant::now())),
+            (None, _) => None,
+        };
+        if let Some((leader, at)) = since
+            && at.elapsed() > SETTLED
+        {
+            return Ok(leader);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err("shard 1 has no leader that stays".into())
+}
+
+/// One run; nothing, if the lead moved before the kill.
+fn one(nodes: &mut Nodes) -> Result<Option<Duration>, String> {
+    let leader = settled_leader(nodes)?;
     let addrs: Vec<String> =
         nodes.nodes.iter().filter(|node| node.place != leader).map(|node| node.redis.clone()).collect();
     let stop = AtomicBool::new(false);
@@ -124,12 +148,16 @@ fn one(nodes: &mut Nodes) -> Result<Duration, String> {
             });
         }
         std::thread::sleep(Duration::from_millis(700));
+        if nodes.leader(1) != Some(leader) {
+            stop.store(true, Ordering::Relaxed);
+            return Ok(None);
+        }
         let start = Instant::now();
         *killed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(start);
         nodes.kill(leader);
         let done = loop {
             if let Some(first) = lock(&first) {
-                break Ok(first - start);
+                break Ok(Some(first - start));
             }
             if start.elapsed() > LIMIT {
                 break Err(format!("no write was acknowledged within {} s of the leader's end", LIMIT.as_secs()));
@@ -140,6 +168,9 @@ fn one(nodes: &mut Nodes) -> Result<Duration, String> {
         done
     })
     .and_then(|took| {
+        if took.is_none() {
+            return Ok(None);
+        }
         nodes.start(leader)?;
         nodes.all_serve(LIMIT)?;
         nodes.await_replicas(LIMIT)?;

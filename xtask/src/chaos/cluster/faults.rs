@@ -88,13 +88,27 @@ pub struct Course {
     end: Instant,
     holding: Vec<Holding>,
     slowest_resume: Duration,
+    /// Damaged nodes that started, and those that said what they miss.
+    repaired: u64,
+    refused: u64,
 }
 
 impl Course {
     /// A course until `end`.
     pub fn new(nodes: Nodes, rng: Rng, end: Instant, clients: Workload) -> Course {
         let (holding, notes) = (Vec::new(), Vec::new());
-        Course { nodes, rng, clients, injected: 0, notes, end, holding, slowest_resume: Duration::ZERO }
+        Course {
+            nodes,
+            rng,
+            clients,
+            injected: 0,
+            notes,
+            end,
+            holding,
+            slowest_resume: Duration::ZERO,
+            repaired: 0,
+            refused: 0,
+        }
     }
 
     /// Places of the nodes that run.
@@ -275,6 +289,8 @@ impl Course {
                 if let Some(at) = self.nodes.free_place()? {
                     let took = self.nodes.start(at)?;
                     let id = self.nodes.nodes[at].id;
+                    // While there are two, one of them decides: the next fault would be one too many.
+                    self.nodes.await_replicas(CHANGE)?;
                     self.notes.push(format!("node {id} joined in {:.2} s", took.as_secs_f64()));
                 }
             }
@@ -326,7 +342,21 @@ impl Course {
                     self.nodes.kill(at);
                     down.push(at);
                 }
-                Fault::Corrupt(at) => down.push(at),
+                Fault::Corrupt(at) => {
+                    self.nodes.launch(at)?;
+                    match self.nodes.ready(at) {
+                        Ok(()) => self.repaired += 1,
+                        Err(why) => {
+                            // It says so and does not serve: then it is an operator's, who has it replaced.
+                            let word =
+                                why.lines().rev().find(|line| line.contains("quorate: ")).unwrap_or(&why).to_owned();
+                            self.notes.push(format!("node {} refused to start: {word}", self.nodes.nodes[at].id));
+                            self.refused += 1;
+                            self.nodes.wipe(at, CHANGE)?;
+                            self.nodes.await_replicas(CHANGE)?;
+                        }
+                    }
+                }
                 Fault::Full(victims) => {
                     for at in victims {
                         self.nodes
