@@ -52,12 +52,14 @@ impl Map<'_> {
         node(leader).or_else(|| node(self.door.forward.node()))
     }
 
-    /// The other holders of a shard that have a cluster door.
-    fn replicas(&self, at: usize, master: NodeId) -> Vec<&Node> {
+    /// The other holders of a shard that have a cluster door and lead nothing: to clients a node is either a master or a
+    /// replica.
+    fn replicas(&self, at: usize, master: NodeId, masters: &[Option<&Node>]) -> Vec<&Node> {
         let Some(own) = self.cluster.groups().get(&self.group(at)) else {
             return Vec::new();
         };
-        let all = own.voters.iter().chain(&own.learners).filter(|id| **id != master);
+        let leads = |id: &NodeId| masters.iter().flatten().any(|node| node.id == *id);
+        let all = own.voters.iter().chain(&own.learners).filter(|id| **id != master && !leads(id));
         all.filter_map(|id| self.cluster.nodes().get(id)).filter(|node| endpoint(node).is_some()).collect()
     }
 
@@ -266,7 +268,7 @@ fn nodes(map: &Map<'_>, me: NodeId) -> String {
             (0..masters.len()).filter(|at| masters[*at].is_some_and(|master| master.id == node.id)).collect();
         let follows = (0..masters.len()).find_map(|at| {
             let master = masters[at]?;
-            map.replicas(at, master.id).iter().any(|replica| replica.id == node.id).then_some(master.id)
+            map.replicas(at, master.id, &masters).iter().any(|replica| replica.id == node.id).then_some(master.id)
         });
         let mut flags = if node.id == me { "myself,".to_owned() } else { String::new() };
         let mut master = "-".to_owned();
@@ -298,7 +300,7 @@ fn slots(map: &Map<'_>, out: &mut Reply) {
     for (at, master) in masters.iter().enumerate() {
         let Some(master) = master else { continue };
         let (first, last) = slots_of(at, masters.len());
-        let replicas = map.replicas(at, master.id);
+        let replicas = map.replicas(at, master.id, &masters);
         out.array(3 + replicas.len());
         out.int(i64::from(first));
         out.int(i64::from(last));
@@ -319,7 +321,7 @@ fn shards(map: &Map<'_>, out: &mut Reply) {
     for (at, master) in masters.iter().enumerate() {
         let Some(master) = master else { continue };
         let (first, last) = slots_of(at, masters.len());
-        let replicas = map.replicas(at, master.id);
+        let replicas = map.replicas(at, master.id, &masters);
         out.map(2);
         out.bulk(b"slots");
         out.array(2);
