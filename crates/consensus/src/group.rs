@@ -597,6 +597,11 @@ impl Group {
         self.raft.raft.mut_store().set_snapshot(Position { index, term }, &membership);
     }
 
+    /// Whether this leader is handing over, for one election timeout at most: until then proposals are dropped.
+    pub fn is_handing_over(&self) -> bool {
+        self.raft.raft.lead_transferee.is_some()
+    }
+
     fn transfer(&mut self, now: Instant, to: NodeId, out: &mut Vec<Output>) {
         let core = &self.raft.raft;
         let willing = core.state == StateRole::Leader && core.lead_transferee.is_none() && to != self.node;

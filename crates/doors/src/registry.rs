@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use base::{Duration, Instant, NodeId};
+use base::{Duration, GroupId, Instant, NodeId};
 use discovery::watch::{Waiting, Watch};
 use discovery::{Catalog, Change};
 use parking_lot::{MappedRwLockReadGuard, Mutex};
@@ -37,14 +37,34 @@ pub struct Registry {
     /// Locked after the catalog, never before it.
     board: Mutex<Board>,
     /// The other nodes, where there are any.
-    around: OnceLock<Around>,
-    next: AtomicU64,
+    around: OnceLock<Arc<Around>>,
 }
 
 struct Around {
+    meta: GroupId,
     /// Whose forwarding takes changes to the node that leads.
     door: Arc<Door>,
     reads: Arc<Reads>,
+    next: AtomicU64,
+}
+
+impl Around {
+    /// Sends a change to the node that leads.
+    fn change(&self, change: &Change) -> Changing {
+        let number = CHANGES | self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = self.door.world.now();
+        let peer = Arc::new(Peer::new(number, String::new(), String::new(), now, OUTCOME_BYTES_MAX));
+        let mut unit = Vec::new();
+        shard::entry::put_change(&mut unit, change);
+        match self.door.forward_unit(&peer, self.meta, unit, false, now) {
+            Err(error) => Changing::refused(error.0.into_owned()),
+            Ok(()) => {
+                self.door.forward_flush();
+                let seen = Fresh::new(self.reads.clone(), Some((self.door.clone(), SEEN_WAIT)));
+                Changing::there(peer, self.door.clone(), seen)
+            }
+        }
+    }
 }
 
 /// Numbers of changes among the clients whose requests are forwarded.
@@ -116,15 +136,15 @@ impl std::error::Error for ChangeError {}
 impl Registry {
     /// The registry of this meta group; `wake` wakes its driver.
     pub fn new(meta: Arc<Shard<Client>>, wake: Box<dyn Fn() + Send + Sync>) -> Registry {
-        let (around, next) = (OnceLock::new(), AtomicU64::new(0));
-        Registry { shard: meta, wake, board: Mutex::default(), around, next }
+        Registry { shard: meta, wake, board: Mutex::default(), around: OnceLock::new() }
     }
 
     /// From now on there are other nodes: `door` forwards changes, and `ask` has the driver begin a read of the meta group with this
     /// token ([`shard::driver::Input::Read`]); its end is to be told to the [`Reads`] that this returns.
     pub fn join(&self, door: Arc<Door>, ask: Box<dyn Fn(u64) + Send + Sync>) -> Arc<Reads> {
         let reads = Arc::new(Reads::new(ask));
-        let _ = self.around.set(Around { door, reads: reads.clone() });
+        let around = Around { meta: self.shard.group, door, reads: reads.clone(), next: AtomicU64::new(0) };
+        let _ = self.around.set(Arc::new(around));
         reads
     }
 
@@ -166,7 +186,7 @@ impl Registry {
         if let Some(around) = self.around.get()
             && self.shard.is_led_elsewhere()
         {
-            return self.change_there(around, change);
+            return around.change(change);
         }
         if let Some(error) = self.shard.refusal(frees(change)) {
             return Changing::refused(error.0.into_owned());
@@ -178,23 +198,9 @@ impl Registry {
                 if is_idle {
                     (self.wake)();
                 }
-                Changing::here(peer)
-            }
-        }
-    }
-
-    fn change_there(&self, around: &Around, change: &Change) -> Changing {
-        let number = CHANGES | self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let now = around.door.world.now();
-        let peer = Arc::new(Peer::new(number, String::new(), String::new(), now, OUTCOME_BYTES_MAX));
-        let mut unit = Vec::new();
-        shard::entry::put_change(&mut unit, change);
-        match around.door.forward_unit(&peer, self.shard.group, unit, false, now) {
-            Err(error) => Changing::refused(error.0.into_owned()),
-            Ok(()) => {
-                around.door.forward_flush();
-                let seen = Fresh::new(around.reads.clone(), Some((around.door.clone(), SEEN_WAIT)));
-                Changing::there(peer, around.door.clone(), seen)
+                // Nobody else to go to where there are no other nodes.
+                let around = self.around.get().map(|around| (around.clone(), change.clone()));
+                Changing::here(peer, around)
             }
         }
     }

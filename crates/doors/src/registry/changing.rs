@@ -4,10 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use discovery::Outcome;
+use discovery::{Change, Outcome};
 
-use super::{ChangeError, Fresh};
+use super::{Around, ChangeError, Fresh};
 use crate::resp::door::{Client, Door};
+
+/// What a shard says that does not lead any more ([`shard::live::Refusal::Elsewhere`]).
+const MOVED: &str = "TRYAGAIN";
 
 /// A change on its way. Dropped, it still happens; only nobody hears of it.
 #[must_use]
@@ -16,8 +19,8 @@ pub struct Changing(State);
 enum State {
     /// It was not taken.
     Refused(String),
-    /// It waits for the log here.
-    Here(Client),
+    /// It waits for the log here. Where the lead moves before it was proposed, it goes there.
+    Here(Client, Option<(Arc<Around>, Change)>),
     /// It is under way to the node that leads.
     There(Away),
 }
@@ -42,8 +45,8 @@ impl Changing {
         Changing(State::Refused(why))
     }
 
-    pub(super) fn here(peer: Client) -> Changing {
-        Changing(State::Here(peer))
+    pub(super) fn here(peer: Client, around: Option<(Arc<Around>, Change)>) -> Changing {
+        Changing(State::Here(peer, around))
     }
 
     pub(super) fn there(peer: Client, door: Arc<Door>, seen: Fresh) -> Changing {
@@ -75,15 +78,23 @@ impl Future for Changing {
     type Output = Result<Outcome, ChangeError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Refused(why) => Poll::Ready(Err(ChangeError::Refused(why.clone()))),
-            State::Here(peer) => heard(peer, context),
-            State::There(away) => {
-                if away.outcome.is_none() {
-                    away.outcome = Some(std::task::ready!(heard(&away.peer, context))?);
+        loop {
+            match &mut self.0 {
+                State::Refused(why) => return Poll::Ready(Err(ChangeError::Refused(why.clone()))),
+                State::Here(peer, around) => match std::task::ready!(heard(peer, context)) {
+                    Err(ChangeError::Refused(why)) if why.starts_with(MOVED) && around.is_some() => {
+                        let (around, change) = around.take().expect("it was there a line ago");
+                        self.0 = around.change(&change).0;
+                    }
+                    outcome => return Poll::Ready(outcome),
+                },
+                State::There(away) => {
+                    if away.outcome.is_none() {
+                        away.outcome = Some(std::task::ready!(heard(&away.peer, context))?);
+                    }
+                    std::task::ready!(Pin::new(&mut away.seen).poll(context));
+                    return Poll::Ready(Ok(away.outcome.take().expect("it was put there above")));
                 }
-                std::task::ready!(Pin::new(&mut away.seen).poll(context));
-                Poll::Ready(Ok(away.outcome.take().expect("it was put there above")))
             }
         }
     }

@@ -421,7 +421,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             }
             if !self.lanes[at].leads {
                 self.lanes[at].send_elsewhere(sink);
-            } else if !self.appending && !self.held {
+            } else if !self.appending && !self.held && !self.lanes[at].group.is_handing_over() {
+                // While the lead is handed over nothing is taken: what waits is turned away when it has moved, or goes on here.
                 self.propose(at, now, wall, sink, out);
             }
             let (each, lanes) = (self.config.snapshot_log_bytes, self.lanes.len() as u64);
