@@ -355,6 +355,9 @@ impl Origin {
             door.limits.hit(Limit::forward_wait);
             self.give_up(door, id, after);
         }
+        let left = self.lines.values().filter(|line| line.units.is_empty() && line.client.is_closed());
+        let left: Vec<u64> = left.map(|line| line.client.id).collect();
+        left.into_iter().for_each(|id| self.gone(id));
         self.look(door, after);
         self.flush(door);
     }
