@@ -27,6 +27,7 @@ const CASES: &[(&str, u64)] = &[
     ("framing", 60),
     ("files", 60),
     ("tls", 90),
+    ("doors", 90),
     ("edges", 90),
     ("slow", 120),
     ("overload", 120),

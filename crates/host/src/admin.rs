@@ -104,6 +104,10 @@ pub async fn serve(
     node: Arc<Node>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let tls = node.config.admin_tls.clone();
+    if let Some(tls) = &tls {
+        tokio::spawn(tls.clone().follow(stop.clone()));
+    }
     let (hosts, password) = (node.config.admin_hosts.clone(), node.config.admin_password.clone());
     let admin = Arc::new(Admin {
         node,
@@ -132,7 +136,20 @@ pub async fn serve(
             Ok(stream) => match admin.places.clone().try_acquire_owned() {
                 Ok(place) => {
                     admin.connections.fetch_add(1, Ordering::Relaxed);
-                    tokio::spawn(converse(stream, admin.clone(), place));
+                    let _ = stream.set_nodelay(true);
+                    match tls.clone() {
+                        None => {
+                            tokio::spawn(converse(stream, admin.clone(), place));
+                        }
+                        Some(tls) => {
+                            let admin = admin.clone();
+                            tokio::spawn(async move {
+                                if let Some(stream) = tls.accept(stream).await {
+                                    converse(stream, admin, place).await;
+                                }
+                            });
+                        }
+                    }
                 }
                 Err(_) => {
                     admin.node.door.limits.hit(Limit::admin_connections_max);
@@ -146,8 +163,10 @@ pub async fn serve(
     let _ = tokio::time::timeout(STOP_PATIENCE, admin.places.acquire_many(CONNECTIONS_MAX as u32)).await;
 }
 
-async fn converse(stream: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePermit) {
-    let _ = stream.set_nodelay(true);
+async fn converse<S>(stream: S, admin: Arc<Admin>, _place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut stop = admin.stop.clone();
     let limits = admin.node.door.limits.clone();
     let service = service_fn(move |request| {
@@ -417,14 +436,14 @@ impl hyper::body::Body for Stream {
 }
 
 /// A stream that gives up when the other side does not read.
-pub(crate) struct Patient {
-    stream: TcpStream,
+pub(crate) struct Patient<S> {
+    stream: S,
     /// Since a write had to wait.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    pub(crate) fn new(stream: TcpStream) -> Patient {
+impl<S> Patient<S> {
+    pub(crate) fn new(stream: S) -> Patient<S> {
         Patient { stream, waiting: None }
     }
 
@@ -441,7 +460,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -451,7 +470,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(context, polled)

@@ -26,7 +26,8 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admin::Patient;
@@ -34,6 +35,7 @@ use crate::checks::{self, Checks};
 use crate::clock;
 use crate::net::not_accepted;
 use crate::node::Node;
+use crate::tls::DoorTls;
 
 /// Most connections at once.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
@@ -70,6 +72,8 @@ pub struct ConsulConfig {
     pub token: Option<Secret>,
     /// Services of the configuration file.
     pub services: Vec<Declared>,
+    /// TLS, if the door speaks it.
+    pub tls: Option<Arc<DoorTls>>,
 }
 
 /// What the door counts, for people.
@@ -102,6 +106,7 @@ pub struct Opened {
     node: Arc<Node>,
     door: Door,
     checks: Checks,
+    tls: Option<Arc<DoorTls>>,
 }
 
 /// Registers this node and its declared services. When it returns they are applied: whoever asks next finds them.
@@ -125,13 +130,16 @@ pub async fn open(listener: TcpListener, node: Arc<Node>, config: ConsulConfig) 
     let checks =
         Checks { registry: registry.clone(), runner: runner.clone(), node: own, ended: Arc::new(Notify::new()) };
     let door = Door { registry, checks: runner, facts, token: config.token };
-    Ok(Opened { listener, address, node, door, checks })
+    Ok(Opened { listener, address, node, door, checks, tls: config.tls })
 }
 
 impl Opened {
     /// Makes this node's checks, and serves the door until told to stop.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) {
-        let Opened { listener, address, node, door, checks } = self;
+        let Opened { listener, address, node, door, checks, tls } = self;
+        if let Some(tls) = &tls {
+            tokio::spawn(tls.clone().follow(stop.clone()));
+        }
         tokio::spawn(checks.run(stop.clone()));
         tokio::spawn(tell(door.registry.clone(), stop.clone()));
         let figures = Arc::new(Figures {
@@ -154,7 +162,20 @@ impl Opened {
                 Ok((stream, _)) => match figures.places.clone().try_acquire_owned() {
                     Ok(place) => {
                         figures.connections.fetch_add(1, Ordering::Relaxed);
-                        tokio::spawn(converse(stream, served.clone(), place));
+                        let _ = stream.set_nodelay(true);
+                        match tls.clone() {
+                            None => {
+                                tokio::spawn(converse(stream, served.clone(), place));
+                            }
+                            Some(tls) => {
+                                let served = served.clone();
+                                tokio::spawn(async move {
+                                    if let Some(stream) = tls.accept(stream).await {
+                                        converse(stream, served, place).await;
+                                    }
+                                });
+                            }
+                        }
                     }
                     Err(_) => {
                         figures.refused.fetch_add(1, Ordering::Relaxed);
@@ -251,8 +272,10 @@ async fn declare(registry: &Registry, own: &NodeForm, services: &[Declared]) {
     }
 }
 
-async fn converse(stream: TcpStream, served: Arc<Served>, _place: OwnedSemaphorePermit) {
-    let _ = stream.set_nodelay(true);
+async fn converse<S>(stream: S, served: Arc<Served>, _place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut stop = served.stop.clone();
     let service = service_fn(move |request| {
         let served = served.clone();

@@ -23,3 +23,4 @@ pub mod node;
 pub mod peers;
 pub mod snapshots;
 pub mod start;
+pub mod tls;

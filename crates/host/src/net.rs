@@ -10,19 +10,21 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use base::{Limit, Limits};
 use doors::resp::door::Door;
 use doors::resp::session::{Pause, Session};
 use shard::reply::{Protocol, Reply};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::server::TlsStream;
 
 use crate::clock;
 use crate::node::Figures;
+use crate::tls::DoorTls;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -42,9 +44,58 @@ pub enum Speaks {
     Cluster,
 }
 
+/// What a connection's bytes come and go by: TCP, or TLS over it. Generic, so that the plain path pays nothing for the other.
+trait Wire: AsyncRead + Unpin + Send + 'static {
+    /// Writes what can be written at once; else [`ErrorKind::WouldBlock`].
+    fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<usize>;
+    /// What was taken is with the system.
+    fn try_flush(&mut self) -> std::io::Result<()>;
+    /// Whether more may be written.
+    fn poll_write_ready(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>>;
+    /// Says that nothing more comes, if there is a word for it.
+    fn say_goodbye(&mut self) {}
+}
+
+impl Wire for TcpStream {
+    fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        TcpStream::try_write(self, bytes)
+    }
+    fn try_flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn poll_write_ready(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        TcpStream::poll_write_ready(self, context)
+    }
+}
+
+fn at_once<T>(polled: Poll<std::io::Result<T>>) -> std::io::Result<T> {
+    match polled {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+    }
+}
+
+// Nobody is woken by a try; `poll_write_ready` registers who is to be.
+impl Wire for TlsStream<TcpStream> {
+    fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        at_once(Pin::new(self).poll_write(&mut Context::from_waker(Waker::noop()), bytes))
+    }
+    fn try_flush(&mut self) -> std::io::Result<()> {
+        at_once(Pin::new(self).poll_flush(&mut Context::from_waker(Waker::noop())))
+    }
+    fn poll_write_ready(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.get_ref().0.poll_write_ready(context)
+    }
+    fn say_goodbye(&mut self) {
+        // It fits into the socket's buffer, or nobody reads.
+        let _ = Pin::new(self).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
 /// Accepts connections until told to stop.
 pub async fn accept(
     listener: TcpListener,
+    tls: Option<Arc<DoorTls>>,
     door: Arc<Door>,
     figures: Arc<Figures>,
     mut stop: watch::Receiver<bool>,
@@ -57,9 +108,10 @@ pub async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, from)) => {
-                begin(stream, from, Vec::new(), &door, &figures, &stop, speaks);
-            }
+            Ok((stream, from)) => match &tls {
+                None => begin(stream, from, Vec::new(), &door, &figures, &stop, speaks),
+                Some(tls) => begin_tls(stream, from, tls, &door, &figures, &stop, speaks),
+            },
             Err(error) => not_accepted("Redis", &error, &door.limits).await,
         }
     }
@@ -75,16 +127,45 @@ pub fn begin(
     stop: &watch::Receiver<bool>,
     speaks: Speaks,
 ) {
-    let _ = stream.set_nodelay(true);
-    let here = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-    let Some(client) = door.admit(from.to_string(), here.to_string(), clock::now()) else {
+    let Some(session) = let_in(&stream, from, door, speaks) else {
         let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
         return;
     };
-    let session = Session::new(door.clone(), client, clock::seed());
-    let session = if speaks == Speaks::Cluster { session.on_cluster_door() } else { session };
     let connection = Connection::new(stream, session, kept, door.clone(), figures.clone());
     tokio::spawn(connection.run(stop.clone()));
+}
+
+/// The same over TLS. Who shakes hands counts as a client already; one that is too many is not told so.
+fn begin_tls(
+    stream: TcpStream,
+    from: SocketAddr,
+    tls: &Arc<DoorTls>,
+    door: &Arc<Door>,
+    figures: &Arc<Figures>,
+    stop: &watch::Receiver<bool>,
+    speaks: Speaks,
+) {
+    let Some(mut session) = let_in(&stream, from, door, speaks) else { return };
+    let (tls, door, figures, mut stop) = (tls.clone(), door.clone(), figures.clone(), stop.clone());
+    tokio::spawn(async move {
+        let stream = tokio::select! {
+            biased;
+            stream = tls.accept(stream) => stream,
+            _ = stop.wait_for(|stop| *stop) => None,
+        };
+        match stream {
+            Some(stream) => Connection::new(stream, session, Vec::new(), door, figures).run(stop).await,
+            None => session.close(),
+        }
+    });
+}
+
+fn let_in(stream: &TcpStream, from: SocketAddr, door: &Arc<Door>, speaks: Speaks) -> Option<Session> {
+    let _ = stream.set_nodelay(true);
+    let here = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let client = door.admit(from.to_string(), here.to_string(), clock::now())?;
+    let session = Session::new(door.clone(), client, clock::seed());
+    Some(if speaks == Speaks::Cluster { session.on_cluster_door() } else { session })
 }
 
 /// A connection to a door could not be accepted. Out of file descriptors, mostly: connections that end make room, so accepting
@@ -103,8 +184,8 @@ fn is_out_of_files(error: &std::io::Error) -> bool {
     matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
-struct Connection {
-    stream: TcpStream,
+struct Connection<S: Wire> {
+    stream: S,
     session: Session,
     door: Arc<Door>,
     figures: Arc<Figures>,
@@ -126,8 +207,8 @@ enum Event {
     Retry,
 }
 
-impl Connection {
-    fn new(stream: TcpStream, session: Session, kept: Vec<u8>, door: Arc<Door>, figures: Arc<Figures>) -> Connection {
+impl<S: Wire> Connection<S> {
+    fn new(stream: S, session: Session, kept: Vec<u8>, door: Arc<Door>, figures: Arc<Figures>) -> Connection<S> {
         Connection {
             stream,
             session,
@@ -145,6 +226,7 @@ impl Connection {
         if self.session.client.is_flooded() {
             self.door.limits.hit(Limit::output_bytes_max);
         }
+        self.stream.say_goodbye();
     }
 
     /// Until the client leaves, breaks the protocol, or the node stops.
@@ -294,19 +376,26 @@ impl Connection {
     /// Writes all answers. False where the client has gone or does not read.
     async fn write(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
         let mut written = 0;
-        while written < self.out.bytes.len() {
-            match self.stream.try_write(&self.out.bytes[written..]) {
+        loop {
+            let done = written == self.out.bytes.len();
+            let tried = match done {
+                false => self.stream.try_write(&self.out.bytes[written..]),
+                true => self.stream.try_flush().map(|()| 0),
+            };
+            match tried {
+                Ok(_) if done => break,
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if self.out.bytes.len() - written > self.door.limits.output_bytes_max {
                         self.door.limits.hit(Limit::output_bytes_max);
                         return false;
                     }
+                    let (stream, client) = (&mut self.stream, &self.session.client);
                     let doomed = poll_fn(|context| {
-                        if self.session.client.listen_doom(context.waker()) {
+                        if client.listen_doom(context.waker()) {
                             return Poll::Ready(true);
                         }
-                        self.stream.poll_write_ready(context).map(|_| false)
+                        stream.poll_write_ready(context).map(|_| false)
                     });
                     let gone = tokio::select! {
                         biased;
@@ -330,7 +419,7 @@ impl Connection {
 }
 
 /// However its task ends, by a panic too: others must not go on believing that the client is there.
-impl Drop for Connection {
+impl<S: Wire> Drop for Connection<S> {
     fn drop(&mut self) {
         self.session.close();
     }

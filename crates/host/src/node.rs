@@ -31,6 +31,7 @@ use crate::net::{self, Speaks};
 use crate::peers::{Message, Peers};
 use crate::snapshots::{Job, SnapshotThread};
 use crate::start::{self, Found};
+use crate::tls::DoorTls;
 
 /// Commits that the tape remembers.
 const TAPE_LENGTH: usize = 256;
@@ -70,6 +71,10 @@ pub struct NodeConfig {
     pub idle_timeout: Duration,
     /// The configuration file, for INFO.
     pub config_file: String,
+    /// TLS of the Redis door.
+    pub redis_tls: Option<Arc<DoorTls>>,
+    /// TLS of the admin door.
+    pub admin_tls: Option<Arc<DoorTls>>,
 }
 
 /// Figures that the host counts.
@@ -318,7 +323,11 @@ impl Node {
             shown: (Instant::default(), 0),
         };
         tokio::spawn(task.run());
-        tokio::spawn(net::accept(listener, door.clone(), figures.clone(), stopping, Speaks::Plain));
+        if let Some(tls) = &config.redis_tls {
+            tokio::spawn(tls.clone().follow(stopping.clone()));
+        }
+        let tls = config.redis_tls.clone();
+        tokio::spawn(net::accept(listener, tls, door.clone(), figures.clone(), stopping, Speaks::Plain));
         Ok(Arc::new(Node {
             config,
             member,
@@ -392,7 +401,8 @@ impl Node {
     /// Serves clients of Redis Cluster, beside those of the plain door.
     pub fn open_cluster_door(&self, listener: TcpListener) {
         let (door, figures) = (self.door.clone(), self.figures.clone());
-        tokio::spawn(net::accept(listener, door, figures, self.stop.subscribe(), Speaks::Cluster));
+        let tls = self.config.redis_tls.clone();
+        tokio::spawn(net::accept(listener, tls, door, figures, self.stop.subscribe(), Speaks::Cluster));
     }
 
     /// Whether it has been told to stop.

@@ -48,5 +48,7 @@ pub use plan::{
 };
 pub use pool::{Endpoint, EndpointConfig, Protocol, is_our_own};
 pub use serve::{Proxy, Shutdown};
-pub use tls::{BadCertificate, Certificate, Certificates, Trust, UpstreamAuth, UpstreamTls, client_config};
+pub use tls::{
+    BadCertificate, Certificate, Certificates, Trust, UpstreamAuth, UpstreamTls, client_config, server_config,
+};
 pub use tokio_rustls::TlsAcceptor;

@@ -5,7 +5,7 @@ use crate::pool::Protocol;
 use parking_lot::RwLock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -140,6 +140,29 @@ impl Certificates {
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config).into()
     }
+}
+
+/// How a door shakes hands that shows `chain` (with its `key`, both PEM). With `clients` (authorities, PEM) it lets in nobody who has no certificate that
+/// one of them signed. It chooses no protocol.
+///
+/// # Errors
+/// Which of them cannot be read, and why.
+pub fn server_config(chain: &[u8], key: &[u8], clients: Option<&[u8]>) -> Result<rustls::ServerConfig, BadCertificate> {
+    let builder = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring has the cipher suites of TLS 1.2 and 1.3");
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let roots = Arc::new(roots(pem, true)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+            builder.with_client_cert_verifier(
+                verifier.map_err(|error| BadCertificate(format!("the clients' authorities: {error}")))?,
+            )
+        }
+    };
+    let certificate = Certificate::from_pem(&[], chain, key)?;
+    Ok(builder.with_cert_resolver(Certificates::new(&[certificate])))
 }
 
 impl ResolvesServerCert for Certificates {

@@ -21,6 +21,8 @@ pub struct Admin {
     pub address: SocketAddr,
     /// Its password, if it wants one.
     pub password: Option<String>,
+    /// Authorities (PEM): set, it is spoken to over TLS.
+    authorities: Option<Vec<u8>>,
 }
 
 impl Admin {
@@ -30,14 +32,26 @@ impl Admin {
             Some(path) => Some(config::password_in(path).map_err(|why| format!("{why} (--password-file)"))?),
             None => std::env::var(config::ADMIN_PASSWORD_VARIABLE).ok(),
         };
-        Ok(Admin { address, password })
+        let authorities =
+            match std::env::var_os(config::ADMIN_CA_VARIABLE) {
+                Some(path) => Some(std::fs::read(&path).map_err(|error| {
+                    format!("{}: {error} ({})", Path::new(&path).display(), config::ADMIN_CA_VARIABLE)
+                })?),
+                None => None,
+            };
+        Ok(Admin { address, password, authorities })
     }
 
     /// Asks, and says what to do where nobody is there or the password is wrong.
     pub fn ask(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<(u16, String), String> {
         let address = self.address;
-        let answer = request(address, method, path, self.password.as_deref(), kind, body).map_err(|why| {
-            format!("the node's admin door at {address} cannot be asked: {why}. Start a node with `quorate up`, or say where it is with --admin")
+        let asked = Asked { address, method, path, password: self.password.as_deref(), kind, body };
+        let answer = asked.by(self.authorities.as_deref()).map_err(|why| {
+            format!(
+                "the node's admin door at {address} cannot be asked: {why}. Start a node with `quorate up`, or say where it is with \
+                 --admin, or, if it speaks TLS, name the file of its authority in {}",
+                config::ADMIN_CA_VARIABLE
+            )
         })?;
         if answer.0 == 401 {
             let which = if self.password.is_some() { "another password than this one" } else { "its password" };
@@ -50,7 +64,7 @@ impl Admin {
     }
 }
 
-/// One request: status code and body.
+/// One request in the clear: status code and body.
 pub fn request(
     address: SocketAddr,
     method: &str,
@@ -59,26 +73,54 @@ pub fn request(
     kind: &str,
     body: &[u8],
 ) -> Result<(u16, String), String> {
-    let login = password.map_or(String::new(), |password| format!("Authorization: {}\r\n", auth::header(password)));
-    let content = match body {
-        [] if matches!(method, "GET" | "HEAD" | "DELETE") => String::new(),
-        body => format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len()),
-    };
-    let ask = || -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+    Asked { address, method, path, password, kind, body }.by(None)
+}
+
+struct Asked<'a> {
+    address: SocketAddr,
+    method: &'a str,
+    path: &'a str,
+    password: Option<&'a str>,
+    kind: &'a str,
+    body: &'a [u8],
+}
+
+impl Asked<'_> {
+    /// Asks, over TLS where there are authorities.
+    fn by(&self, authorities: Option<&[u8]>) -> Result<(u16, String), String> {
+        let told = |error: std::io::Error| error.to_string();
+        let connect = || -> std::io::Result<TcpStream> {
+            let stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        };
+        let stream = connect().map_err(told)?;
+        let answer = match authorities {
+            None => self.over(stream),
+            Some(authorities) => self.over(host::tls::to_door(stream, self.address, authorities)?),
+        };
+        let answer = String::from_utf8(answer.map_err(told)?).map_err(|_| "it answers no text")?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("it does not speak HTTP")?;
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("it does not speak HTTP")?;
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        Ok((code, if is_chunked { unchunk(body).ok_or("its answer is cut short")? } else { body.to_owned() }))
+    }
+
+    fn over(&self, mut stream: impl Read + Write) -> std::io::Result<Vec<u8>> {
+        let Asked { address, method, path, password, kind, body } = self;
+        let login = password.map_or(String::new(), |password| format!("Authorization: {}\r\n", auth::header(password)));
+        let content = match body {
+            [] if matches!(*method, "GET" | "HEAD" | "DELETE") => String::new(),
+            body => format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len()),
+        };
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{login}{content}Connection: close\r\n\r\n")?;
         stream.write_all(body)?;
+        stream.flush()?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         Ok(answer)
-    };
-    let answer = String::from_utf8(ask().map_err(|error| error.to_string())?).map_err(|_| "it answers no text")?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("it does not speak HTTP")?;
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or("it does not speak HTTP")?;
-    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    Ok((code, if is_chunked { unchunk(body).ok_or("its answer is cut short")? } else { body.to_owned() }))
+    }
 }
 
 fn unchunk(mut body: &str) -> Option<String> {

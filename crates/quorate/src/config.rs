@@ -26,6 +26,9 @@ use crate::keys::{KEYS, KEYSPACE_KEYS, Key, Raw, nearest, quoted};
 
 pub mod cluster;
 mod services;
+mod tls;
+
+pub use tls::TlsSettings;
 
 /// The environment variable that may hold the Redis door's password.
 pub const PASSWORD_VARIABLE: &str = "QUORATE_PASSWORD";
@@ -38,6 +41,12 @@ pub const JOIN_TOKEN_VARIABLE: &str = "QUORATE_JOIN_TOKEN";
 
 /// The environment variable that may hold the admin door's password.
 pub const ADMIN_PASSWORD_VARIABLE: &str = "QUORATE_ADMIN_PASSWORD";
+
+/// What the admin and Consul doors speak over TLS.
+const HTTP: &[&[u8]] = &[b"http/1.1"];
+
+/// The environment variable that may name the file with the authorities of an admin door that speaks TLS.
+pub const ADMIN_CA_VARIABLE: &str = "QUORATE_ADMIN_CA";
 
 /// Most bytes of a configuration file, and of a password file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -61,6 +70,8 @@ pub struct Settings {
     pub redis_cluster_bind: Option<SocketAddr>,
     /// `redis.password_file`.
     pub password_file: Option<PathBuf>,
+    /// `redis.tls_cert` and its kin.
+    pub redis_tls: TlsSettings,
     /// `redis.idle_timeout`; zero for never.
     pub idle_timeout: Duration,
     /// `[cluster]`.
@@ -69,12 +80,16 @@ pub struct Settings {
     pub admin_bind: SocketAddr,
     /// `admin.password_file`.
     pub admin_password_file: Option<PathBuf>,
+    /// `admin.tls_cert` and its kin.
+    pub admin_tls: TlsSettings,
     /// `admin.hosts`.
     pub admin_hosts: Vec<String>,
     /// `consul.bind`.
     pub consul_bind: SocketAddr,
     /// `consul.token_file`.
     pub consul_token_file: Option<PathBuf>,
+    /// `consul.tls_cert` and its kin.
+    pub consul_tls: TlsSettings,
     /// `consul.node_name`; empty for one made of the node's number.
     pub consul_node_name: String,
     /// `consul.datacenter`.
@@ -136,13 +151,16 @@ impl Default for Settings {
             redis_bind: SocketAddr::from(([127, 0, 0, 1], 6379)),
             redis_cluster_bind: None,
             password_file: None,
+            redis_tls: TlsSettings::default(),
             idle_timeout: Duration::ZERO,
             cluster: cluster::ClusterSettings::default(),
             admin_bind: SocketAddr::from(([127, 0, 0, 1], 7070)),
             admin_password_file: None,
+            admin_tls: TlsSettings::default(),
             admin_hosts: Vec::new(),
             consul_bind: SocketAddr::from(([127, 0, 0, 1], 8500)),
             consul_token_file: None,
+            consul_tls: TlsSettings::default(),
             consul_node_name: String::new(),
             consul_datacenter: "dc1".into(),
             consul_advertise: String::new(),
@@ -402,6 +420,20 @@ impl Settings {
                 self.consul_bind
             ));
         }
+        for (table, door, address, tls) in [
+            ("redis", "Redis", open_redis.unwrap_or(self.redis_bind), &self.redis_tls),
+            ("admin", "admin", self.admin_bind, &self.admin_tls),
+            ("consul", "Consul", self.consul_bind, &self.consul_tls),
+        ] {
+            tls.check(table)?;
+            if is_open(address) && !tls.is_on() {
+                return Err(format!(
+                    "the {door} door at {address} could be reached by others and speaks no TLS: whoever is on the way could read \
+                     its password, and everything else. Set {table}.tls_cert and {table}.tls_key, or {table}.bind to a loopback \
+                     address, or, if nobody else can reach that network, insecure_bind = true (--insecure-bind)"
+                ));
+            }
+        }
         if is_open(self.gateway_bind) {
             return Err(format!(
                 "the gateway at {} could be reached by others. Set gateway.bind to a loopback address and add a listener with a \
@@ -492,18 +524,19 @@ impl Settings {
     }
 
     /// What the Consul door wants to know.
-    pub fn consul_config(&self, node: NodeId) -> ConsulConfig {
+    pub fn consul_config(&self, node: NodeId) -> Result<ConsulConfig, String> {
         let node_name = match self.consul_node_name.as_str() {
             "" => format!("node{}", node.0),
             name => name.to_owned(),
         };
-        ConsulConfig {
+        Ok(ConsulConfig {
             node_name,
             datacenter: self.consul_datacenter.clone(),
             advertise: self.consul_advertise.clone(),
             token: self.consul_token.clone(),
             services: self.services.clone(),
-        }
+            tls: self.consul_tls.open("consul", HTTP)?,
+        })
     }
 
     /// The DNS door at this address.
@@ -537,6 +570,8 @@ impl Settings {
             stop_timeout: self.stop_timeout,
             idle_timeout: self.idle_timeout,
             config_file: self.file.display().to_string(),
+            redis_tls: self.redis_tls.open("redis", &[])?,
+            admin_tls: self.admin_tls.open("admin", HTTP)?,
         })
     }
 }

@@ -110,6 +110,24 @@ pub const KEYS: &[Key<Settings>] = &[
         "File whose first line is the password of the Redis door; the variable QUORATE_PASSWORD works too. Needed once others can reach the door. Empty: none."
     ),
     key!(
+        "redis.tls_cert",
+        optional_path,
+        redis_tls.cert,
+        "File with the certificate chain (PEM) that the Redis door shows; it then speaks TLS only. Needed, with the key, beyond loopback. Read again when it changes. Empty: no TLS."
+    ),
+    key!(
+        "redis.tls_key",
+        optional_path,
+        redis_tls.key,
+        "File with that certificate's private key (PEM). Readable by the node alone."
+    ),
+    key!(
+        "redis.tls_client_ca",
+        optional_path,
+        redis_tls.client_ca,
+        "File with authorities (PEM): clients must show a certificate that one of them signed, beside their password. Empty: they need none."
+    ),
+    key!(
         "redis.idle_timeout",
         span,
         idle_timeout,
@@ -182,6 +200,24 @@ pub const KEYS: &[Key<Settings>] = &[
         "File whose first line is the password of the admin door; the variable QUORATE_ADMIN_PASSWORD works too. Empty: none. /healthz and /readyz never ask for it."
     ),
     key!(
+        "admin.tls_cert",
+        optional_path,
+        admin_tls.cert,
+        "File with the certificate chain (PEM) that the admin door shows; it then speaks TLS only. Needed, with the key, beyond loopback. Read again when it changes. Empty: no TLS."
+    ),
+    key!(
+        "admin.tls_key",
+        optional_path,
+        admin_tls.key,
+        "File with that certificate's private key (PEM). Readable by the node alone."
+    ),
+    key!(
+        "admin.tls_client_ca",
+        optional_path,
+        admin_tls.client_ca,
+        "File with authorities (PEM): clients must show a certificate that one of them signed, beside their password. Empty: they need none."
+    ),
+    key!(
         "admin.hosts",
         names,
         admin_hosts,
@@ -222,6 +258,24 @@ pub const KEYS: &[Key<Settings>] = &[
         optional_path,
         consul_token_file,
         "File whose first line is the token that the Consul door asks for (X-Consul-Token, or bearer); the variable QUORATE_CONSUL_TOKEN works too. Needed once others can reach the door. Empty: none."
+    ),
+    key!(
+        "consul.tls_cert",
+        optional_path,
+        consul_tls.cert,
+        "File with the certificate chain (PEM) that the Consul door shows; it then speaks TLS only. Needed, with the key, beyond loopback. Read again when it changes. Empty: no TLS."
+    ),
+    key!(
+        "consul.tls_key",
+        optional_path,
+        consul_tls.key,
+        "File with that certificate's private key (PEM). Readable by the node alone."
+    ),
+    key!(
+        "consul.tls_client_ca",
+        optional_path,
+        consul_tls.client_ca,
+        "File with authorities (PEM): clients must show a certificate that one of them signed, beside their password. Empty: they need none."
     ),
     key!(
         "consul.node_name",

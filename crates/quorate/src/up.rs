@@ -104,10 +104,15 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let (redis, redis_twin) = twins(redis.listener)?;
     let (admin, admin_twin) = twins(admin.listener)?;
     let limits = config.limits.clone();
+    // Who comes early to a door with TLS waits in the system's queue: what is said while loading is said in the clear.
     let (early, handed) = mpsc::channel(loading::CONNECTIONS_MAX);
-    tokio::spawn(loading::redis(redis_twin, limits.clone(), starting.clone(), early));
+    if config.redis_tls.is_none() {
+        tokio::spawn(loading::redis(redis_twin, limits.clone(), starting.clone(), early));
+    }
     let (early, admin_handed) = mpsc::channel(loading::CONNECTIONS_MAX);
-    tokio::spawn(loading::admin(admin_twin, limits, stage.clone(), starting, early));
+    if config.admin_tls.is_none() {
+        tokio::spawn(loading::admin(admin_twin, limits, stage.clone(), starting, early));
+    }
     let start = tokio::task::spawn_blocking(move || {
         let mut shown = ProgressLine::default();
         let node = Node::start(config, redis, cluster, &mut |text| {
@@ -140,14 +145,14 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
         }
     }
     // Before anybody is served: who reads "ready" finds the file's services.
-    let consul = host::consul::open(consul.listener, node.clone(), settings.consul_config(own)).await?;
+    let consul = host::consul::open(consul.listener, node.clone(), settings.consul_config(own)?).await?;
     let (front_stop, front_stopping) = watch::channel(false);
     let front = match door {
         None => None,
         Some(door) => {
             let config = GatewayConfig { limits: node.door.limits.clone(), ..settings.gateway_config() };
             let front = Front::new(node.registry.clone(), gateway_address, config)?;
-            declare(&front, &settings.consul_config(own).node_name, settings).await?;
+            declare(&front, &settings.consul_config(own)?.node_name, settings).await?;
             let _ = node.front.set(front.clone());
             let listeners = front.open(door.listener);
             Some(tokio::spawn(front.run(listeners, front_stopping)))

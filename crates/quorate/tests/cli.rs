@@ -293,7 +293,11 @@ fn beyond_loopback_a_password_or_a_word_of_consent_is_needed() {
     let words = ["admin door", "no password", "admin.bind", "--admin-password-file", "--insecure-bind"];
     refused(&["up", "--admin-bind", "0.0.0.0:0", "--password", "x"], &words);
     let secret = scratch.file("secret", "hunter2\nnot this line\n");
-    let node = Node::start(&["--data", &data, "--redis-bind", "0.0.0.0:0", "--password-file", &secret]);
+    // A password alone would cross the network as it is.
+    let open = ["up", "--admin-port", "0", "--data", &data, "--redis-bind", "0.0.0.0:0", "--password-file", &secret];
+    refused(&open, &["0.0.0.0:0", "no TLS", "redis.tls_cert", "redis.tls_key", "--insecure-bind"]);
+    let flags = ["--data", &data, "--redis-bind", "0.0.0.0:0", "--password-file", &secret, "--insecure-bind"];
+    let node = Node::start(&flags);
     assert_eq!(node.ask("GET a"), "-NOAUTH Authentication required.");
     assert_eq!(node.ask("AUTH hunter2"), "+OK");
     drop(node);

@@ -13,7 +13,7 @@ pub mod access;
 mod begin;
 mod decide;
 pub mod documents;
-mod files;
+pub(crate) mod files;
 mod late;
 mod listeners;
 mod members;
