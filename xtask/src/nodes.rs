@@ -558,6 +558,10 @@ fn unsettled(view: &Json, wanted: usize) -> Option<String> {
         if group["leader"].as_u64().unwrap_or(0) == 0 {
             return Some(format!("group {number} has no leader"));
         }
+        let wants = group["wanted_leader"].as_u64().unwrap_or(0);
+        if wants != 0 && group["leader"].as_u64() != Some(wants) {
+            return Some(format!("group {number} is led by {} and should be by {wants}", group["leader"]));
+        }
         if list(&group["voters"]).len() < wanted {
             return Some(format!("group {number} has voters {}", group["voters"]));
         }

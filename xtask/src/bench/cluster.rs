@@ -220,7 +220,8 @@ impl System {
             Speech::Redis { wait } => redis::play(addrs, load, wait),
         })?;
         let spent: Vec<f64> = cpu()?.iter().zip(before).map(|(after, before)| after - before).collect();
-        if shown.failed > 0 || shown.took.is_empty() {
+        // A lead that moves while it is measured costs a refusal or two.
+        if shown.failed * 1000 > shown.took.len() || shown.took.is_empty() {
             return Err(format!("{}: {} of {} failed: {}", self.name, shown.failed, shown.took.len(), shown.complaint));
         }
         let count = shown.took.len() as f64;
