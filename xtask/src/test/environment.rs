@@ -25,6 +25,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("openssl", &["openssl"]),
     ("cc", &["gcc", "libc6-dev"]),
     ("mkfs.ext4", &["e2fsprogs"]),
+    ("ip", &["iproute2"]),
 ];
 
 /// Installs what is missing by apt-get, where root is at hand.

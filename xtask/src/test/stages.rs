@@ -51,6 +51,16 @@ pub const STAGES: &[Stage] = &[
         about: "the same cases against a program with planted bugs: each is caught",
         run: gateway_bugs,
     },
+    Stage {
+        name: "cluster",
+        about: "three real nodes behind a bad network, row by row of the fault matrix, every history judged; a disk that lies is caught",
+        run: cluster,
+    },
+    Stage {
+        name: "failover",
+        about: "the leader killed under load, again and again: how soon writes resume",
+        run: failover,
+    },
     Stage { name: "kill9", about: "kill -9 under load: nothing acknowledged is lost", run: kill9 },
     Stage { name: "power-cut", about: "un-synced data is lost: nothing acknowledged is", run: power_cut },
     Stage { name: "disk-full", about: "a full disk refuses writes, serves reads, recovers", run: disk_full },
@@ -231,6 +241,27 @@ fn chaos(ctx: &Ctx, kind: &str, rounds: Option<u64>) -> Result<Outcome, String> 
         return skipped(why);
     }
     passed(said.trim().lines().last().unwrap_or("").to_owned())
+}
+
+fn cluster(ctx: &Ctx) -> Result<Outcome, String> {
+    let (bin, minutes) = (ctx.bin.to_string_lossy(), ctx.count(3, 40).to_string());
+    // By day the seed is fixed; the night's is new every time.
+    let seed = if ctx.night { std::process::id().to_string() } else { "1".into() };
+    let said = ctx.tool(&["chaos", "cluster", "--bin", &bin, "--minutes", &minutes, "--seed", &seed], 12)?;
+    if let Some(why) = said.lines().find_map(|line| line.strip_prefix("skipped: ")) {
+        return skipped(why);
+    }
+    let held = said.lines().filter(|line| line.ends_with("| held |")).count();
+    let absent = said.lines().filter(|line| line.contains("skipped: ")).collect::<Vec<_>>().join("; ");
+    let plant = ["--rows", "3", "--minutes", "0.2", "--plant", "lying-disk"];
+    ctx.tool(&[&["chaos", "cluster", "--bin", &bin, "--seed", &seed], &plant[..]].concat(), 4)?;
+    passed(format!("{held} rows held{}{absent}", if absent.is_empty() { "" } else { "; " }))
+}
+
+fn failover(ctx: &Ctx) -> Result<Outcome, String> {
+    let (bin, runs) = (ctx.bin.to_string_lossy(), ctx.count(10, 50).to_string());
+    let said = ctx.tool(&["failover", "--bin", &bin, "--runs", &runs], 6)?;
+    passed(said.lines().find_map(|line| line.strip_prefix("failover: ")).unwrap_or(""))
 }
 
 fn kill9(ctx: &Ctx) -> Result<Outcome, String> {

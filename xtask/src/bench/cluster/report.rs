@@ -95,7 +95,7 @@ fn head(plan: &Plan) -> String {
          majority of three; Redis, on the master's disk and in the replica's memory.\n",
         first(output("date", &["-u", "+%Y-%m-%d %H:%M UTC"])),
         first(output("etcd", &["--version"])),
-        first(output("redis-server", &["--version"])),
+        first(output("redis-server", &["--version"])).split(" sha=").next().unwrap_or("?"),
         first(output("git", &["rev-parse", "--short", "HEAD"])),
         plan.rounds,
         plan.seconds,
