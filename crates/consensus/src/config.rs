@@ -1,5 +1,6 @@
 //! How a group starts: from nothing, or from what a disk gave back.
 
+use crate::fence::Fence;
 use crate::types::{Entry, HardState, Membership, NUMBER_MAX, Position};
 use base::{Duration, GroupId, NodeId};
 use std::fmt;
@@ -24,6 +25,8 @@ pub struct GroupConfig {
     pub entries: Vec<Entry>,
     /// The newest one found on disk.
     pub hard_state: HardState,
+    /// What this node's word on the group is worth, after what its disk has lost.
+    pub fence: Fence,
     /// Draws election timeouts; differs between nodes and between starts.
     pub seed: u64,
     /// How groups keep time.
@@ -113,6 +116,10 @@ pub struct Planted {
     pub commit_not_persisted: bool,
     /// A vote counts for two.
     pub votes_counted_twice: bool,
+    /// A node that has lost what it vouched for votes and acknowledges as if it had not.
+    pub fence_ignored: bool,
+    /// A node that cut a tail which was in truth rotten votes and acknowledges as if that were nothing.
+    pub doubt_ignored: bool,
     /// A change of membership takes effect where it is appended, decided or not.
     pub members_before_commit: bool,
 }
@@ -199,6 +206,7 @@ impl GroupConfig {
             start: Position::default(),
             entries: Vec::new(),
             hard_state: HardState::default(),
+            fence: Fence::default(),
             seed,
             timing: Timing::default(),
             limits: GroupLimits::default(),

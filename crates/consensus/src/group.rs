@@ -18,6 +18,7 @@
 //! **Absent:** clocks, threads, files, sockets. Never fails once made.
 
 use crate::config::{ConfigError, GroupConfig, GroupLimits, Timing};
+use crate::fence::{self, Ballots, Fence, Readmission, Tag, Trust};
 use crate::guard::{self, Refused, Surroundings};
 use crate::io::{DropReason, Input, Output, Token, WriteToken};
 use crate::lease::Lease;
@@ -30,7 +31,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use raft::eraftpb::{self, ConfChangeV2, EntryType, Message, MessageType};
 use raft::{Changer, Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The crate's own election timeout in ticks, of which none ever passes. `election_elapsed` serves as a flag instead: the
 /// crate sets it to zero whenever it resets its timer.
@@ -83,6 +84,14 @@ pub struct Group {
     hurries: bool,
     lease: Lease,
     reads: Reads,
+    /// This node's own fence; the index that lifts it, from a leader that has let it in; the votes that it asked for.
+    fence: Fence,
+    lifts_at: Option<u64>,
+    ballots: Ballots,
+    /// At a leader: the others' fences, as of this term.
+    fences: BTreeMap<NodeId, Readmission>,
+    /// What must be said to other nodes and is not the library's.
+    asides: Vec<Message>,
     snapshot_wanted: bool,
     /// Followers were told of less than is committed: see [`Group::send`].
     withheld: bool,
@@ -127,6 +136,8 @@ pub struct Status {
     pub lease: Option<Instant>,
     /// Messages dropped at the gate since the start.
     pub messages_refused: u64,
+    /// What this node's own word is worth. With anything but `Whole` it is being let back in, or waits for a leader.
+    pub trust: Trust,
 }
 
 impl Group {
@@ -192,6 +203,11 @@ impl Group {
             hurries: false,
             lease: Lease::default(),
             reads,
+            fence: config.fence,
+            lifts_at: None,
+            ballots: Ballots::default(),
+            fences: BTreeMap::new(),
+            asides: Vec::new(),
             snapshot_wanted: false,
             withheld: false,
             announced: (Role::Follower, hard_state.term, None),
@@ -239,7 +255,7 @@ impl Group {
                 let beats = self.heartbeat_at.min(self.quorum_check_at);
                 Some(self.transfer_until.map_or(beats, |until| until.min(beats)))
             }
-        } else if core.promotable() && !core.prs().is_singleton() && !self.is_writing_log() {
+        } else if core.promotable() && !core.prs().is_singleton() && !self.is_writing_log() && !self.is_barred() {
             Some(self.election_at)
         } else {
             None
@@ -298,6 +314,7 @@ impl Group {
             reads_waiting: self.reads.len(),
             lease: self.lease_until(),
             messages_refused: self.refused,
+            trust: self.trust(),
         }
     }
 
@@ -501,6 +518,7 @@ impl Group {
     fn receive(&mut self, now: Instant, envelope: Envelope) {
         let group = envelope.group();
         let mut message = *envelope.message;
+        let tag = Tag::of(&message);
         let loyal = now < self.loyal_until || self.is_leader();
         let around = Surroundings { writing_log: self.is_writing_log(), installing: self.is_installing(), loyal };
         let admitted = match guard::admit(&self.raft, &around, &mut message) {
@@ -509,6 +527,9 @@ impl Group {
         };
         if admitted.is_err() {
             self.refused += 1;
+            return;
+        }
+        if !self.passes_fence(&message, tag) {
             return;
         }
         let kind = message.get_msg_type();
@@ -526,8 +547,10 @@ impl Group {
             again.into_iter().for_each(|again| drop(self.raft.step(again)));
         }
         // Its errors say "not from a member" or "nothing to do with it": as good as lost.
-        if self.raft.step(message).is_err() {
-            self.refused += 1;
+        for message in self.count_votes(message, tag) {
+            if self.raft.step(message).is_err() {
+                self.refused += 1;
+            }
         }
         if self.raft.raft.election_elapsed == 0 {
             self.election_at = self.draw_next(now);
@@ -552,6 +575,170 @@ impl Group {
         if hears && std::mem::take(&mut self.hurries) {
             self.election_at = self.draw_election(now);
         }
+    }
+
+    // ---- fences: see `fence` -----------------------------------------------------------------------------------------
+
+    fn trust(&self) -> Trust {
+        #[cfg(any(test, feature = "planted"))]
+        match self.fence.trust {
+            Trust::Damage if self.planted.fence_ignored => return Trust::Whole,
+            Trust::Doubt if self.planted.doubt_ignored => return Trust::Whole,
+            _ => {}
+        }
+        self.fence.trust
+    }
+
+    /// Whether this node must not stand for election.
+    fn is_barred(&self) -> bool {
+        self.trust() == Trust::Damage
+    }
+
+    /// Whether a message that the gate let in may reach the library, as far as fences go.
+    fn passes_fence(&mut self, message: &Message, tag: Tag) -> bool {
+        use MessageType::{
+            MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse, MsgReadIndexResp, MsgRequestPreVote,
+            MsgRequestPreVoteResponse, MsgRequestVote, MsgRequestVoteResponse, MsgSnapshot, MsgTimeoutNow,
+        };
+        let (kind, from) = (message.get_msg_type(), NodeId(message.from));
+        if fence::is_report(message) {
+            self.hear_fence(from, message.term, tag.name);
+            return false;
+        }
+        if matches!(kind, MsgAppendResponse | MsgHeartbeatResponse)
+            && self.fences.get(&from).is_some_and(|fence| fence.name != tag.name)
+        {
+            // From before that node's loss.
+            return false;
+        }
+        let trust = self.trust();
+        if trust == Trust::Whole {
+            return true;
+        }
+        match kind {
+            MsgAppend | MsgHeartbeat | MsgSnapshot | MsgReadIndexResp
+                if self.fence.name == tag.name && tag.word > 0 =>
+            {
+                self.lifts_at = Some(tag.word);
+                true
+            }
+            MsgHeartbeat => {
+                self.asides.push(fence::report(self.fence.name, message));
+                false
+            }
+            MsgAppend | MsgSnapshot | MsgReadIndexResp | MsgTimeoutNow => false,
+            MsgRequestVote | MsgRequestPreVote if trust == Trust::Damage => {
+                self.asides.push(fence::abstention(self.fence.name, message));
+                false
+            }
+            MsgRequestVoteResponse | MsgRequestPreVoteResponse => trust == Trust::Doubt,
+            _ => true,
+        }
+    }
+
+    /// Another node stands behind a fence: what it acknowledged before counts no more, and it is let in once an entry has been
+    /// decided without it.
+    fn hear_fence(&mut self, from: NodeId, term: u64, name: u64) {
+        let core = &mut self.raft.raft;
+        let known = self.fences.get(&from).is_some_and(|fence| fence.name == name);
+        if core.state != StateRole::Leader || core.term != term || name == 0 || known {
+            return;
+        }
+        let last = core.raft_log.last_index();
+        let Some(progress) = core.mut_prs().get_mut(from.0) else { return };
+        progress.become_probe();
+        (progress.matched, progress.next_idx) = (0, last + 1);
+        let entry = eraftpb::Entry::default();
+        let propose = MessageType::MsgPropose as i32;
+        let message = Message { msg_type: propose, from: core.id, entries: vec![entry], ..Message::default() };
+        // Refused while the lead is being handed over: the next report comes with the next heartbeat.
+        if core.step(message).is_ok() {
+            let proof = core.raft_log.last_index();
+            self.fences.insert(from, Readmission { name, proof, admitted: false });
+        }
+    }
+
+    /// An answer to this node's question for votes is told to the library when it may count.
+    fn count_votes(&mut self, message: Message, tag: Tag) -> Vec<Message> {
+        let core = &self.raft.raft;
+        let trial = match message.get_msg_type() {
+            MessageType::MsgRequestVoteResponse => false,
+            MessageType::MsgRequestPreVoteResponse => true,
+            _ => return vec![message],
+        };
+        let current = match core.state {
+            StateRole::PreCandidate => trial && message.term == core.term + 1,
+            StateRole::Candidate => !trial && message.term == core.term,
+            StateRole::Follower | StateRole::Leader => false,
+        };
+        if !current {
+            // An abstention is no word of the library's.
+            return if tag.word == fence::ABSTAINS { Vec::new() } else { vec![message] };
+        }
+        let own_doubt = self.trust() == Trust::Doubt;
+        let others = self.other_voters();
+        self.ballots.hear((message.term, trial), message, tag, own_doubt, &others)
+    }
+
+    fn other_voters(&self) -> Vec<NodeId> {
+        let membership = self.membership();
+        let voters = membership.voters.iter().chain(&membership.voters_outgoing);
+        voters.copied().filter(|id| *id != self.node).collect()
+    }
+
+    fn begin_role(&mut self, role: Role, term: u64) {
+        self.fences.clear();
+        if role != Role::Leader {
+            return;
+        }
+        let proof = self.raft.raft.raft_log.last_index();
+        let others = self.other_voters();
+        let unanimous = if others.is_empty() { Some(BTreeMap::new()) } else { self.ballots.unanimous(term, &others) };
+        if let Some(doubts) = unanimous {
+            let admit = |(id, name)| (id, Readmission { name, proof, admitted: true });
+            self.fences.extend(doubts.into_iter().map(admit));
+            if self.fence.trust == Trust::Doubt {
+                self.lifts_at = Some(proof);
+            }
+        }
+    }
+
+    /// What is decided lets others in, and lifts this node's own fence.
+    fn settle_fences(&mut self, out: &mut Vec<Output>) {
+        let log = &self.raft.raft.raft_log;
+        let (committed, persisted) = (log.committed, log.persisted);
+        let mut news = false;
+        for fence in self.fences.values_mut().filter(|fence| !fence.admitted && fence.proof <= committed) {
+            fence.admitted = true;
+            news = true;
+        }
+        if news {
+            self.raft.ping();
+        }
+        if self.fence.trust != Trust::Whole && self.lifts_at.is_some_and(|at| at <= committed.min(persisted)) {
+            self.fence.trust = Trust::Whole;
+            out.push(Output::FenceLifted { name: self.fence.name });
+        }
+    }
+
+    /// What a message says of fences: this node's own in its answers, the addressee's in what a leader says.
+    fn tag(&self, message: &mut Message) {
+        use MessageType::{
+            MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse, MsgReadIndexResp,
+            MsgRequestPreVoteResponse, MsgRequestVoteResponse, MsgSnapshot,
+        };
+        let tag = match message.get_msg_type() {
+            MsgAppendResponse | MsgHeartbeatResponse => Tag { name: self.fence.name, word: 0 },
+            MsgRequestVoteResponse | MsgRequestPreVoteResponse if !message.reject && self.trust() == Trust::Doubt => {
+                Tag { name: self.fence.name, word: fence::IN_DOUBT }
+            }
+            MsgAppend | MsgHeartbeat | MsgSnapshot | MsgReadIndexResp => match self.fences.get(&NodeId(message.to)) {
+                Some(fence) if fence.admitted => Tag { name: fence.name, word: fence.proof },
+                _ => Tag::default(),
+            },
+            _ => Tag::default(),
+        };
+        tag.put(message);
     }
 
     fn persisted(&mut self, token: WriteToken) {
@@ -630,7 +817,7 @@ impl Group {
             self.run_leader_timers(now);
             return;
         }
-        if !self.raft.raft.promotable() || self.is_writing_log() {
+        if !self.raft.raft.promotable() || self.is_writing_log() || self.is_barred() {
             return;
         }
         if self.is_lone_voter() || now >= self.election_at {
@@ -672,6 +859,10 @@ impl Group {
         self.start_reads(now, out);
         loop {
             self.announce(now, out);
+            self.settle_fences(out);
+            for message in std::mem::take(&mut self.asides) {
+                out.push(Output::Send { message: Envelope::new(self.id, message), after: None });
+            }
             if self.raft.raft.store().take_newer_wanted() && !self.snapshot_wanted {
                 self.snapshot_wanted = true;
                 let at_least = self.memberships.back().map_or(0, |(index, _)| *index);
@@ -788,6 +979,7 @@ impl Group {
             *commit = persisted;
             self.withheld = true;
         }
+        self.tag(&mut message);
         if kind == MessageType::MsgHeartbeat {
             wire::stamp(&mut message, now);
         }
@@ -850,6 +1042,9 @@ impl Group {
             }
             if role != old_role || term != old_term || leader != old_leader {
                 drop_reads(self.reads.drop_all(), out);
+            }
+            if role != old_role || term != old_term {
+                self.begin_role(role, term);
             }
             if role == Role::Leader && (old_role != Role::Leader || term != old_term) {
                 self.heartbeat_at = now + self.timing.heartbeat;

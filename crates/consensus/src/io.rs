@@ -190,6 +190,12 @@ pub enum Output {
         /// The leader, where known.
         leader: Option<NodeId>,
     },
+    /// This node has again whatever it may ever have vouched for: its fence of this name is lifted. To be written down; until it is,
+    /// a restart finds the fence again.
+    FenceLifted {
+        /// The fence's.
+        name: u64,
+    },
     /// Until when this node may answer reads by itself. `None`: not at all. See [`crate::Group::lease_valid`].
     Lease {
         /// The end; the far end of time for a lone voter.

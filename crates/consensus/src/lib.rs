@@ -14,6 +14,7 @@
 //! **Absent:** clocks, threads, files, sockets, OS randomness that could be seen from outside.
 
 mod config;
+mod fence;
 mod group;
 mod guard;
 mod io;
@@ -27,6 +28,7 @@ mod wire;
 #[cfg(any(test, feature = "planted"))]
 pub use config::Planted;
 pub use config::{ConfigError, GroupConfig, GroupLimits, Timing};
+pub use fence::{Fence, Trust};
 pub use group::{Group, Status};
 pub use io::{DropReason, Input, Output, Token, WriteToken};
 pub use types::{Change, Entry, EntryKind, HardState, MEMBERS_MAX, Membership, Position, Role};

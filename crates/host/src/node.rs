@@ -559,6 +559,7 @@ impl DriverTask {
                 // What is not taken is lost, as anything sent may be: the links tell of it.
                 let _ = self.peers.send(envelope.to(), Message::Raft(envelope));
             }
+            Output::FenceLifted(group, name) => self.snapshots.ask(Job::Lift(group, name)),
             Output::ReadReady(token) => self.reads.told(token, true),
             Output::ReadDropped(token) => self.reads.told(token, false),
             Output::SendSnapshot { group, to, index, announcement } => {

@@ -32,6 +32,8 @@ pub enum Job {
     Adopt(GroupId, u64, Box<State>),
     /// The one that arrived at this index is of no use.
     Discard(GroupId, u64),
+    /// This node's word counts in the group again.
+    Lift(GroupId, u64),
     /// The log has been told: older ones may go.
     Sweep(GroupId, u64),
 }
@@ -121,6 +123,14 @@ impl Worker {
             Job::Discard(group, index) => {
                 // It only costs room.
                 let _ = discard(&self.disk, group, index);
+                return;
+            }
+            Job::Lift(group, name) => {
+                // If it is not written down, the next start finds the fence again, and it is lifted again.
+                match store::fence::lift(&self.disk, group, name) {
+                    Ok(()) => eprintln!("quorate: {group} has everything back that this node's disk had lost"),
+                    Err(error) => eprintln!("quorate: {group} is whole, which could not be written down: {error}"),
+                }
                 return;
             }
             Job::Sweep(group, keep) => {

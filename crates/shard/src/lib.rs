@@ -13,6 +13,7 @@ pub mod meta;
 pub mod open;
 pub mod pending;
 pub mod recover;
+mod repair;
 pub mod reply;
 pub mod script;
 pub mod slots;

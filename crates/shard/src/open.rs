@@ -1,13 +1,15 @@
 //! From a directory of files to a running driver: log, snapshots, replay. Host and simulator start a node by this code.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use base::{GroupId, Limits, NodeId};
 use bytes::Bytes;
-use consensus::{Entry, EntryKind, GroupConfig, HardState, Membership, Position, Timing};
+use consensus::{Entry, EntryKind, GroupConfig, HardState, Membership, Position, Timing, Trust};
 use store::disk::{Disk, DiskError, DiskFile};
+use store::fence;
 use store::keyspace::Keyspaces;
 use store::log::{self, Batch, Log, LogError, LogOptions, Record};
 use store::snapshot::{SnapshotReader, adopt, pick, snapshot_name, sweep};
@@ -29,6 +31,8 @@ pub struct OpenOptions {
     pub node: NodeId,
     /// Who the groups belonged to when they were founded: the same on all nodes for ever.
     pub founders: Vec<NodeId>,
+    /// Whether this node is known to have peers that may repair what it lost, even if the damage hides who belongs to its groups.
+    pub has_peers: bool,
     /// Data shards beside the meta group; part of the data.
     pub data_shards: usize,
     /// Bytes of a group's entries after which it takes a snapshot.
@@ -52,6 +56,7 @@ impl OpenOptions {
         OpenOptions {
             node,
             founders: vec![node],
+            has_peers: false,
             data_shards,
             snapshot_log_bytes: 256 << 20,
             snapshot_chunk_bytes: WALK_BYTES,
@@ -109,6 +114,12 @@ pub struct Found {
     pub snapshot_keys: u64,
     /// Damaged newer snapshots that were passed over because the log still holds what they covered.
     pub damaged_snapshots: Vec<String>,
+    /// Their files.
+    pub damaged_files: Vec<String>,
+    /// Damage that the groups' other nodes are to repair, in words.
+    pub repaired: Vec<String>,
+    /// Groups in which this node's word does not count until a leader has let it in.
+    pub fenced: Vec<GroupId>,
 }
 
 /// Why a node does not start.
@@ -146,6 +157,9 @@ impl From<LogError> for OpenError {
 
 /// Opens everything, or makes it where there is nothing yet. `seed` gives seeds that differ between nodes and starts.
 ///
+/// What is damaged in a node that has peers is repaired from them: the groups that it hit keep their sound prefix behind a fence
+/// ([`consensus::Trust`]), the others go on as if nothing had happened. A lone node does not start: nobody could give it back.
+///
 /// # Errors
 /// Whatever was acknowledged and cannot be read, and what [`Log::open`] says.
 pub fn open<D: Disk, C: Clone + PartialEq>(
@@ -153,6 +167,24 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
     options: &OpenOptions,
     seed: &mut dyn FnMut() -> u64,
     progress: &mut dyn FnMut(&str),
+) -> Result<Opened<D, C>, OpenError> {
+    let mut lost = false;
+    let error = match open_sound(disk, options, seed, progress, &mut lost) {
+        Err(error) if lost || matches!(error, OpenError::Log(LogError::Damaged { .. }, _)) => error,
+        other => return other,
+    };
+    let damage = crate::repair::repair(disk, options, error, seed, progress)?;
+    let mut opened = open_sound(disk, options, seed, progress, &mut lost)?;
+    opened.found.repaired = damage;
+    Ok(opened)
+}
+
+fn open_sound<D: Disk, C: Clone + PartialEq>(
+    disk: &D,
+    options: &OpenOptions,
+    seed: &mut dyn FnMut() -> u64,
+    progress: &mut dyn FnMut(&str),
+    lost: &mut bool,
 ) -> Result<Opened<D, C>, OpenError> {
     let _ = sweep(disk);
     let mut found = Found::default();
@@ -164,33 +196,45 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
     if known.is_some() && store::log::is_absent(disk)? {
         return Err(OpenError::Gone);
     }
-    let groups: Vec<GroupId> = (0..=options.data_shards as u32).map(GroupId).collect();
-    let mut recoveries = BTreeMap::new();
-    for group in &groups {
-        recoveries.insert(*group, load_snapshot(disk, *group, options, seed(), &mut found, progress)?);
+    let mut fences = fence::read(disk)?;
+    let recoveries = RefCell::new(BTreeMap::new());
+    for group in groups(options) {
+        let recovery = load_snapshot(disk, group, options, seed(), &mut found, progress)?;
+        recoveries.borrow_mut().insert(group, recovery);
     }
     let mut entries = 0u64;
     let visit = &mut |record: Record<'_>| -> Result<(), String> {
+        let mut recoveries = recoveries.borrow_mut();
         let of = |group: GroupId| format!("a record of {group}, which this node does not have");
         match record {
             Record::Node { .. } | Record::Seal => Ok(()),
-            Record::Entry { group, index, term, kind, data } => {
+            Record::Entry { group, .. } => {
                 entries += 1;
-                let kind = EntryKind::from_number(kind).ok_or_else(|| format!("an entry of unknown kind {kind}"))?;
-                let entry = Entry { index, term, kind, data: Bytes::copy_from_slice(data) };
-                recoveries.get_mut(&group).ok_or_else(|| of(group))?.entry(entry)
+                recoveries.get_mut(&group).ok_or_else(|| of(group))?.entry(stored_entry(record)?)
             }
             Record::HardState { group, term, vote, commit } => {
                 recoveries.get_mut(&group).ok_or_else(|| of(group))?.hard_state(HardState { term, vote, commit })
             }
             Record::SnapshotMark { group, index, term, install } => {
-                recoveries.get_mut(&group).ok_or_else(|| of(group))?.mark(Position { index, term }, install)
+                let recovery = recoveries.get_mut(&group).ok_or_else(|| of(group))?;
+                recovery.mark(Position { index, term }, install).inspect_err(|_| *lost = true)
             }
         }
     };
     let shown =
         &mut |segment: u64, offset: u64| progress(&format!("reading the log: segment {segment}, {} MiB", offset >> 20));
-    let (mut log, recovery) = Log::open_with_progress(disk.clone(), options.log.clone(), visit, shown)
+    let name = new_name(seed);
+    let doubts = &mut |recovery: &log::Recovery| -> Result<(), LogError> {
+        if recovery.cut.is_none() {
+            return Ok(());
+        }
+        // Before the tail goes, for it leaves no trace: whoever has peers may have told them of what was in it.
+        let shared =
+            recoveries.borrow().iter().filter(|(_, r)| !is_lone(r.membership(), options)).map(|(g, _)| *g).collect();
+        put_up(&mut fences, shared, fence::State::Doubt, name);
+        if fences.is_empty() { Ok(()) } else { fence::write(disk, &fences) }
+    };
+    let (mut log, recovery) = Log::open_guarded(disk.clone(), options.log.clone(), visit, shown, doubts)
         .map_err(|error| OpenError::Log(error, found.damaged_snapshots.clone()))?;
     if known.is_none() {
         write_shards(disk, options.data_shards).map_err(LogError::from)?;
@@ -215,13 +259,23 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
     });
     driver.found_log(found.log_bytes);
     let mut shards = Vec::new();
-    for (group, recovery) in recoveries {
+    for (group, recovery) in recoveries.into_inner() {
+        *lost |= recovery.is_short();
         let recovered = recovery.finish().map_err(OpenError::Refused)?;
         if let Some((position, void)) = recovered.installed {
             settle_arrival(disk, &mut log, group, position, void.then_some(recovered.hard_state))?;
         }
         let mut config = GroupConfig::new(group, options.node, recovered.membership.clone(), seed());
         config.timing = options.timing;
+        config.fence = match fences.get(&group) {
+            Some(fence) => {
+                consensus::Fence { name: fence.name, trust: trust(fence.state, &config.membership, options) }
+            }
+            None => consensus::Fence::default(),
+        };
+        if config.fence.trust != Trust::Whole {
+            found.fenced.push(group);
+        }
         #[cfg(any(test, feature = "planted"))]
         {
             config.planted = options.planted.consensus;
@@ -232,6 +286,46 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
         shards.push(driver.add(config, recovered).map_err(OpenError::Refused)?);
     }
     Ok(Opened { log, driver, shards, found })
+}
+
+/// The node's groups, meta first.
+pub(crate) fn groups(options: &OpenOptions) -> impl Iterator<Item = GroupId> {
+    (0..=options.data_shards as u32).map(GroupId)
+}
+
+/// Whether nobody but this node votes in the group: then there is nobody whom it could have misled, and nobody who could let it in.
+pub(crate) fn is_lone(membership: &Membership, options: &OpenOptions) -> bool {
+    membership.voters == [options.node] && membership.voters_outgoing.is_empty()
+}
+
+/// A fence's name: random, not zero, below 2⁶².
+pub(crate) fn new_name(seed: &mut dyn FnMut() -> u64) -> u64 {
+    (seed() >> 3) | 1
+}
+
+/// Puts up fences for these groups. Known damage is not made a mere doubt.
+pub(crate) fn put_up(fences: &mut fence::Fences, groups: Vec<GroupId>, state: fence::State, name: u64) {
+    for group in groups {
+        let stands = fences.get(&group).is_some_and(|fence| fence.state == fence::State::Damage);
+        let state = if stands { fence::State::Damage } else { state };
+        fences.insert(group, fence::Fence { name, state });
+    }
+}
+
+fn trust(state: fence::State, membership: &Membership, options: &OpenOptions) -> Trust {
+    match state {
+        fence::State::Lifted => Trust::Whole,
+        fence::State::Doubt if is_lone(membership, options) => Trust::Whole,
+        fence::State::Doubt => Trust::Doubt,
+        fence::State::Damage => Trust::Damage,
+    }
+}
+
+/// An entry as the log has it.
+pub(crate) fn stored_entry(record: Record<'_>) -> Result<Entry, String> {
+    let Record::Entry { index, term, kind, data, .. } = record else { return Err("not an entry".to_owned()) };
+    let kind = EntryKind::from_number(kind).ok_or_else(|| format!("an entry of unknown kind {kind}"))?;
+    Ok(Entry { index, term, kind, data: Bytes::copy_from_slice(data) })
 }
 
 /// The node died before it had done with another node's snapshot: the log hears of it, if it has not, and it is adopted.
@@ -309,7 +403,7 @@ fn write_shards<D: Disk>(disk: &D, count: usize) -> Result<(), DiskError> {
     disk.sync_dir()
 }
 
-fn load_snapshot<D: Disk>(
+pub(crate) fn load_snapshot<D: Disk>(
     disk: &D,
     group: GroupId,
     options: &OpenOptions,
@@ -319,7 +413,12 @@ fn load_snapshot<D: Disk>(
 ) -> Result<Recovery, LogError> {
     let mut state = empty_state(group, options, seed);
     let picked = pick(disk, group, (0, 0))?;
-    found.damaged_snapshots.extend(picked.damaged.iter().map(ToString::to_string));
+    for damaged in &picked.damaged {
+        found.damaged_snapshots.push(damaged.to_string());
+        if let LogError::Damaged { file, .. } = damaged {
+            found.damaged_files.push(file.clone());
+        }
+    }
     let Some(id) = picked.snapshot else {
         let founders = Membership::new(options.founders.iter().copied(), []);
         return Ok(Recovery::new(group, state, Position::default(), founders, false));

@@ -24,6 +24,8 @@ pub struct Recovery {
     entries: VecDeque<Entry>,
     hard_state: HardState,
     bytes: u64,
+    /// Something of this group's was durable and cannot be read: what comes behind that place does not count.
+    lost: bool,
 }
 
 /// What consensus needs to go on.
@@ -60,13 +62,39 @@ impl Recovery {
             entries: VecDeque::new(),
             hard_state: HardState::default(),
             bytes: 0,
+            lost: false,
         };
         recovery.hard_state.term = snapshot.term;
         recovery
     }
 
+    /// Something durable of this group cannot be read. What was read before stands; of what comes only term and vote count, which
+    /// must not go back.
+    pub fn lose(&mut self) {
+        self.lost = true;
+    }
+
+    /// Whether anything was lost.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Whether the log ends before the snapshot that it belongs to: then something is missing between.
+    pub fn is_short(&self) -> bool {
+        let ends = self.entries.back().map_or(self.start.index, |entry| entry.index);
+        !self.installed && ends < self.snapshot.index
+    }
+
+    /// Who belongs to the group, as far as has been read.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
     /// The log of this group starts after this position; with `install`, what was read before is void.
     pub fn mark(&mut self, position: Position, install: bool) -> Result<(), String> {
+        if self.lost {
+            return Ok(());
+        }
         if position.index > self.snapshot.index {
             return Err(format!(
                 "the log of {} starts after index {}, but the newest readable snapshot is at {}: a snapshot is missing",
@@ -87,6 +115,9 @@ impl Recovery {
 
     /// The next entry as the log has it.
     pub fn entry(&mut self, entry: Entry) -> Result<(), String> {
+        if self.lost {
+            return Ok(());
+        }
         while self.entries.back().is_some_and(|last| last.index >= entry.index) {
             self.entries.pop_back();
         }
@@ -106,6 +137,11 @@ impl Recovery {
 
     /// A hard state as the log has it: everything up to its commit index is decided.
     pub fn hard_state(&mut self, hard_state: HardState) -> Result<(), String> {
+        if self.lost {
+            let commit = self.hard_state.commit;
+            self.hard_state = HardState { commit, ..hard_state };
+            return Ok(());
+        }
         self.hard_state = HardState { commit: hard_state.commit.max(self.hard_state.commit), ..hard_state };
         self.apply_decided()
     }
@@ -125,7 +161,13 @@ impl Recovery {
 
     /// Everything has been read.
     pub fn finish(mut self) -> Result<Recovered, String> {
-        let void = self.installed && !self.leads_through_snapshot();
+        let ends = self.entries.back().map_or(self.start.index, |entry| entry.index);
+        if self.lost {
+            self.hard_state.commit = self.hard_state.commit.min(ends);
+            let newest = self.entries.back().map_or(self.start.term, |entry| entry.term).max(self.snapshot.term);
+            self.hard_state.term = self.hard_state.term.max(newest);
+        }
+        let void = self.installed && !self.leads_through_snapshot() || self.lost && ends < self.snapshot.index;
         if void {
             // The node died between the arrival of the snapshot and the log's word of it.
             self.entries.clear();

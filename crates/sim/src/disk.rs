@@ -37,6 +37,8 @@ pub enum Keep {
     Nothing,
     /// Everything.
     All,
+    /// All but the last write of each file, which is torn.
+    Torn,
     /// A different fate for each file and for the directory, as the seed says.
     Any,
 }
@@ -217,6 +219,11 @@ impl VirtualDisk {
         lock(&self.world).used()
     }
 
+    /// The names of all files.
+    pub fn names(&self) -> Vec<String> {
+        lock(&self.world).names.keys().cloned().collect()
+    }
+
     /// Spoils a byte of a file, durably.
     pub fn corrupt(&self, name: &str, offset: u64, xor: u8) {
         let mut world = lock(&self.world);
@@ -261,7 +268,7 @@ impl VirtualDisk {
         world.fail_write_in = None;
         world.short_write_in = None;
         let naming = std::mem::take(&mut world.naming);
-        let fate = Fate::draw(rng, keep, naming.len());
+        let fate = if keep == Keep::Torn { Fate::All } else { Fate::draw(rng, keep, naming.len()) };
         for (at, change) in naming.iter().enumerate() {
             if fate.keeps(rng, at) {
                 apply_naming(&mut world.durable_names, change);
@@ -320,7 +327,8 @@ impl Fate {
         match keep {
             Keep::Nothing => Fate::Nothing,
             Keep::All => Fate::All,
-            Keep::Any if changes == 0 => Fate::All,
+            Keep::Any | Keep::Torn if changes == 0 => Fate::All,
+            Keep::Torn => Fate::TornAt(changes - 1),
             Keep::Any => match rng.below(5) {
                 0 => Fate::Nothing,
                 1 => Fate::All,

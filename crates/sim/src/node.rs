@@ -88,6 +88,7 @@ enum SnapshotJob {
     Abort(GroupId),
     Sweep(GroupId, u64),
     Adopt(GroupId, u64),
+    Lift(GroupId, u64),
     Discard(GroupId, u64),
     Arrive(Stream),
     Stream(Stream),
@@ -225,6 +226,12 @@ impl Node {
         }
     }
 
+    /// Where the log ends: segment and byte.
+    pub fn log_end(&self) -> (u64, u64) {
+        let end = self.log.end();
+        (end.segment, end.offset)
+    }
+
     /// Whether an append waits for room.
     pub fn waits_for_room(&self) -> bool {
         self.full.is_some()
@@ -297,6 +304,7 @@ impl Node {
                     Output::SnapshotUnwanted(group, index) => {
                         self.snapshot_jobs.push_back(SnapshotJob::Discard(group, index));
                     }
+                    Output::FenceLifted(group, name) => self.snapshot_jobs.push_back(SnapshotJob::Lift(group, name)),
                     Output::ReadReady(token) => self.outbox.reads.push((token, true)),
                     Output::ReadDropped(token) => self.outbox.reads.push((token, false)),
                     Output::SnapshotBegin { group, position, membership, chunk } => {
@@ -462,6 +470,7 @@ impl Node {
                 return;
             }
             SnapshotJob::Adopt(group, index) => return drop(adopt(&self.disk, group, index)),
+            SnapshotJob::Lift(group, name) => return drop(store::fence::lift(&self.disk, group, name)),
             SnapshotJob::Discard(group, index) => return drop(discard(&self.disk, group, index)),
             SnapshotJob::Stream(mut stream) => {
                 // The file may have gone for a newer one meanwhile.

@@ -147,6 +147,8 @@ pub enum Output {
     ReadReady(u64),
     /// Ask again, here or at the leader.
     ReadDropped(u64),
+    /// This node's word counts in the group again, its fence of this name is lifted: write it down ([`store::fence::lift`]).
+    FenceLifted(GroupId, u64),
     /// An entry was applied, for the tape of commits.
     Applied(Applied),
     /// Something that must never happen did: stop the node and say this.

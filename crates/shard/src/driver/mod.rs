@@ -621,6 +621,7 @@ impl<C: Clone + PartialEq> Driver<C> {
                     out.push(Output::ReadReady(token))
                 }
                 Asked::ReadReady { token, index } => lane.reads.push_back((index, token)),
+                Asked::FenceLifted { name } => out.push(Output::FenceLifted(lane.shard.group, name)),
                 Asked::ReadDropped { token } => out.push(Output::ReadDropped(token)),
                 Asked::InstallSnapshot { token, index, term, membership, hard_state } => {
                     let position = Position { index, term };

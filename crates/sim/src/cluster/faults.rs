@@ -32,12 +32,12 @@ impl World {
     pub(super) fn fault(&mut self) {
         let id = self.victim();
         let soon = self.draw((50 * MILLI, 3_000 * MILLI));
-        let kind = self.rng.below(28);
+        let kind = self.rng.below(31);
         self.tell(|| format!("fault {kind} at {id}"));
         match kind {
             0 | 1 => {
                 self.report.crashes += u64::from(self.machines[&id].node.is_some());
-                self.stop(id, false);
+                self.cut_power(id);
                 if self.options.bugs.wiped_disk && self.rng.chance(1, 2) {
                     let machine = self.machine(id);
                     (machine.disk, machine.open.log.log_id) = (VirtualDisk::new(), machine.open.log.log_id + 1);
@@ -129,17 +129,34 @@ impl World {
                 self.at(self.now + soon, Event::Calm);
             }
             26 => {
+                // A new node needs room to begin with.
+                if self.machines[&id].node.is_none() {
+                    return;
+                }
                 self.report.full += 1;
                 let room = self.machines[&id].disk.used() + self.rng.below(8 << 10);
                 self.machine(id).disk.set_capacity(Some(room));
                 self.at(self.now + soon, Event::Roomy(id));
             }
+            27 => {
+                if self.may_rot() {
+                    let tail = self.rng.chance(1, 2);
+                    self.rot(id, tail);
+                    self.at(self.now + soon, Event::Start(id));
+                }
+            }
+            28 | 29 => self.rot_and_fall(),
             _ => {
                 if self.rng.chance(1, 3) {
                     self.report.blackouts += 1;
+                    let torn = self.rng.chance(1, 2);
                     for id in self.ids() {
-                        self.stop(id, false);
-                        let at = self.now + self.rng.below(1_000 * MILLI);
+                        if torn {
+                            self.tear_power(id);
+                        } else {
+                            self.cut_power(id);
+                        }
+                        let at = self.now + 50 * MILLI + self.rng.below(1_000 * MILLI);
                         self.at(at, Event::Start(id));
                     }
                 }
@@ -167,6 +184,93 @@ impl World {
                 self.at(at, Event::Bounce(other));
             }
         }
+    }
+
+    /// A power cut in the middle of the next write, whose bytes are torn.
+    fn tear_power(&mut self, id: NodeId) {
+        let machine = self.machine(id);
+        if !machine.runs() {
+            return self.stop(id, false);
+        }
+        machine.tears = true;
+        machine.disk.crash_at(machine.disk.operations());
+        let life = machine.life;
+        self.at(self.now + 40 * MILLI, Event::Dark(id, life));
+    }
+
+    /// A power cut, at once or in the middle of one of the next writes; within 40 ms anyway.
+    fn cut_power(&mut self, id: NodeId) {
+        let machine = self.machines.get(&id).expect("machines never go");
+        if !machine.runs() || self.rng.chance(1, 4) {
+            return self.stop(id, false);
+        }
+        let life = machine.life;
+        let strikes = machine.disk.operations() + [0, 0, 2, 4, 6][self.rng.index(5)];
+        self.machines[&id].disk.crash_at(strikes);
+        self.at(self.now + 40 * MILLI, Event::Dark(id, life));
+    }
+
+    /// Whether what one disk loses is still held by others who can say so: nobody else has lost anything, and there are others.
+    fn may_rot(&self) -> bool {
+        let settled = self.memberships.values().all(|members| members.voters.len() >= 3 && !members.is_joint());
+        let calm = self.now > self.changed_at + 3_000 * MILLI;
+        settled && calm && self.memberships.len() == GROUPS && self.machines.values().all(|machine| !machine.rotten)
+    }
+
+    /// A power cut of a node, and some bytes of what it had made durable are not what they were: the end of its log, or anything.
+    fn rot(&mut self, id: NodeId, tail: bool) {
+        let Some((segment, end)) = self.machines[&id].node.as_ref().map(Node::log_end) else { return };
+        self.report.rots += 1;
+        self.stop(id, false);
+        let disk = self.machines[&id].disk.clone();
+        let mut names = disk.names();
+        names.retain(|name| !name.starts_with("spare") && name != "SHARDS" && name != "BALLAST");
+        for _ in 0..1 + self.rng.below(3) {
+            let last = format!("{segment:016x}.log");
+            let name = if tail { last } else { names[self.rng.index(names.len())].clone() };
+            let bytes = disk.bytes(&name).unwrap_or_default();
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1);
+            let (from, to) = if tail { (end.saturating_sub(400).max(4096), end) } else { (0, used) };
+            if from < to {
+                let at = from + self.rng.below(to - from);
+                let xor = 1 << self.rng.below(8);
+                disk.corrupt(&name, at, xor);
+                self.tell(|| format!("{id}: {name} rots at {at} of {to}"));
+            }
+        }
+        let machine = self.machine(id);
+        (machine.rotten, machine.open.has_peers) = (true, true);
+    }
+
+    /// A follower lags, the other one acknowledges; then that one's log rots at its end, and the leader falls: the two that are left
+    /// must not make do without what the leader has.
+    fn rot_and_fall(&mut self) {
+        let Some(leader) = self.leader(DATA).filter(|_| self.may_rot()) else { return };
+        let voters = self.memberships[&DATA].voters.clone();
+        let runs = |id: &&NodeId| **id != leader && self.machines[id].runs();
+        let followers: Vec<NodeId> = voters.iter().filter(runs).copied().collect();
+        // So many as make no majority with the leader's are left out.
+        let lagging: Vec<NodeId> = followers.iter().copied().skip(voters.len() / 2).collect();
+        if lagging.is_empty() {
+            return;
+        }
+        let links = self.links(&lagging);
+        self.cut.extend(links.iter().copied());
+        let then = self.now + self.draw((200 * MILLI, 800 * MILLI));
+        self.at(then, Event::Mend(links));
+        self.at(then, Event::RotAndFall(leader, followers[0]));
+    }
+
+    pub(super) fn fall(&mut self, leader: NodeId, rotten: NodeId) {
+        if self.quiet || !self.may_rot() {
+            return;
+        }
+        self.rot(rotten, true);
+        self.stop(leader, true);
+        let soon = self.now + self.rng.below(50 * MILLI);
+        self.at(soon, Event::Start(rotten));
+        let later = self.now + self.draw((2_000 * MILLI, 5_000 * MILLI));
+        self.at(later, Event::Start(leader));
     }
 
     /// The same, but nothing new is written meanwhile, so that the deaf one may be elected; and nobody hears the leader once the
@@ -246,6 +350,10 @@ impl World {
     fn change_members(&mut self) {
         let group = GroupId(self.rng.below(GROUPS as u64) as u32);
         let Some(leader) = self.leader(group) else { return };
+        if self.machines.values().any(|machine| machine.rotten) {
+            return;
+        }
+        self.changed_at = self.now;
         let status = self.machines[&leader].node.as_ref().expect("it runs").driver.status();
         let Some((_, status, _)) = status.into_iter().find(|(id, ..)| *id == group) else { return };
         let members = status.membership.members();

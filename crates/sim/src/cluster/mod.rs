@@ -141,6 +141,10 @@ enum Event {
     QuickLinks(Vec<(NodeId, NodeId)>),
     /// The storm is over.
     Calm,
+    /// That leader falls, and the end of that follower's log rots.
+    RotAndFall(NodeId, NodeId),
+    /// That life ends in a power cut, unless it has ended.
+    Dark(NodeId, u64),
     /// Room on that node's disk again.
     Roomy(NodeId),
     /// A process killed and started again at once.
@@ -162,6 +166,12 @@ struct Machine {
     /// As it was at first, where time goes by the wall clock (planted).
     first_wall: Option<u64>,
     paused: bool,
+    /// The next power cut tears what is being written.
+    tears: bool,
+    /// Its disk was spoiled, and not everything is back yet.
+    rotten: bool,
+    /// Groups behind a fence, when last looked at.
+    fenced: BTreeSet<GroupId>,
     stalled: VecDeque<Event>,
     /// Disk work takes this many times as long.
     slow: u64,
@@ -240,6 +250,8 @@ struct World {
     ends: u64,
     /// Nothing is written at this node until then.
     hushed: Option<(NodeId, u64)>,
+    /// When somebody was last asked to change who belongs to a group.
+    changed_at: u64,
 
     lists: Vec<List>,
     homes: Vec<NodeId>,
@@ -297,6 +309,7 @@ impl World {
             arrives: BTreeMap::new(),
             quiet: false,
             hushed: None,
+            changed_at: 0,
             ends: options.millis * MILLI,
             lists: vec![List::default(); LISTS as usize],
             homes: vec![NodeId(1); clients],
@@ -342,6 +355,9 @@ impl World {
             wall_offset,
             first_wall: self.options.bugs.wall_clocks.then_some(wall_offset),
             paused: false,
+            tears: false,
+            rotten: false,
+            fenced: BTreeSet::new(),
             stalled: VecDeque::new(),
             slow: 1,
             scheduled: [false; 4],
@@ -519,6 +535,16 @@ impl World {
                 self.weather = self.usual;
                 Ok(())
             }
+            Event::RotAndFall(leader, rotten) => {
+                self.fall(leader, rotten);
+                Ok(())
+            }
+            Event::Dark(id, life) => {
+                if self.machines[&id].life == life {
+                    self.stop(id, false);
+                }
+                Ok(())
+            }
             Event::Roomy(id) => {
                 self.machine(id).disk.set_capacity(None);
                 Ok(())
@@ -559,16 +585,31 @@ impl World {
         let mut rng = Rng::new(seeds);
         let node = Node::open(&machine.disk, &machine.open, BALLAST, not_synced, &mut || rng.next_u64())
             .map_err(|error| format!("{id} does not start: {error}"))?;
-        if !node.found.damaged_snapshots.is_empty() {
-            return Err(format!("{id}: damage where nothing was spoiled: {:?}", node.found.damaged_snapshots));
+        let found = &node.found;
+        if !machine.rotten && !(found.damaged_snapshots.is_empty() && found.repaired.is_empty()) {
+            return Err(format!(
+                "{id}: damage where nothing was spoiled: {:?} {:?}",
+                found.damaged_snapshots, found.repaired
+            ));
         }
+        let (damage, cut, fenced) = (found.repaired.clone(), found.cut.is_some(), found.fenced.clone());
+        machine.fenced = fenced.iter().copied().collect();
+        // What was spoiled may have been of no account.
+        machine.rotten &= !fenced.is_empty();
         machine.node = Some(node);
         machine.life += 1;
         machine.scheduled = [false; 4];
         machine.wake_at = u64::MAX;
         machine.streams.clear();
         let life = machine.life;
-        self.tell(|| format!("{id} starts its life {life}"));
+        self.report.damages += u64::from(!damage.is_empty());
+        self.report.cuts += u64::from(cut);
+        if let Some(members) = self.memberships.get(&DATA).filter(|_| cut) {
+            let doubtful = members.voters.iter().filter(|id| self.machines[id].fenced.contains(&DATA)).count();
+            self.report.doubtful_majorities +=
+                u64::from(doubtful > members.voters.len() / 2 && members.voters.len() > 1);
+        }
+        self.tell(|| format!("{id} starts its life {life}, fenced: {fenced:?} {damage:?}"));
         self.at(self.now + 200 * MILLI, Event::Idle(id, life));
         self.after(id)
     }
@@ -581,6 +622,7 @@ impl World {
             return;
         }
         machine.disk.set_capacity(None);
+        let keep = if std::mem::take(&mut machine.tears) { Keep::Torn } else { keep };
         machine.disk = if kill { machine.disk.kill() } else { machine.disk.crash(&mut rng, keep) };
         machine.paused = false;
         machine.stalled.clear();
@@ -630,6 +672,11 @@ impl World {
                 self.answered(answer)?;
             }
         }
+        if self.machines[&id].disk.is_crashed() {
+            // The power went while it wrote.
+            self.stop(id, false);
+            return Ok(());
+        }
         self.after(id)
     }
 
@@ -644,6 +691,15 @@ impl World {
             }
         }
         let statuses = self.machines[&id].node.as_ref().expect("it just acted").driver.status();
+        let mut lifted = 0;
+        let machine = self.machine(id);
+        for (group, status, _) in &statuses {
+            if status.trust == consensus::Trust::Whole {
+                lifted += u64::from(machine.fenced.remove(group));
+            }
+        }
+        machine.rotten &= !machine.fenced.is_empty();
+        self.report.lifted += lifted;
         for (group, status, _) in statuses {
             if status.role == Role::Leader {
                 if !self.leaders.contains_key(&(group, status.term)) {
@@ -827,6 +883,9 @@ impl World {
             for member in status.membership.members() {
                 let node = self.machines[&member].node.as_ref().ok_or_else(|| format!("{member} is down"))?;
                 let own = node.driver.status().into_iter().find(|(id, ..)| *id == group).expect("all have all groups");
+                if own.1.trust != consensus::Trust::Whole {
+                    return Err(format!("{member} stands behind a fence in {group}: {:?}", own.1.trust));
+                }
                 if own.2 != applied || own.1.committed != status.committed {
                     return Err(format!("{member} has applied {:?} of {group}, the leader {applied:?}", own.2));
                 }

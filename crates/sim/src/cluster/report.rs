@@ -68,6 +68,16 @@ report! {
     slow "slow disks",
     /// Syncs that failed.
     bad_syncs "failed syncs",
+    /// Disks on which something durable was spoiled.
+    rots "rotten disks",
+    /// Nodes started on which damage hit a group.
+    damages "starts with damage",
+    /// Nodes started that had to cut a torn tail, and groups in doubt for it.
+    cuts "torn tails",
+    /// Starts after which a majority of the data group's voters were in doubt at once.
+    doubtful_majorities "majorities in doubt",
+    /// Groups whose fence was lifted.
+    lifted "fences lifted",
     /// Wall clocks set.
     jumps "wall clocks set",
     /// Leaders asked to hand over.

@@ -93,5 +93,7 @@ planted! {
     a_log_that_is_let_go_before_its_snapshot_is_found: node.driver.compact_before_durable;
     a_wiped_disk_under_the_old_name_is_found: wiped_disk;
     time_by_wall_clocks_is_found: wall_clocks;
+    a_fence_that_is_ignored_is_found: node.consensus.fence_ignored;
+    a_doubt_that_is_ignored_is_found: node.consensus.doubt_ignored;
     records_applied_twice_after_a_restart_are_found: node.state.applied_twice;
 }

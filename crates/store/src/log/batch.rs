@@ -151,6 +151,7 @@ impl Batch {
     pub(super) fn seal_bytes(&mut self, mut header: BatchHeader) -> &[u8] {
         header.length = u32::try_from(self.end - BATCH_HEADER).expect("append refuses batches above 1 GiB");
         header.count = self.count;
+        header.flags |= self.notes.iter().fold(0, |flags, (group, _)| flags | format::bucket(*group));
         header.records_crc = self.records_crc;
         header.encode(&mut self.bytes[..BATCH_HEADER]);
         self.bytes.truncate(self.end);

@@ -10,6 +10,7 @@
 //! batch     0  magic u32   4  version u16   6  flags u16     8  length u32 (records)        12 count u32
 //!          16  log id u64 24  segment u64  32  sequence u64 40  durable u64  48 oldest u64
 //!          56  records' crc u32            60  crc u32 (of 0..60)
+//!              flags: 1 checkpoint, 2 << (group mod 15) for each group that it has records of
 //! record    0  crc u32 (of 4..32 and the body)  4 body length u32   8 kind u8  9 sub u8  10 zero u16  12 group u32
 //!          16  index u64  24  term u64  32  body
 //! ```
@@ -44,6 +45,12 @@ pub(super) const ALIGN: u64 = 8;
 pub(super) const BATCH_BYTES_MAX: u64 = 1 << 30;
 /// Batch flag: restates the hard state and mark of every group; the first batch of every segment is one.
 pub(super) const FLAG_CHECKPOINT: u16 = 1;
+
+/// Batch flags above the first: whose records it holds, in 15 buckets. The header has its own checksum, so that damage in one
+/// group's records is not taken for damage in another's.
+pub(super) fn bucket(group: GroupId) -> u16 {
+    2 << (group.0 % 15)
+}
 
 /// Record kinds. The numbers never change and are never used again.
 pub(super) mod kind {

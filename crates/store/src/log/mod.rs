@@ -45,6 +45,7 @@ mod fuzz;
 mod mend;
 mod open;
 mod reader;
+mod salvage;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,7 @@ mod write;
 pub use batch::Batch;
 pub use format::Record;
 pub use fuzz::fuzz;
+pub use salvage::{Found, Hit, Salvaged, renew, salvage};
 pub use upkeep::Upkeep;
 pub use verify::{Damage, GroupReport, Progress, Report, verify};
 #[cfg(any(test, feature = "planted"))]
@@ -158,15 +160,28 @@ impl<D: Disk> Log<D> {
     /// Like [`Log::open`]; `progress` is told the segment and the byte in it after every batch.
     pub fn open_with_progress(
         disk: D,
+        options: LogOptions,
+        visit: Visit<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Log<D>, Recovery), LogError> {
+        Log::open_guarded(disk, options, visit, progress, &mut |_| Ok(()))
+    }
+
+    /// Like [`Log::open_with_progress`]; `before` is told what was found before anything on the disk is changed: a tail that will be
+    /// cut leaves no trace.
+    pub fn open_guarded(
+        disk: D,
         mut options: LogOptions,
         visit: Visit<'_>,
         progress: &mut dyn FnMut(u64, u64),
+        before: &mut dyn FnMut(&Recovery) -> Result<(), LogError>,
     ) -> Result<(Log<D>, Recovery), LogError> {
         options.segment_bytes = options.segment_bytes.max(2 * BATCHES_AT).next_multiple_of(BATCHES_AT);
         options.spares = options.spares.max(2);
         match open::plan(&disk, &options)? {
             Some(plan) => {
                 let replay = open::replay(&plan, &options, visit, progress)?;
+                before(&replay.recovery)?;
                 Log::mend(disk, options, plan, replay)
             }
             None => Log::make(disk, options, visit),
