@@ -29,6 +29,8 @@ pub struct GroupConfig {
     pub fence: Fence,
     /// Draws election timeouts; differs between nodes and between starts.
     pub seed: u64,
+    /// Whether the group falls silent when it has nothing to do. Needs a host that tells of lost links ([`crate::Input::LinkLost`]).
+    pub quiesces: bool,
     /// How groups keep time.
     pub timing: Timing,
     /// What a group may hold and send.
@@ -208,6 +210,7 @@ impl GroupConfig {
             hard_state: HardState::default(),
             fence: Fence::default(),
             seed,
+            quiesces: false,
             timing: Timing::default(),
             limits: GroupLimits::default(),
             #[cfg(any(test, feature = "planted"))]

@@ -13,12 +13,12 @@
 //! - **The lease**, reads before the first entry of a term, second membership changes: see `lease` and below.
 //! - **Bad messages** are dropped before the crate sees them: `guard`.
 //!
-//! Caveat that we chose: a group with other members sends heartbeats even when idle.
+//! - **Idle groups** fall silent: see `quiet`.
 //!
 //! **Absent:** clocks, threads, files, sockets. Never fails once made.
 
 use crate::config::{ConfigError, GroupConfig, GroupLimits, Timing};
-use crate::fence::{self, Ballots, Fence, Readmission, Tag, Trust};
+use crate::fence::{Ballots, Fence, Readmission, Tag, Trust};
 use crate::guard::{self, Refused, Surroundings};
 use crate::io::{DropReason, Input, Output, Token, WriteToken};
 use crate::lease::Lease;
@@ -31,7 +31,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use raft::eraftpb::{self, ConfChangeV2, EntryType, Message, MessageType};
 use raft::{Changer, Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+mod fences;
+mod quiet;
 
 /// The crate's own election timeout in ticks, of which none ever passes. `election_elapsed` serves as a flag instead: the
 /// crate sets it to zero whenever it resets its timer.
@@ -82,6 +85,14 @@ pub struct Group {
     loyal_until: Instant,
     /// The link to the leader is lost, and no other one is known.
     hurries: bool,
+    /// See `quiet`: whether the group may fall silent, has, is about to (the heartbeats are being sent), what happened last and when,
+    /// and members whose link is lost.
+    quiesces: bool,
+    quiet: bool,
+    hushing: bool,
+    stirred: bool,
+    active_at: Instant,
+    lost: BTreeSet<NodeId>,
     lease: Lease,
     reads: Reads,
     /// This node's own fence; the index that lifts it, from a leader that has let it in; the votes that it asked for.
@@ -136,6 +147,8 @@ pub struct Status {
     pub lease: Option<Instant>,
     /// Messages dropped at the gate since the start.
     pub messages_refused: u64,
+    /// Whether it has fallen silent (`group::quiet`).
+    pub quiet: bool,
     /// What this node's own word is worth. With anything but `Whole` it is being let back in, or waits for a leader.
     pub trust: Trust,
 }
@@ -201,6 +214,12 @@ impl Group {
             transfer_until: None,
             loyal_until: Instant(0),
             hurries: false,
+            quiesces: config.quiesces,
+            quiet: false,
+            hushing: false,
+            stirred: true,
+            active_at: Instant(0),
+            lost: BTreeSet::new(),
             lease: Lease::default(),
             reads,
             fence: config.fence,
@@ -228,8 +247,14 @@ impl Group {
         self.start(now, out);
         for input in inputs {
             match input {
-                Input::Propose { token, data } => self.propose(token, data, out),
-                Input::ReadIndex { token } => self.read(token, out),
+                Input::Propose { token, data } => {
+                    self.stir();
+                    self.propose(token, data, out);
+                }
+                Input::ReadIndex { token } => {
+                    self.stir();
+                    self.read(token, out);
+                }
                 other => {
                     self.drain(now, out);
                     self.take(now, other, out);
@@ -238,8 +263,12 @@ impl Group {
             }
         }
         self.drain(now, out);
+        self.settle_stirred(now);
         self.run_timers(now, out);
         self.drain(now, out);
+        if std::mem::take(&mut self.hushing) {
+            self.quiet = self.is_leader();
+        }
     }
 
     /// When the group wants to be stepped next though nothing happens. `None`: not before something does.
@@ -248,7 +277,9 @@ impl Group {
             return Some(Instant(0));
         }
         let core = &self.raft.raft;
-        let timer = if core.state == StateRole::Leader {
+        let timer = if self.quiet {
+            None
+        } else if core.state == StateRole::Leader {
             if core.prs().iter().len() <= 1 {
                 None
             } else {
@@ -313,6 +344,7 @@ impl Group {
             followers,
             reads_waiting: self.reads.len(),
             lease: self.lease_until(),
+            quiet: self.quiet,
             messages_refused: self.refused,
             trust: self.trust(),
         }
@@ -468,7 +500,10 @@ impl Group {
         match input {
             Input::Propose { token, data } => self.propose(token, data, out),
             Input::ReadIndex { token } => self.read(token, out),
-            Input::ProposeMembership { token, changes } => self.propose_membership(token, changes, out),
+            Input::ProposeMembership { token, changes } => {
+                self.stir();
+                self.propose_membership(token, changes, out);
+            }
             Input::Message(envelope) => self.receive(now, envelope),
             Input::Persisted { token } => self.persisted(token),
             Input::Applied { index } => self.applied(index),
@@ -484,7 +519,10 @@ impl Group {
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
                 self.raft.report_snapshot(to.0, status);
             }
-            Input::TransferLeader { to } => self.transfer(now, to, out),
+            Input::TransferLeader { to } => {
+                self.stir();
+                self.transfer(now, to, out);
+            }
             Input::Unreachable { node } => self.raft.report_unreachable(node.0),
             Input::LinkLost { node } => self.link_lost(now, node),
             Input::Wake => {}
@@ -493,8 +531,9 @@ impl Group {
 
     /// Stands for election as soon as the leader's lease cannot run any more, unless it is heard of till then.
     fn link_lost(&mut self, now: Instant, node: NodeId) {
+        self.lost(node);
         if self.leader() == Some(node) && !self.is_leader() {
-            self.hurries = true;
+            (self.hurries, self.quiet) = (true, false);
             // The others heard of it last a little later or earlier.
             let soon = self.loyal_until.max(now) + self.draw_hurried();
             self.election_at = self.election_at.min(soon);
@@ -518,8 +557,14 @@ impl Group {
     fn receive(&mut self, now: Instant, envelope: Envelope) {
         let group = envelope.group();
         let mut message = *envelope.message;
+        if self.is_leader() && message.get_msg_type() != MessageType::MsgHeartbeatResponse && group == self.id {
+            // Also a question for votes that is not let in: whoever asks has not heard of this leader. At a follower it is the leader's
+            // to go on.
+            self.stir();
+        }
         let tag = Tag::of(&message);
-        let loyal = now < self.loyal_until || self.is_leader();
+        // A silent follower has not heard of its leader for long, and means to.
+        let loyal = now < self.loyal_until || self.is_leader() || self.quiet;
         let around = Surroundings { writing_log: self.is_writing_log(), installing: self.is_installing(), loyal };
         let admitted = match guard::admit(&self.raft, &around, &mut message) {
             _ if group != self.id => Err(Refused::Misaddressed),
@@ -534,6 +579,8 @@ impl Group {
         }
         let kind = message.get_msg_type();
         let (from, term) = (message.from, message.term);
+        self.lost.remove(&NodeId(from));
+        let is_last = kind == MessageType::MsgHeartbeat && wire::is_last(&message);
         let stamp = match kind {
             MessageType::MsgHeartbeatResponse => wire::unstamp(&mut message),
             _ => None,
@@ -572,173 +619,12 @@ impl Group {
             let stamp = if self.planted.lease_from_answer { now } else { stamp };
             self.lease.echo(NodeId(from), stamp, now, self.node, halves, self.timing.lease);
         }
+        if hears || self.leader().is_none() {
+            self.heard_heartbeat(is_last && hears);
+        }
         if hears && std::mem::take(&mut self.hurries) {
             self.election_at = self.draw_election(now);
         }
-    }
-
-    // ---- fences: see `fence` -----------------------------------------------------------------------------------------
-
-    fn trust(&self) -> Trust {
-        #[cfg(any(test, feature = "planted"))]
-        match self.fence.trust {
-            Trust::Damage if self.planted.fence_ignored => return Trust::Whole,
-            Trust::Doubt if self.planted.doubt_ignored => return Trust::Whole,
-            _ => {}
-        }
-        self.fence.trust
-    }
-
-    /// Whether this node must not stand for election.
-    fn is_barred(&self) -> bool {
-        self.trust() == Trust::Damage
-    }
-
-    /// Whether a message that the gate let in may reach the library, as far as fences go.
-    fn passes_fence(&mut self, message: &Message, tag: Tag) -> bool {
-        use MessageType::{
-            MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse, MsgReadIndexResp, MsgRequestPreVote,
-            MsgRequestPreVoteResponse, MsgRequestVote, MsgRequestVoteResponse, MsgSnapshot, MsgTimeoutNow,
-        };
-        let (kind, from) = (message.get_msg_type(), NodeId(message.from));
-        if fence::is_report(message) {
-            self.hear_fence(from, message.term, tag.name);
-            return false;
-        }
-        if matches!(kind, MsgAppendResponse | MsgHeartbeatResponse)
-            && self.fences.get(&from).is_some_and(|fence| fence.name != tag.name)
-        {
-            // From before that node's loss.
-            return false;
-        }
-        let trust = self.trust();
-        if trust == Trust::Whole {
-            return true;
-        }
-        match kind {
-            MsgAppend | MsgHeartbeat | MsgSnapshot | MsgReadIndexResp
-                if self.fence.name == tag.name && tag.word > 0 =>
-            {
-                self.lifts_at = Some(tag.word);
-                true
-            }
-            MsgHeartbeat => {
-                self.asides.push(fence::report(self.fence.name, message));
-                false
-            }
-            MsgAppend | MsgSnapshot | MsgReadIndexResp | MsgTimeoutNow => false,
-            MsgRequestVote | MsgRequestPreVote if trust == Trust::Damage => {
-                self.asides.push(fence::abstention(self.fence.name, message));
-                false
-            }
-            MsgRequestVoteResponse | MsgRequestPreVoteResponse => trust == Trust::Doubt,
-            _ => true,
-        }
-    }
-
-    /// Another node stands behind a fence: what it acknowledged before counts no more, and it is let in once an entry has been
-    /// decided without it.
-    fn hear_fence(&mut self, from: NodeId, term: u64, name: u64) {
-        let core = &mut self.raft.raft;
-        let known = self.fences.get(&from).is_some_and(|fence| fence.name == name);
-        if core.state != StateRole::Leader || core.term != term || name == 0 || known {
-            return;
-        }
-        let last = core.raft_log.last_index();
-        let Some(progress) = core.mut_prs().get_mut(from.0) else { return };
-        progress.become_probe();
-        (progress.matched, progress.next_idx) = (0, last + 1);
-        let entry = eraftpb::Entry::default();
-        let propose = MessageType::MsgPropose as i32;
-        let message = Message { msg_type: propose, from: core.id, entries: vec![entry], ..Message::default() };
-        // Refused while the lead is being handed over: the next report comes with the next heartbeat.
-        if core.step(message).is_ok() {
-            let proof = core.raft_log.last_index();
-            self.fences.insert(from, Readmission { name, proof, admitted: false });
-        }
-    }
-
-    /// An answer to this node's question for votes is told to the library when it may count.
-    fn count_votes(&mut self, message: Message, tag: Tag) -> Vec<Message> {
-        let core = &self.raft.raft;
-        let trial = match message.get_msg_type() {
-            MessageType::MsgRequestVoteResponse => false,
-            MessageType::MsgRequestPreVoteResponse => true,
-            _ => return vec![message],
-        };
-        let current = match core.state {
-            StateRole::PreCandidate => trial && message.term == core.term + 1,
-            StateRole::Candidate => !trial && message.term == core.term,
-            StateRole::Follower | StateRole::Leader => false,
-        };
-        if !current {
-            // An abstention is no word of the library's.
-            return if tag.word == fence::ABSTAINS { Vec::new() } else { vec![message] };
-        }
-        let own_doubt = self.trust() == Trust::Doubt;
-        let others = self.other_voters();
-        self.ballots.hear((message.term, trial), message, tag, own_doubt, &others)
-    }
-
-    fn other_voters(&self) -> Vec<NodeId> {
-        let membership = self.membership();
-        let voters = membership.voters.iter().chain(&membership.voters_outgoing);
-        voters.copied().filter(|id| *id != self.node).collect()
-    }
-
-    fn begin_role(&mut self, role: Role, term: u64) {
-        self.fences.clear();
-        if role != Role::Leader {
-            return;
-        }
-        let proof = self.raft.raft.raft_log.last_index();
-        let others = self.other_voters();
-        let unanimous = if others.is_empty() { Some(BTreeMap::new()) } else { self.ballots.unanimous(term, &others) };
-        if let Some(doubts) = unanimous {
-            let admit = |(id, name)| (id, Readmission { name, proof, admitted: true });
-            self.fences.extend(doubts.into_iter().map(admit));
-            if self.fence.trust == Trust::Doubt {
-                self.lifts_at = Some(proof);
-            }
-        }
-    }
-
-    /// What is decided lets others in, and lifts this node's own fence.
-    fn settle_fences(&mut self, out: &mut Vec<Output>) {
-        let log = &self.raft.raft.raft_log;
-        let (committed, persisted) = (log.committed, log.persisted);
-        let mut news = false;
-        for fence in self.fences.values_mut().filter(|fence| !fence.admitted && fence.proof <= committed) {
-            fence.admitted = true;
-            news = true;
-        }
-        if news {
-            self.raft.ping();
-        }
-        if self.fence.trust != Trust::Whole && self.lifts_at.is_some_and(|at| at <= committed.min(persisted)) {
-            self.fence.trust = Trust::Whole;
-            out.push(Output::FenceLifted { name: self.fence.name });
-        }
-    }
-
-    /// What a message says of fences: this node's own in its answers, the addressee's in what a leader says.
-    fn tag(&self, message: &mut Message) {
-        use MessageType::{
-            MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse, MsgReadIndexResp,
-            MsgRequestPreVoteResponse, MsgRequestVoteResponse, MsgSnapshot,
-        };
-        let tag = match message.get_msg_type() {
-            MsgAppendResponse | MsgHeartbeatResponse => Tag { name: self.fence.name, word: 0 },
-            MsgRequestVoteResponse | MsgRequestPreVoteResponse if !message.reject && self.trust() == Trust::Doubt => {
-                Tag { name: self.fence.name, word: fence::IN_DOUBT }
-            }
-            MsgAppend | MsgHeartbeat | MsgSnapshot | MsgReadIndexResp => match self.fences.get(&NodeId(message.to)) {
-                Some(fence) if fence.admitted => Tag { name: fence.name, word: fence.proof },
-                _ => Tag::default(),
-            },
-            _ => Tag::default(),
-        };
-        tag.put(message);
     }
 
     fn persisted(&mut self, token: WriteToken) {
@@ -820,13 +706,13 @@ impl Group {
         if !self.raft.raft.promotable() || self.is_writing_log() || self.is_barred() {
             return;
         }
-        if self.is_lone_voter() || now >= self.election_at {
+        if self.is_lone_voter() || now >= self.election_at && !self.quiet {
             self.campaign(now);
         }
     }
 
     fn run_leader_timers(&mut self, now: Instant) {
-        if self.raft.raft.prs().iter().len() <= 1 {
+        if self.raft.raft.prs().iter().len() <= 1 || self.quiet {
             return;
         }
         if self.transfer_until.is_some_and(|until| now >= until) {
@@ -839,6 +725,7 @@ impl Group {
         }
         if self.is_leader() && now >= self.heartbeat_at {
             self.heartbeat_at = now + self.timing.heartbeat;
+            self.hushing = self.may_fall_silent(now);
             self.raft.ping();
         }
     }
@@ -981,7 +868,7 @@ impl Group {
         }
         self.tag(&mut message);
         if kind == MessageType::MsgHeartbeat {
-            wire::stamp(&mut message, now);
+            wire::stamp(&mut message, now, self.hushing);
         }
         let index = message.get_snapshot().get_metadata().index;
         let message = Envelope::new(self.id, message);
@@ -1036,6 +923,7 @@ impl Group {
         if standing != self.announced {
             let (old_role, old_term, old_leader) = self.announced;
             self.announced = standing;
+            (self.quiet, self.active_at) = (false, now);
             if (role == Role::Leader) != (old_role == Role::Leader) || term != old_term {
                 self.lease.restart();
                 self.transfer_until = None;

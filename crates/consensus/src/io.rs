@@ -74,7 +74,8 @@ pub enum Input {
         node: NodeId,
     },
     /// The link with this node has just broken: a process that ends does that at once. Where it leads, nobody waits for it longer
-    /// than its lease may run. A wrong word costs an election at most.
+    /// than its lease may run. A wrong word costs an election at most; a missing one leaves a group without a leader that had fallen silent, so
+    /// it must also come where a link has only been silent for long.
     LinkLost {
         /// The node.
         node: NodeId,

@@ -4,8 +4,8 @@
 //! version 1 (1 byte) · group (4 bytes, little-endian) · eraftpb.Message (protobuf, to the end)
 //! ```
 //!
-//! A heartbeat's context begins with a stamp: the leader's clock when it was sent, 8 bytes, which the follower echoes
-//! unread. From it the leader counts its lease (`lease`).
+//! A heartbeat's context begins with a stamp: the leader's clock when it was sent, 8 bytes, the highest bit set in the last one of a
+//! group that falls silent. The follower echoes it. From it the leader counts its lease (`lease`).
 //!
 //! **Absent:** authentication and framing. Whoever owns the link must check that `from` is the node at its other end.
 
@@ -134,10 +134,13 @@ impl Envelope {
     }
 }
 
-/// Puts the time of sending in front of a heartbeat's context.
-pub(crate) fn stamp(message: &mut Message, now: Instant) {
+/// Set in a stamp: no more heartbeats follow until something happens (`group::quiet`).
+const LAST: u64 = 1 << 63;
+
+/// Puts the time of sending in front of a heartbeat's context, and whether it is the last one for a while.
+pub(crate) fn stamp(message: &mut Message, now: Instant, is_last: bool) {
     let mut context = BytesMut::with_capacity(STAMP + message.context.len());
-    context.put_u64_le(now.0);
+    context.put_u64_le(now.0 & !LAST | if is_last { LAST } else { 0 });
     context.put_slice(&message.context);
     message.context = context.freeze();
 }
@@ -147,12 +150,18 @@ pub(crate) fn unstamp(message: &mut Message) -> Option<Instant> {
     let (stamp, _) = message.context.split_first_chunk::<STAMP>()?;
     let stamp = u64::from_le_bytes(*stamp);
     message.context = message.context.slice(STAMP..);
-    Some(Instant(stamp))
+    Some(Instant(stamp & !LAST))
+}
+
+/// Whether a heartbeat says that it is the last one for a while.
+pub(crate) fn is_last(message: &Message) -> bool {
+    let stamp = message.context.split_first_chunk::<STAMP>().map(|(stamp, _)| u64::from_le_bytes(*stamp));
+    stamp.is_some_and(|stamp| stamp & LAST != 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Envelope, WireError, stamp, unstamp};
+    use super::{Envelope, WireError, is_last, stamp, unstamp};
     use base::{GroupId, Instant};
     use bytes::Bytes;
     use raft::eraftpb::{Message, MessageType};
@@ -174,7 +183,8 @@ mod tests {
     #[test]
     fn a_stamp_comes_off_as_it_went_on() {
         let mut m = Message { context: Bytes::from_static(b"read"), ..Message::default() };
-        stamp(&mut m, Instant(77));
+        stamp(&mut m, Instant(77), true);
+        assert!(is_last(&m));
         assert_eq!(unstamp(&mut m), Some(Instant(77)));
         assert_eq!(m.context, "read");
         assert_eq!(unstamp(&mut m), None);

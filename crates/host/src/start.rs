@@ -89,6 +89,7 @@ pub fn open(config: &NodeConfig, progress: Progress<'_>) -> Result<Opened, Strin
         // Whoever founded the cluster founded its groups, alone.
         founders: vec![FIRST_NODE],
         timing: config.timing,
+        quiesces: true,
         ..OpenOptions::new(config.node, config.data_shards, log_options(config))
     };
     let opened = shard::open::open(&disk, &options, &mut crate::clock::seed, progress).map_err(|error| {

@@ -43,6 +43,8 @@ Examples:
 
 Exit codes: 0 done, 1 it failed and the message says why, 2 the command line is wrong.";
 
+// Parsed once and used at once.
+#[allow(clippy::large_enum_variant)]
 #[derive(Subcommand)]
 enum Command {
     /// Start a node: the Redis door, the admin door, the gateway, the Consul door, the DNS door, data on disk.

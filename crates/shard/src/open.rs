@@ -41,6 +41,8 @@ pub struct OpenOptions {
     pub snapshot_chunk_bytes: usize,
     /// How soon groups notice that their leader is gone.
     pub timing: Timing,
+    /// Whether groups that have nothing to do fall silent; then lost links must be told ([`crate::driver::Input::LinkLost`]).
+    pub quiesces: bool,
     /// Bounds.
     pub limits: Limits,
     /// The log.
@@ -61,6 +63,7 @@ impl OpenOptions {
             snapshot_log_bytes: 256 << 20,
             snapshot_chunk_bytes: WALK_BYTES,
             timing: Timing::default(),
+            quiesces: false,
             limits: Limits::DEFAULT,
             log,
             #[cfg(any(test, feature = "planted"))]
@@ -267,6 +270,7 @@ fn open_sound<D: Disk, C: Clone + PartialEq>(
         }
         let mut config = GroupConfig::new(group, options.node, recovered.membership.clone(), seed());
         config.timing = options.timing;
+        config.quiesces = options.quiesces;
         config.fence = match fences.get(&group) {
             Some(fence) => {
                 consensus::Fence { name: fence.name, trust: trust(fence.state, &config.membership, options) }

@@ -83,6 +83,74 @@ fn a_lost_link_to_the_leader_is_an_election_half_a_second_later() {
     }
 }
 
+/// A group that has nothing to do has no timers; what is asked, a restart and a lost link wake it; nobody is elected beside a leader
+/// that lives.
+#[test]
+fn an_idle_group_falls_silent_and_wakes_for_whatever_matters() {
+    for seed in 0..60 {
+        let (mut world, _, _) = led(seed, 3, CALM);
+        world.quiesces = true;
+        // Only groups made from now on are like that.
+        for id in world.ids() {
+            world.crash(id, 0);
+        }
+        for id in world.ids() {
+            world.restart(id);
+        }
+        world.run(6000);
+        let leader = world.leader().expect("one is elected");
+        let others: Vec<NodeId> = world.ids().into_iter().filter(|id| *id != leader).collect();
+        let term = world.group(leader).unwrap().status().term;
+        let is_silent = |world: &World| {
+            world.ids().iter().all(|id| world.group(*id).is_some_and(|group| group.deadline().is_none()))
+        };
+        assert!(is_silent(&world), "seed {seed}: nothing happened for seconds");
+        world.run(60_000);
+        assert!(is_silent(&world) && !world.lease_valid(leader), "seed {seed}: nobody is loyal to a lease that long");
+        world.propose(leader, "wakes");
+        world.run(100);
+        assert!(
+            world.ids().iter().all(|id| world.data(*id).last().map(String::as_str) == Some("wakes")),
+            "seed {seed}"
+        );
+        assert!(world.lease_valid(leader), "seed {seed}: and it reads alone again");
+        world.run(4000);
+        assert!(is_silent(&world), "seed {seed}: silent again");
+        // One that restarts has timers, asks for votes, and wakes the leader instead.
+        world.crash(others[0], 0);
+        world.restart(others[0]);
+        world.run(8000);
+        assert_eq!((world.leader(), world.group(leader).unwrap().status().term), (Some(leader), term), "seed {seed}");
+        assert!(is_silent(&world), "seed {seed}: and all are silent again");
+        // The leader is gone, or cut off: those who lose the link to it know.
+        let is_cut = seed % 2 == 0;
+        if is_cut {
+            world.isolate(leader);
+            others.iter().for_each(|other| world.input(leader, Input::LinkLost { node: *other }));
+        } else {
+            world.crash(leader, 0);
+        }
+        others.iter().for_each(|other| world.input(*other, Input::LinkLost { node: leader }));
+        world.run(1500);
+        let new = world.leader().filter(|new| *new != leader).unwrap_or_else(|| panic!("seed {seed}: nobody leads"));
+        world.run(2000);
+        if is_cut {
+            assert_ne!(world.group(leader).unwrap().status().role, Role::Leader, "seed {seed}: check-quorum");
+            assert!(!world.lease_valid(leader));
+        }
+        world.propose(new, "after");
+        world.run(4000);
+        // Who is lost must be heard when it comes back.
+        assert!(world.group(new).unwrap().deadline().is_some(), "seed {seed}");
+        if !is_cut {
+            world.restart(leader);
+        }
+        world.heal_and_check();
+        world.run(6000);
+        assert!(is_silent(&world), "seed {seed}: all are back");
+    }
+}
+
 /// The vote of a node that hears the leader counts for nobody else: a node that does not hear it cannot take over.
 #[test]
 fn a_node_that_cannot_hear_the_leader_disturbs_nobody() {

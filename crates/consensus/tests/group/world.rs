@@ -149,6 +149,8 @@ pub struct World {
     pub telling_messages: bool,
     pub snapshot_every: u64,
     pub planted: Planted,
+    /// Of groups made from now on.
+    pub quiesces: bool,
 
     leaders: BTreeMap<u64, NodeId>,
     committed: BTreeMap<u64, Entry>,
@@ -180,6 +182,7 @@ impl World {
             telling_messages: false,
             snapshot_every: u64::MAX,
             planted: Planted::default(),
+            quiesces: false,
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
             proposed: BTreeMap::new(),
@@ -313,6 +316,7 @@ impl World {
             entries: node.disk.log.clone(),
             hard_state: node.disk.hard_state,
             planted,
+            quiesces: self.quiesces,
             ..GroupConfig::new(GROUP, id, node.image.membership.clone(), seed ^ id.0 << 32 ^ node.life)
         };
         node.group = Some(Group::new(config).expect("a disk that lost nothing synced starts"));
@@ -535,6 +539,7 @@ impl World {
     /// Does one output; answers the index to say `Applied` for.
     fn obey(&mut self, id: NodeId, output: Output) -> Option<u64> {
         match output {
+            Output::FenceLifted { .. } => {}
             Output::Persist { token, entries, hard_state, needed: _ } => {
                 self.write(id, token, Write::Log { entries, hard_state });
             }

@@ -153,6 +153,13 @@ impl Member {
         }
         memory.planned = now;
         self.count_loads();
+        // Links that broke were told of when they did; that one never stood is not, and a silent group would wait for its leader for
+        // ever if a word was missed.
+        for link in links.iter().filter(|link| !link.out_up && !link.in_up) {
+            if link.heard.is_none_or(|heard| heard >= SILENT_AFTER) {
+                (self.put)(Input::LinkLost(NodeId(link.node)));
+            }
+        }
         if let Some(since) = memory.leads_since {
             self.plan(&cluster, &links, since, now).await;
         }

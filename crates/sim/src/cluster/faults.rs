@@ -214,6 +214,12 @@ impl World {
     fn may_rot(&self) -> bool {
         let settled = self.memberships.values().all(|members| members.voters.len() >= 3 && !members.is_joint());
         let calm = self.now > self.changed_at + 3_000 * MILLI;
+        // A change of the voters that is yet to be decided could leave so few that one more cannot be lost.
+        let decided = |machine: &Machine| {
+            let status = machine.node.as_ref().map(|node| node.driver.status());
+            status.is_some_and(|all| all.iter().all(|(_, status, _)| status.last == status.committed))
+        };
+        let calm = calm && self.machines.values().all(decided);
         settled && calm && self.memberships.len() == GROUPS && self.machines.values().all(|machine| !machine.rotten)
     }
 

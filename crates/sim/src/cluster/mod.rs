@@ -45,6 +45,9 @@ const READER: usize = 0;
 const WANDERER: usize = 1;
 /// A snapshot of which nothing is heard so long is sent again.
 const STREAM_PATIENCE: u64 = 2_000 * MILLI;
+/// How often a node says that it lives, and after how long it is taken for lost.
+const PING: u64 = 500 * MILLI;
+const SILENCE: u64 = 2_000 * MILLI;
 /// How long a mended cluster may take to come to rest.
 const REST: u64 = 60_000 * MILLI;
 
@@ -112,6 +115,8 @@ enum Packet {
     Stream(Box<Stream>),
     /// What became of a snapshot that this node had sent.
     Arrived(GroupId, bool),
+    /// A node lives, its so manieth life.
+    Ping(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -128,6 +133,8 @@ enum Event {
     },
     /// Nothing was heard of a snapshot sent to that node.
     StreamLost(NodeId, u64, GroupId, NodeId),
+    /// Nodes say that they live, and look who has not said so.
+    Links,
     Client(usize),
     GiveUp(u64),
     /// The second half of a read by lease.
@@ -166,6 +173,9 @@ struct Machine {
     /// As it was at first, where time goes by the wall clock (planted).
     first_wall: Option<u64>,
     paused: bool,
+    /// When each other node was heard last, and which life of it.
+    heard: BTreeMap<NodeId, u64>,
+    known: BTreeMap<NodeId, u64>,
     /// The next power cut tears what is being written.
     tears: bool,
     /// Its disk was spoiled, and not everything is back yet.
@@ -246,6 +256,8 @@ struct World {
     slow_links: BTreeMap<(NodeId, NodeId), u64>,
     /// When the last message on a link arrives: links keep their order.
     arrives: BTreeMap<(NodeId, NodeId), u64>,
+    /// Whether this seed's groups may fall silent.
+    quiesces: bool,
     quiet: bool,
     ends: u64,
     /// Nothing is written at this node until then.
@@ -308,6 +320,7 @@ impl World {
             slow_links: BTreeMap::new(),
             arrives: BTreeMap::new(),
             quiet: false,
+            quiesces: seed.is_multiple_of(2),
             hushed: None,
             changed_at: 0,
             ends: options.millis * MILLI,
@@ -341,6 +354,7 @@ impl World {
         open.snapshot_chunk_bytes = 1 << (4 + rng.below(9));
         open.limits.entry_bytes_max = 200 << rng.below(6);
         open.planted = self.options.bugs.node;
+        open.quiesces = self.quiesces;
         // Two clocks may differ in rate by 10 %, as the lease allows.
         let drift = 45_000;
         let wall_offset = 1_700_000_000_000 + rng.below(10_000);
@@ -355,6 +369,8 @@ impl World {
             wall_offset,
             first_wall: self.options.bugs.wall_clocks.then_some(wall_offset),
             paused: false,
+            heard: BTreeMap::new(),
+            known: BTreeMap::new(),
             tears: false,
             rotten: false,
             fenced: BTreeSet::new(),
@@ -415,6 +431,7 @@ impl World {
         }
         let first = self.rng.below(3_000 * MILLI);
         self.at(first, Event::Fault);
+        self.at(PING, Event::Links);
         while self.now < self.ends {
             self.next()?;
         }
@@ -507,6 +524,7 @@ impl World {
                 Ok(())
             }
             Event::Look(request) => self.look(request),
+            Event::Links => self.ping_all(),
             Event::Fault => {
                 if !self.quiet {
                     self.fault();
@@ -597,6 +615,8 @@ impl World {
         // What was spoiled may have been of no account.
         machine.rotten &= !fenced.is_empty();
         machine.node = Some(node);
+        machine.heard.clear();
+        machine.known.clear();
         machine.life += 1;
         machine.scheduled = [false; 4];
         machine.wake_at = u64::MAX;
@@ -820,9 +840,17 @@ impl World {
             self.report.lost += 1;
             return Ok(());
         }
+        let now = self.now;
         let machine = self.machine(to);
         let node = machine.node.as_mut().expect("checked");
+        machine.heard.insert(from, now);
         match packet {
+            Packet::Ping(life) => {
+                // The link with a node that has started anew was lost before.
+                if machine.known.insert(from, life).is_some_and(|known| known != life) {
+                    node.tell(Input::LinkLost(from));
+                }
+            }
             Packet::Message(envelope) => node.tell(Input::Message(envelope.group(), envelope)),
             Packet::Stream(stream) => node.arrive(*stream),
             Packet::Arrived(group, ok) => {
@@ -832,6 +860,37 @@ impl World {
             }
         }
         self.after(to)
+    }
+
+    /// What the host's links are: nodes say now and then that they live, and a node of which nothing was heard for long is told to be
+    /// lost, again and again.
+    fn ping_all(&mut self) -> Result<(), String> {
+        let now = self.now;
+        self.at(now + PING, Event::Links);
+        for id in self.ids() {
+            let machine = &self.machines[&id];
+            if machine.node.is_none() || machine.paused {
+                continue;
+            }
+            let mut is_news = false;
+            for other in self.ids().into_iter().filter(|other| *other != id) {
+                let life = self.machines[&id].life;
+                self.send(id, other, Packet::Ping(life));
+                let machine = self.machine(id);
+                let last = *machine.heard.entry(other).or_insert(now);
+                if let Some(node) = machine.node.as_mut().filter(|_| now - last >= SILENCE) {
+                    node.tell(Input::LinkLost(other));
+                    is_news = true;
+                }
+            }
+            let node = self.machines[&id].node.as_ref();
+            self.report.silent +=
+                node.map_or(0, |node| node.driver.status().iter().filter(|(_, status, _)| status.quiet).count() as u64);
+            if is_news {
+                self.after(id)?;
+            }
+        }
+        Ok(())
     }
 
     // ---- the end -----------------------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ report! {
     storms "storms",
     /// Messages that came before older ones.
     reordered "messages out of order",
+    /// Groups found to have fallen silent, twice a second.
+    silent "looks at a group that has fallen silent",
     /// Disks that had no room for a while.
     full "full disks",
     /// Links on which messages take long.
