@@ -51,7 +51,7 @@ struct Around {
 impl Around {
     /// Sends a change to the node that leads.
     fn change(&self, change: &Change) -> Changing {
-        let number = CHANGES | self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = CHANGES | (self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let now = self.door.world.now();
         let peer = Arc::new(Peer::new(number, String::new(), String::new(), now, OUTCOME_BYTES_MAX));
         let mut unit = Vec::new();
@@ -199,7 +199,7 @@ impl Registry {
                     (self.wake)();
                 }
                 // Nobody else to go to where there are no other nodes.
-                let around = self.around.get().map(|around| (around.clone(), change.clone()));
+                let around = self.around.get().map(|around| Box::new((around.clone(), change.clone())));
                 Changing::here(peer, around)
             }
         }

@@ -20,7 +20,7 @@ enum State {
     /// It was not taken.
     Refused(String),
     /// It waits for the log here. Where the lead moves before it was proposed, it goes there.
-    Here(Client, Option<(Arc<Around>, Change)>),
+    Here(Client, Option<Box<(Arc<Around>, Change)>>),
     /// It is under way to the node that leads.
     There(Away),
 }
@@ -45,7 +45,7 @@ impl Changing {
         Changing(State::Refused(why))
     }
 
-    pub(super) fn here(peer: Client, around: Option<(Arc<Around>, Change)>) -> Changing {
+    pub(super) fn here(peer: Client, around: Option<Box<(Arc<Around>, Change)>>) -> Changing {
         Changing(State::Here(peer, around))
     }
 
@@ -83,7 +83,7 @@ impl Future for Changing {
                 State::Refused(why) => return Poll::Ready(Err(ChangeError::Refused(why.clone()))),
                 State::Here(peer, around) => match std::task::ready!(heard(peer, context)) {
                     Err(ChangeError::Refused(why)) if why.starts_with(MOVED) && around.is_some() => {
-                        let (around, change) = around.take().expect("it was there a line ago");
+                        let (around, change) = *around.take().expect("it was there a line ago");
                         self.0 = around.change(&change).0;
                     }
                     outcome => return Poll::Ready(outcome),
