@@ -15,13 +15,15 @@ use tokio_rustls::client::TlsStream;
 
 use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind, SMALL_FRAME_BYTES_MAX};
 use super::keys::public_key;
-use super::pair::{Item, Peer};
+use super::pair::{Item, Lanes, OTHERS, Peer, RAFT};
 use super::shared::Shared;
 use super::words::{self, Hello, MALFORMED, Purpose};
 use super::{KeyPin, tls};
 
 /// Written at once, about: what waits is gathered up to this.
 const BATCH: usize = 256 << 10;
+/// Of consensus so much goes out before the others have their turn, with a batch.
+const RAFT_ROUND: usize = 1 << 20;
 /// A buffer that grew beyond this for one message is given back.
 const KEPT_MAX: usize = 4 << 20;
 /// A node that refused us is asked again this much later than one that was not there.
@@ -222,38 +224,44 @@ async fn write<W: AsyncWrite + Unpin>(shared: &Shared, peer: &Peer, number: u64,
 }
 
 async fn write_all<W: AsyncWrite + Unpin>(shared: &Shared, peer: &Peer, number: u64, mut writer: W) -> io::Result<()> {
-    let mut batch = Batch { out: BytesMut::new(), queued: 0, messages: 0 };
-    let mut items = VecDeque::new();
+    let mut batch = Batch { out: BytesMut::new(), queued: [0; 2], messages: 0 };
+    let mut lanes = Lanes::default();
     let mut ping = tokio::time::interval(shared.settings.ping);
     ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let Some(overflowed) = peer.take(number, &mut items) else {
+        let Some(overflowed) = peer.take(number, &mut lanes) else {
             return Ok(());
         };
         if overflowed {
             shared.handler.unreachable(peer.node);
         }
-        if items.is_empty() {
+        if lanes.iter().all(VecDeque::is_empty) {
             tokio::select! {
                 () = peer.wake.notified() => continue,
                 _ = ping.tick() => batch.ping(peer),
             }
         }
-        while let Some((bytes, item)) = items.pop_front() {
-            batch.queued += bytes;
-            match item {
-                Item::Raft(envelope) => batch.raft(&envelope, bytes),
-                Item::Forward(body) if body.len() < BATCH => batch.frame(Kind::Forward, &body),
-                Item::Forward(body) => {
-                    frame::head(&mut batch.out, Kind::Forward, body.len());
-                    batch.messages += 1;
-                    batch.write(peer, number, &mut writer, &body).await?;
+        for (lane, most) in [(RAFT, RAFT_ROUND), (OTHERS, BATCH)] {
+            let mut round = 0;
+            while round < most
+                && let Some((bytes, item)) = lanes[lane].pop_front()
+            {
+                round += bytes;
+                batch.queued[lane] += bytes;
+                match item {
+                    Item::Raft(envelope) => batch.raft(&envelope, bytes),
+                    Item::Forward(body) if body.len() < BATCH => batch.frame(Kind::Forward, &body),
+                    Item::Forward(body) => {
+                        frame::head(&mut batch.out, Kind::Forward, body.len());
+                        batch.messages += 1;
+                        batch.write(peer, number, &mut writer, &body).await?;
+                    }
+                    Item::Ask(ask, body) if peer.is_asked(ask) => batch.ask(ask, &body),
+                    Item::Ask(..) => {}
                 }
-                Item::Ask(ask, body) if peer.is_asked(ask) => batch.ask(ask, &body),
-                Item::Ask(..) => {}
-            }
-            if batch.out.len() >= BATCH {
-                batch.write(peer, number, &mut writer, &[]).await?;
+                if batch.out.len() >= BATCH {
+                    batch.write(peer, number, &mut writer, &[]).await?;
+                }
             }
         }
         // Also under load, where the loop never waits above: round trips are shown then too.
@@ -267,7 +275,7 @@ async fn write_all<W: AsyncWrite + Unpin>(shared: &Shared, peer: &Peer, number: 
 /// Frames that go out in one write.
 struct Batch {
     out: BytesMut,
-    queued: usize,
+    queued: [usize; 2],
     messages: u64,
 }
 

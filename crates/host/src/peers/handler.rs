@@ -24,7 +24,7 @@ pub enum Message {
 /// Who is told what comes. Called on the links' tasks: nothing here may block or take long. `link`, `message` and `unreachable` may call
 /// [`super::Peers::send`], but neither [`super::Peers::links`] nor [`super::Peers::set_directory`]: these wait for the same locks.
 pub trait Handler: Send + Sync + 'static {
-    /// A message; those of one node come in the order in which it sent them, one at a time.
+    /// A message; those of one node and kind come in the order in which it sent them, one at a time. The kinds may overtake each other.
     fn message(&self, from: NodeId, message: Message);
 
     /// Messages to it were lost: the link broke, or its queue is full.

@@ -36,68 +36,84 @@ pub async fn listen(shared: Arc<Shared>, listener: TcpListener) {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Ok(place) = shared.handshakes.clone().try_acquire_owned() else {
-            // Nobody who has proven who he is: whoever has will come again.
-            shared.settings.limits.hit(Limit::peer_handshakes_max);
-            continue;
-        };
         let shared = shared.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = serve(&shared, stream, from, place) => {}
+                () = serve(&shared, stream, from) => {}
                 () = shared.stopped() => {}
             }
         });
     }
 }
 
-async fn serve(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, place: OwnedSemaphorePermit) {
-    let about = from.ip().to_string();
-    let within = shared.settings.handshake;
-    // It goes out with the first write of whoever dials.
-    let _ = stream.set_nodelay(true);
-    let shaken = tokio::time::timeout(within, shared.acceptor.accept(stream)).await;
-    let stream = match shaken {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            let why = tls::explain(&error);
-            return shared.tell(&about, &why, &format!("{from} is refused: {why}"));
-        }
-        Err(_) => {
-            let why = format!("no TLS within {} ms", within.as_millis());
-            return shared.tell(&about, &why, &format!("{from} is refused: {why}"));
-        }
-    };
-    if stream.get_ref().1.alpn_protocol() == Some(tls::JOIN) {
-        return join::serve(shared, stream, from, place).await;
-    }
-    node(shared, stream, from, place).await;
+/// Who somebody has proven to be, with his connection.
+enum Proven {
+    Node(Arc<Peer>, Purpose, TlsStream<TcpStream>, Decoder),
+    Joins(TlsStream<TcpStream>, join::Request),
 }
 
-async fn node(shared: &Arc<Shared>, mut stream: TlsStream<TcpStream>, from: SocketAddr, place: OwnedSemaphorePermit) {
-    let mut decoder = Decoder::new(SMALL_FRAME_BYTES_MAX);
-    let within = shared.settings.handshake;
-    let greeted = tokio::time::timeout(within, greet(shared, &mut stream, &mut decoder)).await;
-    let greeted = greeted.unwrap_or_else(|_| Err(format!("it said nothing within {} ms", within.as_millis())));
-    let (peer, purpose) = match greeted {
-        Ok((peer, fresh, purpose)) => {
-            if fresh {
-                tokio::spawn(keep_until_stopped(shared.clone(), peer.clone()));
-            }
-            (peer, purpose)
-        }
-        Err(why) => {
-            shared.tell(&from.ip().to_string(), &why, &format!("{from} is refused: {why}"));
-            return refuse(shared, stream, &why).await;
+async fn serve(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr) {
+    let proven = {
+        let place = shared.shakes_hands();
+        tokio::select! {
+            proven = prove(shared, stream, from) => proven,
+            () = place.stop.notified() => return,
         }
     };
-    drop(place);
-    shared.untell(&from.ip().to_string());
-    decoder.set_max(FRAME_BYTES_MAX);
-    match purpose {
-        Purpose::Link => link(shared, &peer, stream, decoder).await,
-        Purpose::Snapshot => snapshots::receive(shared, &peer, stream, decoder).await,
+    match proven {
+        None => {}
+        Some(Proven::Joins(stream, request)) => join::serve(shared, stream, from, request).await,
+        Some(Proven::Node(peer, purpose, stream, mut decoder)) => {
+            shared.untell(&from.ip().to_string());
+            decoder.set_max(FRAME_BYTES_MAX);
+            match purpose {
+                Purpose::Link => link(shared, &peer, stream, decoder).await,
+                Purpose::Snapshot => snapshots::receive(shared, &peer, stream, decoder).await,
+            }
+        }
     }
+}
+
+async fn prove(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr) -> Option<Proven> {
+    let within = shared.settings.handshake;
+    let refused = |why: &str| shared.tell(&from.ip().to_string(), why, &format!("{from} is refused: {why}"));
+    // It goes out with the first write of whoever dials.
+    let _ = stream.set_nodelay(true);
+    let mut stream = match tokio::time::timeout(within, shared.acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            refused(&tls::explain(&error));
+            return None;
+        }
+        Err(_) => {
+            refused(&format!("no TLS within {} ms", within.as_millis()));
+            return None;
+        }
+    };
+    let mut decoder = Decoder::new(SMALL_FRAME_BYTES_MAX);
+    let late = || format!("it said nothing within {} ms", within.as_millis());
+    let why = if stream.get_ref().1.alpn_protocol() == Some(tls::JOIN) {
+        match tokio::time::timeout(within, join::request(&mut stream)).await.unwrap_or_else(|_| Err(late())) {
+            Ok(request) => return Some(Proven::Joins(stream, request)),
+            Err(why) => why,
+        }
+    } else {
+        match tokio::time::timeout(within, greet(shared, &mut stream, &mut decoder))
+            .await
+            .unwrap_or_else(|_| Err(late()))
+        {
+            Ok((peer, fresh, purpose)) => {
+                if fresh {
+                    tokio::spawn(keep_until_stopped(shared.clone(), peer.clone()));
+                }
+                return Some(Proven::Node(peer, purpose, stream, decoder));
+            }
+            Err(why) => why,
+        }
+    };
+    refused(&why);
+    refuse(shared, stream, &why).await;
+    None
 }
 
 /// Dials a node until all ends.

@@ -21,7 +21,6 @@ use bytes::{Bytes, BytesMut};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::server::TlsStream;
 
@@ -158,20 +157,8 @@ fn settle(token: &Token, key: &Key, joined: Joined) -> Result<(Identity, Bytes),
 }
 
 /// The member's end.
-pub(super) async fn serve(
-    shared: &Arc<Shared>,
-    mut stream: TlsStream<TcpStream>,
-    from: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
-    let answer = match tokio::time::timeout(shared.settings.handshake, request(&mut stream)).await {
-        Ok(Ok(request)) => {
-            drop(place);
-            decide(shared, request).await
-        }
-        Ok(Err(why)) => Err(why),
-        Err(_) => Err("it asked for nothing in time".to_owned()),
-    };
+pub(super) async fn serve(shared: &Arc<Shared>, stream: TlsStream<TcpStream>, from: SocketAddr, request: Request) {
+    let answer = decide(shared, request).await;
     match answer {
         Ok((node, joined)) => {
             shared.handler.tell(&format!("{from} has joined the cluster as {node}"));
@@ -192,7 +179,8 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, out: &[u8]) ->
     stream.shutdown().await
 }
 
-async fn request(stream: &mut TlsStream<TcpStream>) -> Result<Request, String> {
+/// What somebody asks for who has shown that he holds his key.
+pub(super) async fn request(stream: &mut TlsStream<TcpStream>) -> Result<Request, String> {
     let frame = read_frame(stream, &mut Decoder::new(SMALL_FRAME_BYTES_MAX)).await?;
     if frame.kind != Kind::Join {
         return Err("it did not ask to join".to_owned());

@@ -9,13 +9,13 @@
 //! ```
 //!
 //! Each node dials every other one and sends on its own link only, so the order of what it sends is the order of one TCP
-//! connection. A pair is *up* while both links stand: what was asked on one is answered on the other.
+//! connection; consensus and the doors take turns on it, each in its own order. A pair is *up* while both links stand: what was asked on one is answered on the other.
 //!
 //! Always mutual TLS 1.3. A node is who its certificate says ([`identity`]): the cluster's own authority signed it, its name is
 //! `node-N.CLUSTER.quorate`, and where the directory knows the node, the key must be the one that it joined with. So neither a
 //! client's certificate nor a node that was removed opens a link, though the same authority signed both.
 //!
-//! **Invariants:** what is taken by [`Peers::send`] is delivered in order, or [`Handler::unreachable`] is told; messages of one link
+//! **Invariants:** what is taken by [`Peers::send`] is delivered, each kind in order, or [`Handler::unreachable`] is told; messages of one link
 //! are handed over by one task. Whatever comes from outside has a bound and never panics. Nobody waits for a slow node.
 //! **Absent:** what messages mean, retries of anything but connecting and streams of snapshots, and who belongs to the cluster
 //! (that is [`Directory`], told by whoever knows).
@@ -210,7 +210,7 @@ impl Peers {
         }
     }
 
-    /// Queues a message behind those before it; never waits. False: nothing was queued, for the link is down, or its queue is full
+    /// Queues a message behind those of its kind before it; never waits. False: nothing was queued, for the link is down, or its queue is full
     /// (then [`Handler::unreachable`] is told as well). Messages of consensus need our own link only, those of the doors the pair
     /// ([`Handler::link`]). True promises no delivery: if the link breaks, the handler is told.
     pub fn send(&self, to: NodeId, message: Message) -> bool {

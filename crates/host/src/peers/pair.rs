@@ -29,10 +29,18 @@ use tokio::sync::{Notify, oneshot};
 use super::handler::{Handler, Message};
 use super::{AskError, KeyPin, LinkStatus, Settings};
 
-/// Bytes of messages that may wait for one node; one more is always let in, however large, so that a large one is not shut out by small ones.
+/// Bytes of messages that may wait for one node, of each lane; one more is always let in, however large, so that a large one is not shut out by small ones.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Questions to one node that may wait for their answers, and of one node that may be thought about.
 pub const ASKS_MAX: usize = 1024;
+
+/// What waits, in order, with the bytes that each item counts: consensus, and everything else. Each keeps its order; a long answer to a client
+/// must not keep a heartbeat waiting until there is an election.
+pub type Lanes = [VecDeque<(usize, Item)>; 2];
+/// The lane of consensus.
+pub const RAFT: usize = 0;
+/// The other one.
+pub const OTHERS: usize = 1;
 
 /// What waits to be sent.
 pub enum Item {
@@ -52,9 +60,9 @@ struct Queue {
     link: u64,
     /// Both links stand.
     paired: bool,
-    items: VecDeque<(usize, Item)>,
-    /// Of what waits and of what is being written.
-    bytes: usize,
+    items: Lanes,
+    /// Of what waits and of what is being written, by lane.
+    bytes: [usize; 2],
     overflowed: bool,
     asked: BTreeMap<u64, Asked>,
 }
@@ -168,7 +176,11 @@ impl Peer {
             Message::Raft(envelope) => (queue.link != 0, envelope.encoded_len()),
             Message::Forward(bytes) => (queue.link != 0 && queue.paired, bytes.len()),
         };
-        if !ready || bytes >= super::frame::FRAME_BYTES_MAX {
+        if bytes >= super::frame::FRAME_BYTES_MAX {
+            settings.limits.hit(Limit::peer_frame_bytes_max);
+            return false;
+        }
+        if !ready {
             return false;
         }
         let item = match message {
@@ -179,16 +191,17 @@ impl Peer {
     }
 
     fn push(&self, queue: &mut Queue, bytes: usize, item: Item, settings: &Settings) -> bool {
-        let first = queue.items.is_empty();
-        if queue.bytes >= QUEUE_BYTES_MAX {
+        let first = queue.items.iter().all(VecDeque::is_empty);
+        let lane = if matches!(item, Item::Raft(_)) { RAFT } else { OTHERS };
+        if queue.bytes[lane] >= QUEUE_BYTES_MAX {
             settings.limits.hit(Limit::peer_queue_bytes_max);
             if !std::mem::replace(&mut queue.overflowed, true) {
                 self.wake.notify_one();
             }
             return false;
         }
-        queue.bytes += bytes;
-        queue.items.push_back((bytes, item));
+        queue.bytes[lane] += bytes;
+        queue.items[lane].push_back((bytes, item));
         if first {
             self.wake.notify_one();
         }
@@ -238,21 +251,27 @@ impl Peer {
         }
     }
 
-    /// Takes all that waits, and whether something was turned away since. `None`: the link with this number is down.
-    pub fn take(&self, number: u64, into: &mut VecDeque<(usize, Item)>) -> Option<bool> {
+    /// Puts all that waits behind what was taken before, and whether something was turned away since. `None`: the link with this number
+    /// is down.
+    pub fn take(&self, number: u64, into: &mut Lanes) -> Option<bool> {
         let mut queue = self.queue.lock();
         if queue.link != number {
             return None;
         }
-        std::mem::swap(&mut queue.items, into);
+        for (waiting, taken) in queue.items.iter_mut().zip(into) {
+            match taken.is_empty() {
+                true => std::mem::swap(waiting, taken),
+                false => taken.append(waiting),
+            }
+        }
         Some(std::mem::take(&mut queue.overflowed))
     }
 
     /// So many bytes of what was taken have been written.
-    pub fn written(&self, number: u64, bytes: usize) {
+    pub fn written(&self, number: u64, bytes: [usize; 2]) {
         let mut queue = self.queue.lock();
         if queue.link == number {
-            queue.bytes -= bytes;
+            queue.bytes.iter_mut().zip(bytes).for_each(|(waiting, written)| *waiting -= written);
         }
     }
 
@@ -432,7 +451,7 @@ impl Peer {
             bytes_in: of(&figures.bytes_in),
             messages_out: of(&figures.messages_out),
             messages_in: of(&figures.messages_in),
-            queued_bytes: self.queue.lock().bytes as u64,
+            queued_bytes: self.queue.lock().bytes.iter().sum::<usize>() as u64,
             connects: of(&figures.connects),
             error: words.0.clone(),
         }

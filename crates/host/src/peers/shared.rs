@@ -1,11 +1,11 @@
 //! What all links of a node share: who it is, whom it knows, and what it has told people.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use base::{Limit, NodeId};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::handler::Handler;
@@ -25,6 +25,27 @@ const HANDSHAKES_MAX: usize = 64;
 /// Requests to join that are thought about.
 const JOINS_MAX: usize = 16;
 
+/// Connections that have not proven who they are, the oldest first.
+#[derive(Default)]
+struct Handshakes {
+    number: u64,
+    running: VecDeque<(u64, Arc<Notify>)>,
+}
+
+/// A connection's place among those that have not proven who they are; it goes with this.
+pub struct Handshake<'a> {
+    shared: &'a Shared,
+    number: u64,
+    /// It has to give way.
+    pub stop: Arc<Notify>,
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.shared.handshakes.lock().running.retain(|(number, _)| *number != self.number);
+    }
+}
+
 /// See the module.
 pub struct Shared {
     pub identity: Identity,
@@ -34,7 +55,7 @@ pub struct Shared {
     pub connector: TlsConnector,
     pub peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     pub streams: Streams,
-    pub handshakes: Arc<Semaphore>,
+    handshakes: Mutex<Handshakes>,
     pub joins: Arc<Semaphore>,
     /// True once all is to end.
     pub stop: watch::Sender<bool>,
@@ -58,12 +79,28 @@ impl Shared {
             settings,
             handler,
             peers: RwLock::default(),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            handshakes: Mutex::default(),
             joins: Arc::new(Semaphore::new(JOINS_MAX)),
             stop: watch::Sender::new(false),
             newest: Mutex::new(0),
             told: Mutex::default(),
         })
+    }
+
+    /// A place for a connection that has not proven who it is. Where there are too many, the oldest gives way: a node needs
+    /// milliseconds, and whoever only holds a place keeps nobody out.
+    pub fn shakes_hands(&self) -> Handshake<'_> {
+        let mut handshakes = self.handshakes.lock();
+        if handshakes.running.len() >= HANDSHAKES_MAX
+            && let Some((_, oldest)) = handshakes.running.pop_front()
+        {
+            self.settings.limits.hit(Limit::peer_handshakes_max);
+            oldest.notify_one();
+        }
+        handshakes.number += 1;
+        let (number, stop) = (handshakes.number, Arc::new(Notify::new()));
+        handshakes.running.push_back((number, stop.clone()));
+        Handshake { shared: self, number, stop }
     }
 
     /// The node, if it is known.

@@ -96,7 +96,7 @@ async fn clear(shared: Arc<Shared>) {
             && let Some(part) = held.take()
         {
             // It is not whole, so this takes it away.
-            let _ = on_disk(move || Ok(drop(part.arrival.finish()))).await;
+            let _ = on_disk(move || part.arrival.finish()).await;
         }
     }
 }

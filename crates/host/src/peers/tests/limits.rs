@@ -24,6 +24,9 @@ async fn hit(limit: Limit) {
                 held.push(TcpStream::connect(one.address).await.expect("it listens"));
             }
             wait_for(&one, limit).await;
+            // Nobody is kept out by that: the oldest gave way.
+            let mut closed = [0; 1];
+            assert_eq!(held[0].read(&mut closed).await.expect("it closes"), 0);
         }
         Limit::peer_queue_bytes_max => {
             let who = identities(2);

@@ -22,7 +22,12 @@ async fn ten_thousand_messages_of_both_kinds_keep_their_order_in_both_directions
     for node in [&one, &two] {
         node.told.until("all have come", |told| told.messages.len() >= 10_000).await;
         let told = node.told.told.lock();
-        assert!(told.messages.iter().map(|(_, message)| number(message)).eq(0..10_000));
+        let of = |raft: bool| {
+            let its = told.messages.iter().filter(move |(_, message)| matches!(message, Message::Raft(_)) == raft);
+            its.map(|(_, message)| number(message))
+        };
+        assert!(of(true).eq((0..10_000).step_by(3)));
+        assert!(of(false).eq((0..10_000).filter(|number| number % 3 != 0)));
         assert!(told.unreachable.is_empty() && told.links.len() == 1);
     }
     // Figures follow what they count.
@@ -158,6 +163,29 @@ async fn a_long_message_on_a_slow_way_is_no_silence() {
     two.told.until("it comes", |told| told.messages.len() == 1).await;
     slow.abort();
     assert_eq!(one.told.told.lock().links, [(2, true)], "after {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_does_not_wait_for_all_the_answers_that_were_queued_before_it() {
+    let who = identities(2);
+    let (one, two) = (Node::start(&who[0]).await, Node::start(&who[1]).await);
+    let way = Way::to(two.address).await;
+    one.peers.set_directory(&directory_by(&[&one, &two], &two, way.address));
+    two.peers.set_directory(&directory(&[&one, &two]));
+    one.told.is_up(2).await;
+    two.told.is_up(1).await;
+    way.swallow(true);
+    // As many as one lane takes; the other is still open.
+    let answer = Message::Forward([&9u64.to_le_bytes()[..], &vec![7; 1 << 20]].concat().into());
+    let queued = (0..200).take_while(|_| one.peers.send(two.id, answer.clone())).count();
+    assert!(one.send(&two, 1) && one.send(&two, 2));
+    way.swallow(false);
+    two.told.until("all have come", |told| told.messages.len() == queued + 2).await;
+    let told = two.told.told.lock();
+    let at: Vec<usize> =
+        (0..told.messages.len()).filter(|at| matches!(told.messages[*at].1, Message::Raft(_))).collect();
+    // Before it is what the way and the kernel had taken already.
+    assert!(at[1] == at[0] + 1 && at[0] + 32 < queued, "{at:?} of {queued}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
