@@ -32,8 +32,6 @@ pub struct Plan {
     pub args: Vec<String>,
     /// Every fsync is asked about (`Node::syncs`).
     pub syncs: bool,
-    /// And answered as done without being done.
-    pub lying_disk: bool,
     /// Each data directory is an ext4 image of so many MiB. Only in namespaces.
     pub image_mib: Option<u64>,
     /// A library that shifts the wall clock (`Node::set_clock`).
@@ -176,7 +174,6 @@ impl Nodes {
         if let Some(library) = &self.plan.clock {
             run.env("LD_PRELOAD", library).env("XTASK_CLOCK", &node.clock_path);
         }
-        node.syncs.lies.store(self.plan.lying_disk, std::sync::atomic::Ordering::Relaxed);
         let syncs = self.plan.syncs.then_some(&node.syncs);
         let process = self.ground.spawn(at, run, &node.log, syncs)?;
         self.nodes[at].process = Some(process);
