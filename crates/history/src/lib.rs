@@ -54,6 +54,11 @@ impl List {
         self.appends[append].outcome = outcome;
     }
 
+    /// The value of the append with this number.
+    pub fn value(&self, append: usize) -> u64 {
+        self.appends[append].value
+    }
+
     /// A read was answered.
     pub fn read(&mut self, list: Vec<u64>, begun: Moment, ended: Moment) {
         self.reads.push(Read { list, begun, ended });

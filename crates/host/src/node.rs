@@ -187,6 +187,8 @@ pub struct GroupStatus {
     pub followers: Vec<(NodeId, u64)>,
     /// Keys held here.
     pub keys: u64,
+    /// What this node's word is worth in it: anything but `Whole` where its disk lost something, until the leader has let it in.
+    pub trust: consensus::Trust,
 }
 
 /// The last commits, newest last, with a number that grows by one each.
@@ -539,6 +541,7 @@ impl DriverTask {
             membership: status.membership,
             followers: status.followers,
             keys: 0,
+            trust: status.trust,
         });
         let status: Vec<GroupStatus> = status.collect();
         let mut shown = self.status.lock();

@@ -90,6 +90,8 @@ pub fn open(config: &NodeConfig, progress: Progress<'_>) -> Result<Opened, Strin
         founders: vec![FIRST_NODE],
         timing: config.timing,
         quiesces: true,
+        // Whoever joined has peers, whatever its disk still knows of them.
+        has_peers: config.node != FIRST_NODE,
         ..OpenOptions::new(config.node, config.data_shards, log_options(config))
     };
     let opened = shard::open::open(&disk, &options, &mut crate::clock::seed, progress).map_err(|error| {

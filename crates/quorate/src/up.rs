@@ -448,6 +448,16 @@ fn say_found(node: &Node, took: Duration) {
     if let Some(cut) = &found.cut {
         eprintln!("quorate: {cut}");
     }
+    for damage in &found.repaired {
+        eprintln!("quorate: damaged: {damage}");
+    }
+    if !found.fenced.is_empty() {
+        let groups: Vec<String> = found.fenced.iter().map(ToString::to_string).collect();
+        eprintln!(
+            "quorate: neither votes nor vouches in {} until its leader has given back what is missing here",
+            groups.join(", ")
+        );
+    }
     if !found.fresh {
         let how = if found.sealed { "a clean stop" } else { "a crash or power cut" };
         eprintln!(

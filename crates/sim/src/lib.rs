@@ -15,6 +15,7 @@ pub mod cache;
 pub mod clients;
 pub mod cluster;
 pub mod disk;
+pub mod idle;
 pub mod model;
 pub mod node;
 pub mod oracle;

@@ -10,6 +10,13 @@ fn main() {
     let mut nodes = None;
     let mut machine = false;
     let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|word| word == "idle").is_some() {
+        let mut number = |usual| args.next().map_or(usual, |text| text.parse().unwrap_or_else(|_| usage()));
+        let (groups, seconds) = (number(1_000), number(10));
+        let figures = sim::idle::run(groups as u32, seconds, || println!("all groups have a leader"));
+        println!("{groups} idle groups of three nodes, {seconds} s: {figures:?}");
+        return;
+    }
     let clusters = args.next_if(|word| word == "cluster").is_some();
     while let Some(arg) = args.next() {
         let value = args.next().unwrap_or_default();
@@ -100,7 +107,8 @@ fn fail(why: String) -> ! {
 }
 
 fn usage() -> ! {
-    eprintln!("usage: sim --seeds A..B [--lives N] [--steps N]");
+    eprintln!("usage: sim idle [GROUPS [SECONDS]]");
+    eprintln!("       sim --seeds A..B [--lives N] [--steps N]");
     eprintln!("       sim cluster --seeds A..B [--nodes N] [--millis N] [--trace 1] [--machine 1]");
     std::process::exit(2)
 }

@@ -139,6 +139,9 @@ struct Lane<C> {
     applied: Position,
     rng: Rng,
     snapshot: Snapshot,
+    /// Another node waits for a snapshot; when one that failed is tried again.
+    needed: bool,
+    again_at: Option<Instant>,
     /// Bytes of this group's entries that no snapshot of it covers.
     bytes_since_snapshot: u64,
     /// How long the log of all groups was when its last snapshot began: what stands behind that cannot go without a newer one.
@@ -266,6 +269,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             applied,
             rng: Rng::new(seed ^ 0x0071_756f_7261_7465),
             snapshot: Snapshot::None,
+            needed: false,
+            again_at: None,
             bytes_since_snapshot: recovered.bytes,
             log_at_snapshot: 0,
             covered: recovered.snapshot,
@@ -348,8 +353,9 @@ impl<C: Clone + PartialEq> Driver<C> {
             let due = lane.shard.clock.when(lane.shard.state().next_due()?);
             Some(due.max(lane.looked + LOOK_EVERY).max(now + Duration::from_millis(1)))
         });
+        let again = self.lanes.iter().filter_map(|lane| lane.again_at);
         let leftovers = self.lanes.iter().any(|lane| lane.shard.state().has_leftovers());
-        consensus.chain(due).chain(leftovers.then(|| now + Duration::from_millis(1))).min()
+        consensus.chain(due).chain(again).chain(leftovers.then(|| now + Duration::from_millis(1))).min()
     }
 
     /// One step. `wall` is the wall clock in milliseconds since the Unix epoch.
@@ -367,7 +373,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             }
             Input::SnapshotWritten(group) => self.walk(group, out),
             Input::SnapshotDurable(group) => self.snapshot_durable(group, now, wall, sink, out),
-            Input::SnapshotFailed(group) => self.snapshot_failed(group),
+            Input::SnapshotFailed(group) => self.snapshot_failed(group, now),
             Input::SnapshotArrived(arrived) => self.snapshot_arrived(arrived, now, wall, sink, out),
             Input::SnapshotSent { group, to, ok } => {
                 self.tell_group(group, now, wall, Told::SnapshotSent { to, ok }, sink, out);
@@ -424,6 +430,10 @@ impl<C: Clone + PartialEq> Driver<C> {
             } else if !self.appending && !self.held && !self.lanes[at].group.is_handing_over() {
                 // While the lead is handed over nothing is taken: what waits is turned away when it has moved, or goes on here.
                 self.propose(at, now, wall, sink, out);
+            }
+            let lane = &mut self.lanes[at];
+            if lane.again_at.take_if(|at| *at <= now).is_some() && matches!(lane.snapshot, Snapshot::None) {
+                lane.snapshot = Snapshot::Wanted;
             }
             let (each, lanes) = (self.config.snapshot_log_bytes, self.lanes.len() as u64);
             // On a full disk every group lets go of old segments soon, and again whenever a little more was written.
@@ -630,6 +640,7 @@ impl<C: Clone + PartialEq> Driver<C> {
                     }
                 }
                 Asked::SnapshotWanted { .. } => {
+                    lane.needed = true;
                     if matches!(lane.snapshot, Snapshot::None) {
                         lane.snapshot = Snapshot::Wanted;
                     }

@@ -1,10 +1,13 @@
 //! A group's own snapshots: when one is due, piece by piece, and what goes once it is durable.
 
-use base::{GroupId, Instant, Millis};
+use base::{Duration, GroupId, Instant, Millis};
 use consensus::{Input as Told, Position};
 
 use super::{Driver, Lane, Output, Snapshot};
 use crate::state::Sink;
+
+/// After so long a snapshot that failed is tried again if another node waits for it.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl<C: Clone + PartialEq> Driver<C> {
     pub(super) fn walk(&mut self, group: GroupId, out: &mut Vec<Output>) {
@@ -48,6 +51,7 @@ impl<C: Clone + PartialEq> Driver<C> {
         };
         let lane = &mut self.lanes[at];
         lane.covered = lane.covered.max(position.index);
+        (lane.needed, lane.again_at) = (false, None);
         self.tell(at, now, wall, Told::Snapshotted { index: position.index }, sink, out);
         self.tell(at, now, wall, Told::Compact { index: position.index }, sink, out);
         // An older one than what another node has sent meanwhile is of no use to the log.
@@ -56,13 +60,15 @@ impl<C: Clone + PartialEq> Driver<C> {
         }
     }
 
-    pub(super) fn snapshot_failed(&mut self, group: GroupId) {
+    pub(super) fn snapshot_failed(&mut self, group: GroupId, now: Instant) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.shard.group == group) {
             lane.shard.state_mut().abort_walk();
             lane.snapshot = Snapshot::None;
             // Tried again after as many bytes once more: a full disk must not be asked at every entry.
             lane.bytes_since_snapshot = 0;
             lane.log_at_snapshot = self.log_bytes;
+            // Consensus asks once, and another node waits.
+            lane.again_at = lane.needed.then(|| now + AGAIN_AFTER);
         }
     }
 }

@@ -46,6 +46,23 @@ impl World {
         self.after(id)
     }
 
+    /// A request is under way.
+    fn begin(&mut self, client: usize, request: u64, node: NodeId, kind: Kind) {
+        if let Some(tape) = &mut self.tape {
+            let steps = match &kind {
+                Kind::Append(appends) => {
+                    let value = |(list, number): &(u64, usize)| {
+                        tape::Step::Append(*list, self.lists[*list as usize].value(*number))
+                    };
+                    appends.iter().map(value).collect()
+                }
+                Kind::Read(list) => vec![tape::Step::Read(*list, None)],
+            };
+            tape.ask(request, steps);
+        }
+        self.requests.insert(request, Request { client, node, kind, begun: self.now });
+    }
+
     fn shard(&self, id: NodeId) -> &shard::live::Shard<u64> {
         &self.machines[&id].node.as_ref().expect("it runs").shards[DATA.0 as usize]
     }
@@ -73,7 +90,7 @@ impl World {
         }
         let number = self.lists[list as usize].begin(value, self.now);
         let kind = Kind::Append(vec![(list, number)]);
-        self.requests.insert(request, Request { client, node: id, kind, begun: self.now });
+        self.begin(client, request, id, kind);
         true
     }
 
@@ -98,7 +115,7 @@ impl World {
             .enumerate()
             .map(|(at, list)| (*list, self.lists[*list as usize].begin(first + at as u64, now)));
         let kind = Kind::Append(numbered.collect());
-        self.requests.insert(request, Request { client, node: id, kind, begun: self.now });
+        self.begin(client, request, id, kind);
         true
     }
 
@@ -109,7 +126,7 @@ impl World {
             return false;
         }
         self.report.lease_reads += 1;
-        self.requests.insert(request, Request { client, node: id, kind: Kind::Read(list), begun: self.now });
+        self.begin(client, request, id, Kind::Read(list));
         let pause = if self.rng.chance(1, 3) { self.rng.below(20 * MILLI) } else { 0 };
         self.at(self.now + pause, Event::Look(request));
         true
@@ -127,12 +144,12 @@ impl World {
             return false;
         }
         self.report.queued_reads += 1;
-        self.requests.insert(request, Request { client, node: id, kind: Kind::Read(list), begun: self.now });
+        self.begin(client, request, id, Kind::Read(list));
         true
     }
 
     fn index_read(&mut self, client: usize, request: u64, id: NodeId, list: u64) -> bool {
-        self.requests.insert(request, Request { client, node: id, kind: Kind::Read(list), begun: self.now });
+        self.begin(client, request, id, Kind::Read(list));
         self.machine(id).node.as_mut().expect("it runs").tell(Input::Read(DATA, request));
         self.report.index_reads += 1;
         true
@@ -181,10 +198,17 @@ impl World {
         self.report.digest = self.report.digest.rotate_left(5) ^ u64::from(sum) ^ request;
         let now = self.now;
         match (kind, bytes) {
-            (Kind::Append(_), None) => self.report.unknown += 1,
-            (Kind::Read(_), None) => {}
+            (kind, None) => {
+                self.report.unknown += u64::from(matches!(kind, Kind::Append(_)));
+                if let Some(tape) = &mut self.tape {
+                    tape.unknown(request);
+                }
+            }
             (kind, Some(bytes)) if is_refusal(&bytes) => {
                 self.report.refused += 1;
+                if let Some(tape) = &mut self.tape {
+                    tape.refused(request);
+                }
                 if let Kind::Append(appends) = kind {
                     for (list, append) in appends {
                         self.lists[list as usize].end(append, Outcome::Refused);
@@ -200,6 +224,9 @@ impl World {
                     one => one.number().map(|length| vec![length]),
                 };
                 let lengths: Vec<u64> = lengths?;
+                if let Some(tape) = &mut self.tape {
+                    tape.done(request, None);
+                }
                 if lengths.len() != appends.len() {
                     return Err(format!("{} appends were answered {answer:?}", appends.len()));
                 }
@@ -212,6 +239,9 @@ impl World {
                 let answer = model::Answer::parse(&bytes)?;
                 let values = answer.items()?.iter().map(model::Answer::number).collect::<Result<Vec<u64>, _>>()?;
                 self.tell(|| format!("{node} read {} values of list {list}, asked at {begun}", values.len()));
+                if let Some(tape) = &mut self.tape {
+                    tape.done(request, Some(&values));
+                }
                 self.lists[list as usize].read(values, begun, now);
             }
         }

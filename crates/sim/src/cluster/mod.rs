@@ -8,6 +8,7 @@
 mod clients;
 mod faults;
 mod report;
+mod tape;
 
 pub use report::{Failure, Report};
 
@@ -91,22 +92,21 @@ pub fn cases() -> Vec<(u64, u64, u64)> {
         .collect()
 }
 
+/// Runs a seed, and gives back besides what clients asked and were told, in order, for another judge: a JSON object a line, as
+/// Jepsen writes histories of list-append.
+pub fn run_taped(seed: u64, options: &Options) -> (Result<Report, Box<Failure>>, String) {
+    let mut world = World::new(seed, options);
+    world.tape = Some(tape::Tape::default());
+    let done = world.judged(seed);
+    (done, world.tape.take().map(tape::Tape::end).unwrap_or_default())
+}
+
 /// Runs a seed: the same events and answers each time.
 ///
 /// # Errors
 /// A promise that was broken.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
-    let mut world = World::new(seed, options);
-    let done = guarded(|| world.live());
-    world.report.events = world.sequence;
-    world.report.elections = world.leaders.len() as u64;
-    match done {
-        Ok(()) => Ok(world.report),
-        Err(what) => {
-            let Options { nodes, millis, .. } = *options;
-            Err(Box::new(Failure { seed, nodes, millis, at: world.now / MILLI, what }))
-        }
-    }
+    World::new(seed, options).judged(seed)
 }
 
 #[derive(Clone, Debug)]
@@ -277,6 +277,7 @@ struct World {
     /// As the newest leaders had them.
     memberships: BTreeMap<GroupId, Membership>,
     report: Report,
+    tape: Option<tape::Tape>,
 }
 
 /// Takes what a turn came to.
@@ -333,6 +334,7 @@ impl World {
             applied: BTreeMap::new(),
             memberships: BTreeMap::new(),
             report: Report::default(),
+            tape: None,
         };
         for id in founders {
             world.add_machine(id);
@@ -420,6 +422,14 @@ impl World {
     fn any(&mut self) -> NodeId {
         let ids = self.ids();
         ids[self.rng.index(ids.len())]
+    }
+
+    fn judged(&mut self, seed: u64) -> Result<Report, Box<Failure>> {
+        let done = guarded(|| self.live());
+        self.report.events = self.sequence;
+        self.report.elections = self.leaders.len() as u64;
+        let Options { nodes, millis, .. } = self.options;
+        done.map(|()| self.report).map_err(|what| Box::new(Failure { seed, nodes, millis, at: self.now / MILLI, what }))
     }
 
     // ---- the course of things ----------------------------------------------------------------------------------------
@@ -514,9 +524,13 @@ impl World {
             }
             Event::Client(client) => self.play(client),
             Event::GiveUp(request) => {
+                let number = request;
                 if let Some(request) = self.requests.remove(&request) {
                     if let Kind::Append(_) = request.kind {
                         self.report.unknown += 1;
+                    }
+                    if let Some(tape) = &mut self.tape {
+                        tape.unknown(number);
                     }
                     self.homes[request.client] = self.any();
                     self.again(request.client);
@@ -968,6 +982,9 @@ impl World {
             for member in membership.members() {
                 let answer = model::Answer::parse(&self.read(member, list))?;
                 let values = answer.items()?.iter().map(model::Answer::number).collect::<Result<Vec<u64>, _>>()?;
+                if let Some(tape) = &mut self.tape {
+                    tape.read_at_once(list, &values);
+                }
                 self.lists[list as usize].read(values, self.now, self.now + 1);
             }
         }

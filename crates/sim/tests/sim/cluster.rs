@@ -3,7 +3,7 @@
 //!
 //! `SIM_CLUSTER_SEEDS` is how many seeds run, with one, three and five founders.
 
-use sim::cluster::{Failure, Options, Report, cases, founders, run};
+use sim::cluster::{Failure, Options, Report, cases, founders, run, run_taped};
 use sim::world::Bugs;
 
 fn seeds() -> u64 {
@@ -41,6 +41,44 @@ fn what_failed_once_holds() {
     for (seed, nodes, millis) in cases() {
         run(seed, &Options { nodes, millis, ..Options::default() }).unwrap_or_else(|failure| panic!("{failure}"));
     }
+}
+
+/// What `adya` (which agrees with Elle) says of a history.
+fn second_opinion(tape: &str) -> adya::Valid {
+    let history = adya::History::from_json(tape).expect("the tape is in its form");
+    let opts = adya::Opts { models: vec!["strict-serializable".into()], ..adya::Opts::default() };
+    adya::check(&history, adya::Workload::ListAppend, &opts).valid
+}
+
+/// Transactions and single operations together, as one history over all lists.
+#[test]
+fn a_second_judge_finds_the_histories_strictly_serializable() {
+    for seed in 0..24 {
+        let (done, tape) = run_taped(seed, &Options { nodes: founders(seed), millis: 8_000, ..Options::default() });
+        done.unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(tape.lines().count() > 1_000, "seed {seed}");
+        assert_eq!(second_opinion(&tape), adya::Valid::True, "seed {seed}");
+    }
+}
+
+/// Where ours finds a history that no order explains, so does the other.
+#[test]
+fn a_second_judge_sees_the_same_stale_reads() {
+    let mut bugs = Bugs::default();
+    bugs.node.driver.endless_lease = true;
+    bugs.node.driver.read_before_applied = true;
+    let mut agreed = 0;
+    for seed in 0..PLANTED_SEEDS {
+        let (done, tape) = run_taped(seed, &Options { nodes: founders(seed), bugs, ..Options::default() });
+        if done.is_err_and(|failure| failure.what.starts_with("list ")) {
+            assert_eq!(second_opinion(&tape), adya::Valid::False, "seed {seed}");
+            agreed += 1;
+        }
+        if agreed == 5 {
+            return;
+        }
+    }
+    panic!("only {agreed} histories with stale reads in {PLANTED_SEEDS} seeds");
 }
 
 /// How many seeds may be needed to catch a bug.
