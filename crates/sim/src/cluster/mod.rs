@@ -618,7 +618,7 @@ impl World {
         let node = Node::open(&machine.disk, &machine.open, BALLAST, not_synced, &mut || rng.next_u64())
             .map_err(|error| format!("{id} does not start: {error}"))?;
         let found = &node.found;
-        if !machine.rotten && !(found.damaged_snapshots.is_empty() && found.repaired.is_empty()) {
+        if !(machine.rotten || found.damaged_snapshots.is_empty() && found.repaired.is_empty()) {
             return Err(format!(
                 "{id}: damage where nothing was spoiled: {:?} {:?}",
                 found.damaged_snapshots, found.repaired
