@@ -17,8 +17,6 @@
 //!
 //! **Absent:** clocks, threads, files, sockets. Never fails once made.
 
-mod fences;
-
 use crate::config::{ConfigError, GroupConfig, GroupLimits, Timing};
 use crate::fence::{Ballots, Fence, Readmission, Tag, Trust};
 use crate::guard::{self, Refused, Surroundings};

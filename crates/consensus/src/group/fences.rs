@@ -1,11 +1,5 @@
 //! What a group does because of fences: what this node's own word is worth, whose votes and acknowledgements count, and how a member
 //! that has lost something is let back in. The rules are in [`crate::fence`].
-//! What a group does about fences, its own and others': see [`crate::fence`].
-
-use base::NodeId;
-use raft::StateRole;
-use raft::eraftpb::{self, Message, MessageType};
-use std::collections::BTreeMap;
 
 use super::Group;
 use crate::fence::{self, Readmission, Tag, Trust};
@@ -77,7 +71,6 @@ impl Group {
     /// Another node stands behind a fence: what it acknowledged before counts no more, and it is let in once an entry has been
     /// decided without it.
     pub(super) fn hear_fence(&mut self, from: NodeId, term: u64, name: u64) {
-    fn hear_fence(&mut self, from: NodeId, term: u64, name: u64) {
         let core = &mut self.raft.raft;
         let known = self.fences.get(&from).is_some_and(|fence| fence.name == name);
         if core.state != StateRole::Leader || core.term != term || name == 0 || known {
@@ -120,7 +113,6 @@ impl Group {
     }
 
     pub(super) fn other_voters(&self) -> Vec<NodeId> {
-    fn other_voters(&self) -> Vec<NodeId> {
         let membership = self.membership();
         let voters = membership.voters.iter().chain(&membership.voters_outgoing);
         voters.copied().filter(|id| *id != self.node).collect()

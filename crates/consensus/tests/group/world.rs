@@ -580,7 +580,6 @@ impl World {
                 self.reads_answered += 1;
                 self.tell(format!("{id} read ready at {index}"));
             }
-            Output::FenceLifted { .. } => {}
             Output::ReadDropped { token } => {
                 self.reads.remove(&token).expect("a read that was asked, answered once");
                 self.tell(format!("{id} read dropped"));
