@@ -249,3 +249,7 @@ impl World {
         Ok(())
     }
 }
+
+fn key(list: u64) -> String {
+    format!("list{list}")
+}

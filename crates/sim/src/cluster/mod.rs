@@ -992,10 +992,6 @@ impl World {
     }
 }
 
-fn key(list: u64) -> String {
-    format!("list{list}")
-}
-
 fn crc(bytes: &[u8]) -> u32 {
     // FNV-1a, folded: enough to tell entries apart.
     let sum =
