@@ -1,6 +1,6 @@
 //! Where replicas and leads belong: asked now and then by the leader of the meta group.
 //!
-//! A group votes on 1, 3 or 5 nodes, as many as there are for it; with two nodes the second one receives a copy without voting. While
+//! A group votes on 1, 3 or 5 nodes, as many as there are for it; the second node of a cluster receives a copy without voting. While
 //! there are enough zones no two voters share one. A node that has been silent for long is replaced where a spare one answers,
 //! a node that leaves is emptied, and what is left is evened out: one move at a time, replicas before leads, weighed by
 //! what groups have to do.
@@ -16,6 +16,8 @@ use crate::model::{Assignment, Cluster, Node, NodeState};
 const MOVES_AT_ONCE: usize = 2;
 /// What a group weighs that has nothing to do. One that has as much to do as the others weighs twice as much.
 const WEIGHT: u64 = 100;
+/// Of so many groups one lead moves in one plan.
+const LEADS_SHARE: usize = 32;
 /// No group weighs more than so many idle ones, or it would never find a place.
 const WEIGHT_MAX: u64 = 10 * WEIGHT;
 
@@ -163,7 +165,8 @@ impl<'a> Planner<'a> {
         let pool: BTreeSet<NodeId> = self.pool(group).map(|node| node.id).collect();
         let mut voters: Vec<NodeId> = now.voters.iter().copied().filter(|id| pool.contains(id)).collect();
         let is_settled = self.sight.groups.get(&group).is_some_and(|seen| seen.is_at(now));
-        let wanted = self.cluster.voters_of(pool.len());
+        // Two that are left of three both go on deciding: either one's loss stops them, but nothing that was answered is on one disk only.
+        let wanted = if (pool.len(), voters.len()) == (2, 2) { 2 } else { self.cluster.voters_of(pool.len()) };
         // Who is lost goes only where another comes, and one at a time.
         if let Some(lost) = voters.iter().position(|id| self.sight.is_lost(*id))
             && let Some(spare) = self.best(group, &voters)
@@ -307,19 +310,23 @@ impl<'a> Planner<'a> {
             }
             self.wanted.get_mut(&group).expect("it was found there").leader = leader;
         }
-        // One lead that would be better elsewhere; the next plan looks again.
-        let better = groups.iter().find_map(|group| {
-            let to = &self.wanted[group];
-            let (own, weight) = (to.leader?, self.weights[group]);
-            if to.by_hand {
-                return None;
-            }
-            let load = |id: &NodeId| leads.get(id).copied().unwrap_or(0);
-            let other = to.voters.iter().copied().filter(&may_lead).min_by_key(|id| (load(id), *id))?;
-            (load(&own) > load(&other) + weight + weight / 10).then_some((*group, other))
-        });
-        if let Some((group, leader)) = better {
-            self.wanted.get_mut(&group).expect("it was found there").leader = Some(leader);
+        // Some leads that would be better elsewhere; the next plan looks again.
+        for _ in 0..groups.len().div_ceil(LEADS_SHARE) {
+            let better = groups.iter().find_map(|group| {
+                let to = &self.wanted[group];
+                let (own, weight) = (to.leader?, self.weights[group]);
+                if to.by_hand {
+                    return None;
+                }
+                let load = |id: &NodeId| leads.get(id).copied().unwrap_or(0);
+                let other = to.voters.iter().copied().filter(&may_lead).min_by_key(|id| (load(id), *id))?;
+                (load(&own) > load(&other) + weight + weight / 10).then_some((*group, own, other))
+            });
+            let Some((group, own, other)) = better else { return };
+            let weight = self.weights[&group];
+            *leads.entry(own).or_default() -= weight;
+            *leads.entry(other).or_default() += weight;
+            self.wanted.get_mut(&group).expect("it was found there").leader = Some(other);
         }
     }
 

@@ -256,6 +256,15 @@ impl Node {
         progress: start::Progress<'_>,
     ) -> Result<Arc<Node>, String> {
         let opened = start::open(&config, progress)?;
+        let known = opened.shards[0].state().cluster().clone();
+        if !known.is_empty() && known.id() != cluster.identity.cluster {
+            return Err(format!(
+                "{} holds data of the cluster {}, and its IDENTITY is of {}: restore the IDENTITY that belongs to it",
+                config.data_dir.display(),
+                known.id(),
+                cluster.identity.cluster
+            ));
+        }
         let started = clock::now();
         let inbox = Arc::new(Inbox { inputs: Mutex::default(), notify: Notify::new(), told: AtomicBool::new(false) });
         let tell = || -> Tell {

@@ -36,6 +36,13 @@ pub async fn of(settings: &Settings, bound: Bound) -> Result<Who, String> {
     if let Some(identity) = Identity::load(directory)? {
         return Ok(Who { identity, data_shards: shards(welcome(directory)), told: String::new() });
     }
+    if directory.join(WELCOME).exists() && stored.is_some() {
+        return Err(format!(
+            "{} holds replicas of a cluster, and the file IDENTITY, which proves which node this is, is gone. Restore it from a backup; or join \
+             as a new node with a new directory, and remove the old one (`quorate cluster remove N` on a member)",
+            directory.display()
+        ));
+    }
     if settings.cluster.join.is_empty() {
         let identity = Identity::found()?;
         identity.store(directory)?;
