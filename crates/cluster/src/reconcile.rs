@@ -26,8 +26,6 @@ pub struct Group<'a> {
     pub matched: &'a BTreeMap<NodeId, u64>,
     /// Who answers.
     pub alive: &'a BTreeSet<NodeId>,
-    /// Members whose replica has lost something that it had said it holds: they must leave before they may come again.
-    pub fenced: &'a BTreeSet<NodeId>,
 }
 
 /// One step of consensus.
@@ -57,13 +55,6 @@ pub fn step(to: &Assignment, group: &Group<'_>) -> Option<Step> {
         let matched = group.matched.get(id).copied().unwrap_or(0);
         *id == group.own || (matched > 0 || group.last == 0) && matched.saturating_add(LAG_ENTRIES) >= group.last
     };
-    let leaves = |removed: Vec<NodeId>| Step::Change { voters: Vec::new(), learners: Vec::new(), removed };
-    // Whoever has forgotten what it vouched for comes again as somebody who never had it.
-    if let Some(fenced) = group.fenced.iter().copied().find(|id| is_member(id) && *id != group.own) {
-        let rest: Vec<&NodeId> = group.voters.iter().filter(|id| **id != fenced).collect();
-        let up = rest.iter().filter(|id| is_up(id)).count();
-        return (up * 2 > rest.len()).then(|| leaves(vec![fenced]));
-    }
     let wanted = || to.voters.iter().chain(&to.learners).copied();
     let missing: Vec<NodeId> = wanted().filter(|id| !is_member(id) && is_up(id)).collect();
     if !missing.is_empty() {

@@ -99,7 +99,6 @@ impl World {
             last: 10,
             matched: &matched,
             alive: &alive,
-            fenced: &BTreeSet::new(),
         };
         match reconcile::step(&self.cluster.groups[&group], &view) {
             None => false,

@@ -264,7 +264,6 @@ impl Member {
                 membership.voters.iter().filter(|id| **id != self.own && up.contains(id) && !shunned.contains(id));
             heirs.find(|id| level(id)).map(|id| Step::Transfer(*id))
         } else {
-            let fenced = BTreeSet::new();
             let view = reconcile::Group {
                 own: self.own,
                 voters: &membership.voters,
@@ -273,7 +272,6 @@ impl Member {
                 last: group.last,
                 matched: &matched,
                 alive: up,
-                fenced: &fenced,
             };
             reconcile::step(to, &view).filter(|step| !matches!(step, Step::Transfer(to) if shunned.contains(to)))
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::{GroupId, NodeId};
+use consensus::Trust;
 use serde::{Deserialize, Serialize};
 
 use crate::node::GroupStatus;
@@ -80,7 +81,7 @@ impl Report {
                 learners: numbers(&membership.learners),
                 joint: membership.is_joint(),
                 followers: group.followers.iter().map(|(id, matched)| (id.0, *matched)).collect(),
-                fenced: false,
+                fenced: group.trust != Trust::Whole,
                 load: loads.get(&group.group).copied().unwrap_or(0),
                 keys: group.keys,
             }

@@ -73,6 +73,8 @@ pub struct NodeView {
     pub leads: usize,
     /// Groups that it holds.
     pub holds: usize,
+    /// Of them, those of which its disk has lost something, until their leaders have let it back in.
+    pub fenced: Vec<u32>,
     /// Why its link does not stand, in words.
     pub error: String,
 }
@@ -176,6 +178,7 @@ impl Member {
                         .values()
                         .filter(|group| group.voters.contains(&node.id.0) || group.learners.contains(&node.id.0))
                         .count(),
+                    fenced: report.groups.iter().filter(|group| group.fenced).map(|group| group.group).collect(),
                     error: link.map_or(String::new(), |link| link.error.clone()),
                 }
             })
@@ -253,6 +256,14 @@ fn problems(view: &View) -> Vec<String> {
         }
         if node.slow_disk {
             all.push(format!("the disk of node {} does not keep up: it leads nothing until it does", node.node));
+        }
+        if !node.fenced.is_empty() {
+            let groups: Vec<String> = node.fenced.iter().map(|group| name(*group)).collect();
+            all.push(format!(
+                "the disk of node {} has lost something of {}: its word there counts again once the leader has let it back in",
+                node.node,
+                groups.join(", ")
+            ));
         }
         if !node.not_ready.is_empty() {
             all.push(format!("node {} is not ready: {}", node.node, node.not_ready));
