@@ -58,7 +58,7 @@ const DEMOS: [Demo; 11] = [
     },
     Demo {
         name: "rolling-restart",
-        promise: "all nodes are restarted in turn under load: no write fails that is asked once more, and none is lost",
+        promise: "all nodes are restarted in turn under load: no write fails that is asked once more, of another node, and none is lost",
         run: rolling_restart::run,
     },
     Demo {

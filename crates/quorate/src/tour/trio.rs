@@ -226,7 +226,7 @@ impl Load {
                     failed = false;
                     continue;
                 }
-                Some(Ok(_)) => {}
+                // Whoever says "try again" may be about to stop: the next node is asked, as a balancer would.
                 _ => connection = None,
             }
             self.retried.fetch_add(1, Ordering::Relaxed);

