@@ -95,8 +95,9 @@ async def delay():
     span, p99 = SECONDS - SETTLED, quantile(let_in, 0.99)
     numbers = f"{can:.0f}/s can be served, {len(late) / span:.0f} are asked for, {len(let_in) / span:.0f} served: p50 {quantile(let_in, 0.5):.0f} ms, p99 {p99:.0f} ms ({without:.0f} ms if all were let in)"
     check(len(let_in) > can * span / 12, "too few are served:", numbers)
-    # On a machine that runs other things too; alone it is a tenth.
-    check(p99 < without / 2 and quantile(let_in, 0.5) < without / 6, "who is let in waits too long:", numbers)
+    # On a machine that runs other things too; alone it is a tenth. A fast node is asked for less than two seconds' worth, and what it lets in waits for
+    # the delay that is aimed at, whatever the rest.
+    check(p99 < max(without / 2, 800) and quantile(let_in, 0.5) < max(without / 6, 400), "who is let in waits too long:", numbers)
 
     async def calm():
         return all([(await client.ask())[0] == 200 for _ in range(30)])

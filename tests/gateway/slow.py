@@ -51,7 +51,8 @@ async def attack(node, kind, path, *words):
         check((await client.ask(timeout=5))[0] == 200, "one in a hurry")
         longest = max(longest, time.monotonic() - now)
         most, memory = max(most, sockets(node)), max(memory, resident(node) - before)
-        if most > SLOW and sockets(node) < SLOW // 4 and not reading.done():
+        # What is left then are connections to the backend that wait for other requests.
+        if most > SLOW and sockets(node) < SLOW // 2 and not reading.done():
             gone = time.monotonic() - begun
         if len(seen) <= now - begun:
             seen.append(sockets(node))
