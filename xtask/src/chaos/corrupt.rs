@@ -23,6 +23,9 @@ struct Damage {
     what: &'static str,
 }
 
+/// Bytes of a file that is checked whole: who the node is.
+const SHORT_BYTES_MAX: u64 = 4096;
+
 /// Damages copies of one data directory, again and again.
 pub fn run(ask: &Ask) -> Result<(), String> {
     let mut rng = ask.rng();
@@ -66,7 +69,9 @@ pub fn run(ask: &Ask) -> Result<(), String> {
                     let file = damage.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                     // A file of one word has no offsets to speak of, and may hold another valid word: the directory is named at least.
                     let one_word = fs::metadata(&damage.file).is_ok_and(|file| file.len() <= 64);
-                    let told_where = said.contains(&file) && names_place(&said, damage.offset);
+                    // A file of a few lines is read and checked whole.
+                    let is_short = fs::metadata(&damage.file).is_ok_and(|file| file.len() <= SHORT_BYTES_MAX);
+                    let told_where = said.contains(&file) && (is_short || names_place(&said, damage.offset));
                     if !(told_where || one_word && said.contains(&*trial.to_string_lossy())) {
                         return Err(format!(
                             "{told}: refused, but without naming {file} and the offset; it said:\n{}",
