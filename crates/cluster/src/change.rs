@@ -85,13 +85,6 @@ impl Change {
     }
 }
 
-/// Why nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Not what can be asked for; a sentence.
-    Invalid(String),
-}
-
 /// What came of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -108,11 +101,11 @@ impl Cluster {
     pub fn apply(&mut self, change: &Change, index: u64, now: Millis) -> Outcome {
         match self.change(change, index, now) {
             Ok(outcome) => outcome,
-            Err(Refusal::Invalid(why)) => Outcome::Refused(why),
+            Err(why) => Outcome::Refused(why),
         }
     }
 
-    fn change(&mut self, change: &Change, index: u64, now: Millis) -> Result<Outcome, Refusal> {
+    fn change(&mut self, change: &Change, index: u64, now: Millis) -> Result<Outcome, String> {
         let before = self.clone();
         let outcome = match change {
             Change::Found { id, authority, node, key, place, groups } => {
@@ -148,10 +141,10 @@ impl Cluster {
                     return invalid("the cluster has as many nodes as it can (31); remove one first");
                 }
                 if let Some(other) = self.nodes.values().find(|node| node.place.peer == place.peer) {
-                    return Err(Refusal::Invalid(format!(
+                    return Err(format!(
                         "node {} already has the address {}. If that node is gone for good, remove it first: quorate cluster remove {}",
                         other.id.0, place.peer, other.id.0
-                    )));
+                    ));
                 }
                 let id = NodeId(self.next);
                 self.next += 1;
@@ -187,7 +180,7 @@ impl Cluster {
             Change::Assign { group, to } => {
                 self.check_assignment(to)?;
                 let Some(own) = self.groups.get_mut(group) else {
-                    return Err(Refusal::Invalid(format!("there is no shard {group}")));
+                    return Err(format!("there is no shard {group}"));
                 };
                 own.clone_from(to);
                 Outcome::Done
@@ -213,15 +206,15 @@ impl Cluster {
         Ok(outcome)
     }
 
-    fn node(&mut self, node: NodeId) -> Result<&mut Node, Refusal> {
+    fn node(&mut self, node: NodeId) -> Result<&mut Node, String> {
         let next = self.next;
         self.nodes.get_mut(&node).ok_or_else(|| {
             let gone = if node.0 < next { "is no longer part of the cluster" } else { "does not exist" };
-            Refusal::Invalid(format!("node {} {gone}", node.0))
+            format!("node {} {gone}", node.0)
         })
     }
 
-    fn check_assignment(&self, to: &Assignment) -> Result<(), Refusal> {
+    fn check_assignment(&self, to: &Assignment) -> Result<(), String> {
         let is_set = |ids: &[NodeId]| ids.windows(2).all(|pair| pair[0] < pair[1]);
         let known = to.voters.iter().chain(&to.learners).all(|id| self.nodes.contains_key(id));
         let apart = to.learners.iter().all(|id| !to.voters.contains(id));
@@ -235,18 +228,18 @@ impl Cluster {
     }
 }
 
-fn invalid<T>(why: &str) -> Result<T, Refusal> {
-    Err(Refusal::Invalid(why.to_owned()))
+fn invalid<T>(why: &str) -> Result<T, String> {
+    Err(why.to_owned())
 }
 
 /// A node's own words are bounded, and printable: they are shown to people and stand in answers of several protocols.
-fn check_place(place: &Place) -> Result<(), Refusal> {
+fn check_place(place: &Place) -> Result<(), String> {
     let Place { peer, redis, redis_cluster, admin, zone, roles } = place;
     let printable = |word: &String| word.len() <= WORD_BYTES_MAX && word.bytes().all(|byte| byte.is_ascii_graphic());
     if ![peer, redis, redis_cluster, admin, zone].into_iter().all(printable) || peer.is_empty() {
-        return Err(Refusal::Invalid(format!(
+        return Err(format!(
             "addresses and zones are up to {WORD_BYTES_MAX} printable characters without spaces, and the peer address is needed"
-        )));
+        ));
     }
     if Roles::from_bits(roles.bits()).is_none() {
         return invalid("a node needs a role");

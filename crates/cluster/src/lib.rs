@@ -21,5 +21,5 @@ pub mod model;
 pub mod plan;
 pub mod reconcile;
 
-pub use change::{Change, Outcome, Refusal};
+pub use change::{Change, Outcome};
 pub use model::{Assignment, Authority, Cluster, Node, NodeState, Place, Roles};

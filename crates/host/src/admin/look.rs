@@ -236,8 +236,8 @@ fn peers(node: &Node) -> Vec<Peer> {
     let links = node.member.links().into_iter();
     let peers = links.map(|link| Peer {
         node: format!("n{}", link.node),
+        up: link.is_up(),
         address: link.address,
-        up: link.out_up && link.in_up,
         silent_ms: silent(link.heard),
         rtt_us: link.rtt.map_or(0, |rtt| rtt.as_micros() as u64),
         bytes_out_total: link.bytes_out,

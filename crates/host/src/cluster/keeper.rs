@@ -142,10 +142,10 @@ impl Member {
             tokio::spawn(async move { member.change(&change).await });
         }
         self.watch_disk(memory, now);
-        let up: BTreeSet<NodeId> =
-            links.iter().filter(|link| link.out_up && link.in_up).map(|link| NodeId(link.node)).collect();
+        let up: BTreeSet<NodeId> = links.iter().filter(|link| link.is_up()).map(|link| NodeId(link.node)).collect();
+        let shunned = self.shunned.lock().clone();
         for group in groups.iter().filter(|group| group.leads) {
-            self.step_group(memory, &cluster, group, &up, now);
+            self.step_group(memory, &cluster, group, (&up, &shunned), now);
         }
         memory.leads_since = if leads_meta { memory.leads_since.or(Some(now)) } else { None };
         if now.since(memory.planned) < PLAN_EVERY {
@@ -246,7 +246,7 @@ impl Member {
         memory: &mut Memory,
         cluster: &Cluster,
         group: &GroupStatus,
-        up: &BTreeSet<NodeId>,
+        (up, shunned): (&BTreeSet<NodeId>, &BTreeSet<NodeId>),
         now: Instant,
     ) {
         let Some(to) = cluster.groups().get(&group.group) else { return };
@@ -254,7 +254,6 @@ impl Member {
         if last.is_some_and(|at| now.since(at) < STEP_EVERY) {
             return;
         }
-        let shunned = self.shunned.lock().clone();
         let matched: BTreeMap<NodeId, u64> = group.followers.iter().copied().collect();
         let membership = &group.membership;
         let level = |id: &NodeId| matched.get(id).is_some_and(|matched| matched + LEVEL_ENTRIES >= group.last);
@@ -346,7 +345,7 @@ impl Member {
         }
         for node in cluster.nodes().keys().filter(|node| **node != self.own) {
             let link = links.iter().find(|link| link.node == node.0);
-            if link.is_some_and(|link| link.out_up && link.in_up) {
+            if link.is_some_and(|link| link.is_up()) {
                 continue;
             }
             // What was heard before this node led counts, if it was heard here.

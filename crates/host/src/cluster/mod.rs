@@ -153,7 +153,7 @@ impl Member {
             return Some("the first step".into());
         }
         if cluster.nodes().get(&self.own).is_none() {
-            let links = self.links().iter().filter(|link| link.out_up && link.in_up).count();
+            let links = self.links().iter().filter(|link| link.is_up()).count();
             return Some(match self.own == FIRST_NODE && cluster.is_empty() {
                 true => "founding the cluster".into(),
                 false => format!("waiting for the cluster's state from its leader ({links} nodes reached)"),
@@ -163,8 +163,7 @@ impl Member {
         let group = self.shards.iter().find(leaderless)?.group;
         let name = if group == GroupId::META { "the meta group".to_owned() } else { format!("shard {}", group.0) };
         let missing: Vec<String> = {
-            let up: BTreeSet<u64> =
-                self.links().iter().filter(|link| link.out_up && link.in_up).map(|link| link.node).collect();
+            let up: BTreeSet<u64> = self.links().iter().filter(|link| link.is_up()).map(|link| link.node).collect();
             let others = cluster.nodes().values().filter(|node| node.id != self.own && !up.contains(&node.id.0));
             others.map(|node| format!("node {} at {}", node.id.0, node.place.peer)).collect()
         };
@@ -187,8 +186,7 @@ impl Member {
     /// Whether it leads something that another node could lead.
     pub fn could_hand_over(&self) -> bool {
         let links = self.links();
-        let up =
-            |id: &NodeId| *id != self.own && links.iter().any(|link| link.node == id.0 && link.out_up && link.in_up);
+        let up = |id: &NodeId| *id != self.own && links.iter().any(|link| link.node == id.0 && link.is_up());
         self.status.lock().iter().any(|group| group.leads && group.membership.voters.iter().any(up))
     }
 

@@ -159,7 +159,7 @@ impl Member {
                 NodeView {
                     node: node.id.0,
                     state: node.state.word().into(),
-                    up: own || link.is_some_and(|link| link.out_up && link.in_up),
+                    up: own || link.is_some_and(|link| link.is_up()),
                     silent_ms: link.and_then(|link| link.heard).map(|heard| heard.as_millis() as u64),
                     rtt_us: link.and_then(|link| link.rtt).map(|rtt| rtt.as_micros() as u64),
                     zone: place.zone.clone(),

@@ -168,6 +168,13 @@ pub struct LinkStatus {
     pub error: String,
 }
 
+impl LinkStatus {
+    /// Whether both links stand: what is asked is answered.
+    pub fn is_up(&self) -> bool {
+        self.out_up && self.in_up
+    }
+}
+
 struct Inner {
     shared: Arc<Shared>,
     runtime: tokio::runtime::Handle,
