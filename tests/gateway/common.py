@@ -96,7 +96,7 @@ class Node:
             file.write(toml)
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))) if files_max else None
         self.log = os.path.join(home, "log")
-        words = "up --redis-port 0 --admin-port 0 --gateway-port 0 --consul-port 0 --dns-port 0 --print-ready".split()
+        words = "up --redis-port 0 --admin-port 0 --gateway-port 0 --consul-port 0 --dns-port 0 --kafka-port 0 --print-ready".split()
         words += ["--data", os.path.join(home, "data"), "--config", os.path.join(home, "quorate.toml"), *flags]
         self.process = subprocess.Popen([BIN, *words], stdout=open(self.log, "w"), stderr=subprocess.STDOUT, preexec_fn=limit, env=os.environ | (env or {}))
         processes.append(self.process)

@@ -1,11 +1,12 @@
-//! `cargo xtask clients`: real clients of Redis and Consul against a running server, each a script in `tests/clients/`.
+//! `cargo xtask clients`: real clients of Redis, Consul, Kafka and etcd against a running server, each a script in `tests/clients/`.
 //!
 //! ```text
-//! cargo xtask clients --port P [--consul-port P] [--host H] [--only NAME,NAME]
+//! cargo xtask clients [--port P] [--consul-port P] [--kafka-port P] [--etcd-port P] [--cluster-port P --admin-port P] [--host H] [--only NAME,NAME]
+//!                     [--called WORD]
 //! ```
 //!
 //! Environments are made once under `.tools/` (not in git) from pinned lists: `requirements-*.txt` by pip, `package-lock.json` by npm. Each
-//! script prints what it did into `.tools/logs/NAME.log`, here it is one line. What cannot run here is skipped with its reason; with `CI=true`
+//! script prints what it did into `.tools/logs/NAME.log` (`NAME-WORD.log` with `--called`), here it is one line. What cannot run here is skipped with its reason; with `CI=true`
 //! in the environment a skip is a failure.
 
 use std::fs;
@@ -37,6 +38,12 @@ struct Script {
 enum Door {
     Redis,
     Consul,
+    Kafka,
+    Etcd,
+    /// The Redis door for clients of Redis Cluster; the script is told the admin door's port too.
+    Cluster,
+    /// The Redis door; the script is told the Kafka door's port too.
+    Both,
 }
 
 const SCRIPTS: &[Script] = &[
@@ -62,6 +69,13 @@ const SCRIPTS: &[Script] = &[
         seconds_max: 60,
         door: Door::Redis,
     },
+    Script {
+        name: "redis-py-cluster",
+        file: "redis_cluster.py",
+        runtime: Runtime::Venv("redis8"),
+        seconds_max: 90,
+        door: Door::Cluster,
+    },
     Script { name: "ioredis", file: "ioredis.mjs", runtime: Runtime::Node, seconds_max: 60, door: Door::Redis },
     Script {
         name: "celery",
@@ -84,6 +98,51 @@ const SCRIPTS: &[Script] = &[
         seconds_max: 180,
         door: Door::Consul,
     },
+    Script { name: "kcat", file: "kafka_kcat.py", runtime: Runtime::Python, seconds_max: 90, door: Door::Kafka },
+    Script { name: "kafka-txn2", file: "kafka_txn2.py", runtime: Runtime::Python, seconds_max: 60, door: Door::Kafka },
+    Script {
+        name: "kafka-python",
+        file: "kafka_py.py",
+        runtime: Runtime::Venv("kafka"),
+        seconds_max: 180,
+        door: Door::Kafka,
+    },
+    Script {
+        name: "confluent-kafka",
+        file: "kafka_confluent.py",
+        runtime: Runtime::Venv("kafka"),
+        seconds_max: 240,
+        door: Door::Kafka,
+    },
+    Script {
+        name: "aiokafka",
+        file: "kafka_aio.py",
+        runtime: Runtime::Venv("kafka"),
+        seconds_max: 120,
+        door: Door::Kafka,
+    },
+    Script {
+        name: "topics-as-streams",
+        file: "topic_streams.py",
+        runtime: Runtime::Venv("topics"),
+        seconds_max: 240,
+        door: Door::Both,
+    },
+    Script { name: "etcdctl", file: "etcdctl.py", runtime: Runtime::Python, seconds_max: 120, door: Door::Etcd },
+    Script {
+        name: "python-etcd3",
+        file: "etcd_py.py",
+        runtime: Runtime::Venv("etcd"),
+        seconds_max: 120,
+        door: Door::Etcd,
+    },
+    Script {
+        name: "etcd-differential",
+        file: "etcd_differential.py",
+        runtime: Runtime::Venv("etcd"),
+        seconds_max: 180,
+        door: Door::Etcd,
+    },
     Script { name: "npm-consul", file: "consul_node.mjs", runtime: Runtime::Node, seconds_max: 60, door: Door::Consul },
 ];
 
@@ -102,6 +161,11 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let mut host = "127.0.0.1".to_owned();
     let mut port = None;
     let mut consul_port = None;
+    let mut kafka_port = None;
+    let mut etcd_port = None;
+    let mut cluster_port = None;
+    let mut admin_port = String::new();
+    let mut called = String::new();
     let mut only: Option<Vec<String>> = None;
     let mut rest = args.iter();
     while let Some(flag) = rest.next() {
@@ -110,11 +174,15 @@ pub fn run(args: &[String]) -> Result<(), String> {
             "--host" => host = value()?,
             "--port" => port = Some(value()?),
             "--consul-port" => consul_port = Some(value()?),
+            "--kafka-port" => kafka_port = Some(value()?),
+            "--etcd-port" => etcd_port = Some(value()?),
+            "--cluster-port" => cluster_port = Some(value()?),
+            "--admin-port" => admin_port = value()?,
+            "--called" => called = format!("-{}", value()?),
             "--only" => only = Some(value()?.split(',').map(str::to_owned).collect()),
             _ => return Err(format!("clients does not know {flag}")),
         }
     }
-    let port = port.ok_or("clients wants --port")?;
     if let Some(unknown) = only.iter().flatten().find(|name| !SCRIPTS.iter().any(|script| script.name == **name)) {
         let known: Vec<_> = SCRIPTS.iter().map(|script| script.name).collect();
         return Err(format!("--only: no client {unknown:?}; there are {}", known.join(", ")));
@@ -122,27 +190,43 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true");
     let mut failed = Vec::new();
     for script in SCRIPTS {
-        if only.as_ref().is_some_and(|only| !only.iter().any(|name| name == script.name)) {
+        let wanted = only.as_ref().map_or(script.door != Door::Cluster || cluster_port.is_some(), |only| {
+            only.iter().any(|name| name == script.name)
+        });
+        if !wanted {
             continue;
         }
         let start = Instant::now();
-        let own_port = if script.door == Door::Redis { Some(&port) } else { consul_port.as_ref() };
+        let (own_port, missing) = match script.door {
+            Door::Redis => (port.as_ref(), "--port was not given"),
+            Door::Consul => (consul_port.as_ref(), "--consul-port was not given"),
+            Door::Kafka => (kafka_port.as_ref(), "--kafka-port was not given"),
+            Door::Etcd => (etcd_port.as_ref(), "--etcd-port was not given"),
+            Door::Cluster => (cluster_port.as_ref(), "--cluster-port was not given"),
+            Door::Both if kafka_port.is_none() => (None, "--kafka-port was not given"),
+            Door::Both => (port.as_ref(), "--port was not given"),
+        };
         let outcome = match (own_port, prepare(script.runtime)) {
-            (None, _) => Outcome::Skipped("--consul-port was not given".into()),
-            (Some(port), Ok(program)) => play(script, &program, &host, port),
+            (None, _) => Outcome::Skipped(missing.into()),
+            (Some(port), Ok(program)) => {
+                let mut args = vec![script.file, &host, port];
+                args.extend((script.door == Door::Cluster).then_some(admin_port.as_str()));
+                args.extend(kafka_port.as_deref().filter(|_| script.door == Door::Both));
+                play(script, &program, &args, &format!("{}{called}", script.name))
+            }
             (_, Err(reason)) => Outcome::Skipped(reason),
         };
-        let seconds = start.elapsed().as_secs_f64();
+        let (seconds, name) = (start.elapsed().as_secs_f64(), format!("{}{called}", script.name));
         match outcome {
-            Outcome::Passed => println!("{:16} ok ({seconds:.1} s)", script.name),
+            Outcome::Passed => println!("{name:21} ok ({seconds:.1} s)"),
             Outcome::Skipped(reason) => {
-                println!("{:16} skipped: {reason}", script.name);
+                println!("{name:21} skipped: {reason}");
                 if strict {
                     failed.push(script.name);
                 }
             }
             Outcome::Failed(reason) => {
-                println!("{:16} FAILED ({seconds:.1} s)\n{reason}", script.name);
+                println!("{name:21} FAILED ({seconds:.1} s)\n{reason}");
                 failed.push(script.name);
             }
         }
@@ -213,9 +297,9 @@ fn quiet(program: &str, args: &[String], dir: &Path) -> Result<(), String> {
     Err(format!("{program} {}: {}: {said}", args.join(" "), done.status))
 }
 
-fn play(script: &Script, program: &Path, host: &str, port: &str) -> Outcome {
+fn play(script: &Script, program: &Path, args: &[&str], called: &str) -> Outcome {
     let logs = root().join(".tools/logs");
-    let log = logs.join(format!("{}.log", script.name));
+    let log = logs.join(format!("{called}.log"));
     let opened =
         fs::create_dir_all(&logs).and_then(|()| fs::File::create(&log)).and_then(|file| Ok((file.try_clone()?, file)));
     let (out, err) = match opened {
@@ -223,7 +307,7 @@ fn play(script: &Script, program: &Path, host: &str, port: &str) -> Outcome {
         Err(error) => return Outcome::Failed(format!("{}: {error}", log.display())),
     };
     let child = Command::new(program)
-        .args([script.file, host, port])
+        .args(args)
         .current_dir(root().join("tests/clients"))
         .env("PYTHONUNBUFFERED", "1")
         .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -51,9 +51,11 @@ pub fn run(args: &[String]) -> Result<(), String> {
     println!("\n{count} nodes, files in {}{}\n", dir.display(), if kept { "" } else { " (removed at the end)" });
     for node in &nodes.nodes {
         println!(
-            "  node {}: Redis {}, console http://{}/, peers {}",
+            "  node {}: Redis {}, Redis Cluster {}, Kafka {}, console http://{}/, peers {}",
             node.place + 1,
             node.redis,
+            node.redis_cluster,
+            node.kafka,
             node.admin,
             node.peer
         );

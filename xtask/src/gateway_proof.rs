@@ -38,7 +38,7 @@ const CASES: &[(&str, u64)] = &[
 ];
 
 /// A bug of `base::planted`, the case that must catch it, and the part of it that is played.
-const PLANTED: &[(&str, &str, &str)] = &[
+pub const PLANTED: &[(&str, &str, &str)] = &[
     ("bare-lf-taken", "framing", ""),
     ("both-lengths-taken", "framing", ""),
     ("hop-fields-forwarded", "framing", ""),

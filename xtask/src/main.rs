@@ -4,6 +4,7 @@ mod bench;
 mod chaos;
 mod clients;
 mod cluster;
+mod commits;
 mod compat;
 mod differential;
 mod failover;
@@ -11,6 +12,7 @@ mod fix;
 mod gateway_proof;
 mod ground;
 mod interrupt;
+mod kafka;
 mod mutants;
 mod net;
 mod nodes;
@@ -38,6 +40,7 @@ fn main() {
         "failover" => failover::run(rest),
         "clients" => clients::run(rest),
         "bench" => bench::run(rest),
+        "commits" => commits::run(rest),
         "compat" => compat::run(rest),
         "fix" => fix::run(rest),
         "gateway-proof" => gateway_proof::run(rest),
@@ -48,7 +51,7 @@ fn main() {
         "tidy" => tidy::run(rest),
         "verify" => verify::run(rest),
         _ => Err(format!(
-            "no tool {name:?}; there are: bench, chaos, clients, cluster, compat, differential, failover, fix, gateway-proof, mutants, sim, tair, test, tidy, verify"
+            "no tool {name:?}; there are: bench, chaos, clients, cluster, commits, compat, differential, failover, fix, gateway-proof, mutants, sim, tair, test, tidy, verify"
         )),
     };
     if let Err(message) = done {

@@ -52,6 +52,12 @@ pub struct Node {
     pub admin: String,
     /// `host:port` for its peers.
     pub peer: String,
+    /// `host:port` of the Kafka door.
+    pub kafka: String,
+    /// Its etcd door.
+    pub etcd: String,
+    /// `host:port` of the Redis door for clients of Redis Cluster.
+    pub redis_cluster: String,
     /// Its data directory; inside its namespace, if it has an image.
     pub data: PathBuf,
     /// Where its output goes.
@@ -138,6 +144,9 @@ impl Nodes {
             redis: format!("{ip}:{}", port(6379)?),
             admin: format!("{ip}:{}", port(7070)?),
             peer: format!("{ip}:{}", port(7400)?),
+            kafka: format!("{ip}:{}", port(9092)?),
+            etcd: format!("{ip}:{}", port(2379)?),
+            redis_cluster: format!("{ip}:{}", port(6380)?),
             data,
             log: home.join("log"),
             syncs: Arc::new(Syncs::default()),
@@ -159,6 +168,14 @@ impl Nodes {
             run.args(["--peer-bind", &node.peer]);
         }
         let ip = self.ground.ip(at);
+        run.args([
+            "--kafka-bind",
+            &node.kafka,
+            "--etcd-bind",
+            &node.etcd,
+            "--set",
+            &format!("redis.cluster_bind={}", node.redis_cluster),
+        ]);
         for door in ["--gateway-bind", "--consul-bind", "--dns-bind"] {
             run.args([door, &format!("{ip}:0")]);
         }
@@ -388,6 +405,29 @@ impl Nodes {
             };
             if start.elapsed() > limit {
                 return Err(format!("not at rest after {} s: {why}", limit.as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until no slots are on their way; the shards that have some, and which.
+    pub fn await_slots(&self, limit: Duration) -> Result<Vec<(u64, String)>, String> {
+        let start = Instant::now();
+        loop {
+            let view = self.view();
+            let moves = view.as_ref().ok().and_then(|view| view["slot_moves"].as_array()).cloned();
+            if let (Ok(view), Some([])) = (&view, moves.as_deref()) {
+                let groups = view["groups"].as_array().into_iter().flatten();
+                let slots = groups.filter_map(|group| {
+                    Some((
+                        group["group"].as_u64()?,
+                        group["slots"].as_str().filter(|slots| !slots.is_empty())?.to_owned(),
+                    ))
+                });
+                return Ok(slots.collect());
+            }
+            if start.elapsed() > limit {
+                return Err(format!("slots are still on their way after {} s: {moves:?}", limit.as_secs()));
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -25,6 +25,10 @@ pub struct Server {
     pub admin: String,
     /// `host:port` of the Consul door; empty for Redis.
     pub consul: String,
+    /// Address of the Kafka door.
+    pub kafka: String,
+    /// Its etcd door.
+    pub etcd: String,
     /// `host:port` of the gateway's own listener; empty for Redis.
     pub gateway: String,
     /// `host:port` of the DNS door; empty for Redis.
@@ -48,6 +52,10 @@ impl Server {
                 "0",
                 "--gateway-port",
                 "0",
+                "--kafka-port",
+                "0",
+                "--etcd-port",
+                "0",
                 "--consul-port",
                 "0",
                 "--dns-port",
@@ -70,6 +78,8 @@ impl Server {
                 match word.split_once('=') {
                     Some(("redis", addr)) => server.redis = addr.to_owned(),
                     Some(("admin", addr)) => server.admin = addr.to_owned(),
+                    Some(("kafka", addr)) => server.kafka = addr.to_owned(),
+                    Some(("etcd", addr)) => server.etcd = addr.to_owned(),
                     Some(("consul", addr)) => server.consul = addr.to_owned(),
                     Some(("gateway", addr)) => server.gateway = addr.to_owned(),
                     Some(("dns", addr)) => server.dns = addr.to_owned(),
@@ -113,6 +123,8 @@ impl Server {
             redis: String::new(),
             admin: String::new(),
             consul: String::new(),
+            kafka: String::new(),
+            etcd: String::new(),
             gateway: String::new(),
             dns: String::new(),
             log,

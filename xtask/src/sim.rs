@@ -22,7 +22,15 @@ const BATCH: u64 = 25;
 /// After so many failures there is something to look at.
 const FAILURES_MAX: usize = 5;
 /// What a run in CI must come to, whatever the seeds.
-const FLOORS: &[(&str, u64)] = &[("events", 50_000_000), ("elections", 10_000), ("membership changes", 1_000)];
+const FLOORS: &[(&str, u64)] = &[
+    ("events", 50_000_000),
+    ("elections", 10_000),
+    ("membership changes", 1_000),
+    ("transactions over shards done", 5_000),
+    ("transactions over shards begun again", 3_000),
+    ("participants that asked what was decided", 1_000),
+    ("homes that told participants what was decided", 250),
+];
 
 #[derive(Default)]
 struct Total {

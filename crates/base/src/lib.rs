@@ -10,6 +10,7 @@ mod number;
 mod planted;
 mod rng;
 mod slot;
+mod slot_set;
 mod time;
 
 pub use glob::{glob_matches, glob_selects};
@@ -22,4 +23,5 @@ pub use planted::plant;
 pub use planted::{Bug, is_planted};
 pub use rng::Rng;
 pub use slot::{SLOT_COUNT, key_slot};
+pub use slot_set::SlotSet;
 pub use time::{Duration, Instant, Millis};

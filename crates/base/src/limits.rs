@@ -99,6 +99,14 @@ limits! {
         keyspace_max_bytes,
         /// `stop_timeout`: something was not finished when it was over.
         stop_timeout,
+        /// Bytes that one transaction carries between shards.
+        commit_bytes_max,
+        /// Commands that wait on one shard for keys that transactions across shards hold.
+        commit_parked_max,
+        /// Transactions across shards that one shard has a part in.
+        commit_prepared_max,
+        /// Transactions across shards that met older ones for three seconds.
+        commit_wait,
         /// Commands that no node took for three seconds: the shard had no leader, or it could not be reached.
         forward_wait,
         /// Open files of the process: a connection could not be accepted.
@@ -121,6 +129,20 @@ limits! {
         consul_body_bytes_max,
         /// Connections of the DNS door.
         dns_connections_max,
+        /// Connections of the Kafka door.
+        kafka_connections_max,
+        /// One request to the Kafka door.
+        kafka_request_bytes_max,
+        /// All requests to the Kafka door that are under way.
+        kafka_requests_bytes_max,
+        /// All that has been read for fetches of the Kafka door and is not yet written to its clients.
+        kafka_fetched_bytes_max,
+        /// Connections of the etcd door.
+        etcd_connections_max,
+        /// One request to the etcd door.
+        etcd_request_bytes_max,
+        /// All requests to the etcd door that are under way.
+        etcd_requests_bytes_max,
         /// `dns.udp_bytes_max`, or less that a client takes: an answer was cut, and said so.
         dns_udp_bytes_max,
         /// Connections to the port for peers that have not proven who they are.

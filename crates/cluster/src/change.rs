@@ -1,6 +1,6 @@
 //! What changes the cluster: units of entries of the meta group, and what comes of them.
 
-use base::{ClusterId, GroupId, Millis, NodeId};
+use base::{ClusterId, GroupId, Millis, NodeId, SlotSet};
 
 use crate::model::{
     Assignment, Authority, CERTIFICATE_BYTES_MAX, Cluster, NODES_MAX, Node, NodeState, Place, Roles, WORD_BYTES_MAX,
@@ -67,6 +67,33 @@ pub enum Change {
         /// SHA-256 of its secret.
         token: [u8; 32],
     },
+    /// A new shard that is to take these slots from another. Who asks twice gets the same shard.
+    Split {
+        /// Which has them.
+        from: GroupId,
+        /// Which.
+        slots: SlotSet,
+        /// Who makes up the new shard: those who decide in the other.
+        founders: Vec<NodeId>,
+    },
+    /// A shard is to take these slots from another.
+    MoveSlots {
+        /// Which has them.
+        from: GroupId,
+        /// Which takes them.
+        to: GroupId,
+        /// Which.
+        slots: SlotSet,
+    },
+    /// The slots that were on their way from this shard have arrived, as both shards' logs say.
+    Moved {
+        /// Which had them.
+        from: GroupId,
+        /// Which has them.
+        to: GroupId,
+        /// Which.
+        slots: SlotSet,
+    },
 }
 
 impl Change {
@@ -81,6 +108,9 @@ impl Change {
             Change::Assign { .. } => "assign",
             Change::Replicate { .. } => "replicate",
             Change::Token { .. } => "token",
+            Change::Split { .. } => "split",
+            Change::MoveSlots { .. } => "move-slots",
+            Change::Moved { .. } => "moved",
         }
     }
 }
@@ -92,6 +122,8 @@ pub enum Outcome {
     Done,
     /// The number of the node that joined.
     Joined(NodeId),
+    /// The shard that was made.
+    Made(GroupId),
     /// Nothing was done.
     Refused(String),
 }
@@ -199,6 +231,15 @@ impl Cluster {
                 authority.token = *token;
                 Outcome::Done
             }
+            Change::Split { from, slots, founders } => Outcome::Made(self.split(*from, slots, founders, now)?),
+            Change::MoveSlots { from, to, slots } => {
+                self.begin_move(*from, *to, slots, now)?;
+                Outcome::Done
+            }
+            Change::Moved { from, to, slots } => {
+                self.end_move(*from, *to, slots);
+                Outcome::Done
+            }
         };
         if *self != before {
             self.index = index;
@@ -234,9 +275,9 @@ fn invalid<T>(why: &str) -> Result<T, String> {
 
 /// A node's own words are bounded, and printable: they are shown to people and stand in answers of several protocols.
 fn check_place(place: &Place) -> Result<(), String> {
-    let Place { peer, redis, redis_cluster, admin, zone, roles } = place;
+    let Place { peer, redis, redis_cluster, admin, kafka, etcd, zone, roles } = place;
     let printable = |word: &String| word.len() <= WORD_BYTES_MAX && word.bytes().all(|byte| byte.is_ascii_graphic());
-    if ![peer, redis, redis_cluster, admin, zone].into_iter().all(printable) || peer.is_empty() {
+    if ![peer, redis, redis_cluster, admin, kafka, etcd, zone].into_iter().all(printable) || peer.is_empty() {
         return Err(format!(
             "addresses and zones are up to {WORD_BYTES_MAX} printable characters without spaces, and the peer address is needed"
         ));

@@ -1,12 +1,20 @@
 //! Stored forms, each with its version: the cluster in a snapshot, a change in an entry, its outcome in an answer.
 
-use base::{ClusterId, GroupId, NodeId};
+use base::{ClusterId, GroupId, NodeId, SLOT_COUNT, SlotSet};
 use store::codec::{Corrupt, Input, put_bytes, put_u64, put_varint};
 
 use crate::change::{Change, Outcome};
 use crate::model::{Assignment, Authority, Cluster, NODES_MAX, Node, NodeState, Place, Roles};
+use crate::slots::{Move, SlotMap};
 
 const VERSION: u8 = 1;
+/// Of the whole cluster: in 2 there are shards that were made later, the map of slots and moves.
+const CLUSTER_VERSION: u8 = 2;
+
+/// Beside the bits of a place's roles: the address of its Kafka door follows.
+const KAFKA: u8 = 0x80;
+/// And one of an etcd door.
+const ETCD: u8 = 0x40;
 
 type Out = Vec<u8>;
 
@@ -41,20 +49,27 @@ fn nodes(input: &mut Input<'_>) -> Result<Vec<NodeId>, Corrupt> {
 }
 
 fn put_place(out: &mut Out, place: &Place) {
-    let Place { peer, redis, redis_cluster, admin, zone, roles } = place;
+    let Place { peer, redis, redis_cluster, admin, kafka, etcd, zone, roles } = place;
     [peer, redis, redis_cluster, admin, zone].into_iter().for_each(|word| put_word(out, word));
-    out.push(roles.bits());
+    // A place that was written before there was a Kafka door has no such bit.
+    let kafka_bit = if kafka.is_empty() { 0 } else { KAFKA };
+    let etcd_bit = if etcd.is_empty() { 0 } else { ETCD };
+    out.push(roles.bits() | kafka_bit | etcd_bit);
+    if kafka_bit != 0 {
+        put_word(out, kafka);
+    }
+    if etcd_bit != 0 {
+        put_word(out, etcd);
+    }
 }
 
 fn place(input: &mut Input<'_>) -> Result<Place, Corrupt> {
-    Ok(Place {
-        peer: word(input)?,
-        redis: word(input)?,
-        redis_cluster: word(input)?,
-        admin: word(input)?,
-        zone: word(input)?,
-        roles: Roles::from_bits(input.u8()?).ok_or(Corrupt("unknown roles"))?,
-    })
+    let (peer, redis, redis_cluster) = (word(input)?, word(input)?, word(input)?);
+    let (admin, zone, bits) = (word(input)?, word(input)?, input.u8()?);
+    let roles = Roles::from_bits(bits & !(KAFKA | ETCD)).ok_or(Corrupt("unknown roles"))?;
+    let kafka = if bits & KAFKA != 0 { word(input)? } else { String::new() };
+    let etcd = if bits & ETCD != 0 { word(input)? } else { String::new() };
+    Ok(Place { peer, redis, redis_cluster, admin, kafka, etcd, zone, roles })
 }
 
 fn put_state(out: &mut Out, state: NodeState) {
@@ -96,6 +111,32 @@ fn assignment(input: &mut Input<'_>) -> Result<Assignment, Corrupt> {
     Ok(Assignment { voters, learners, leader, by_hand: input.u8()? != 0 })
 }
 
+fn put_group(out: &mut Out, group: GroupId) {
+    put_varint(out, u64::from(group.0));
+}
+
+fn put_slots(out: &mut Out, slots: &SlotSet) {
+    let ranges = slots.ranges();
+    put_varint(out, ranges.len() as u64);
+    for (first, last) in ranges {
+        put_varint(out, u64::from(first));
+        put_varint(out, u64::from(last));
+    }
+}
+
+fn slots(input: &mut Input<'_>) -> Result<SlotSet, Corrupt> {
+    let number = |input: &mut Input<'_>| {
+        u16::try_from(input.varint()?).ok().filter(|slot| *slot < SLOT_COUNT).ok_or(Corrupt("no such slot"))
+    };
+    let count = input.count()?;
+    if count > usize::from(SLOT_COUNT) {
+        return Err(Corrupt("more slots than there are"));
+    }
+    let ranges: Vec<(u16, u16)> =
+        (0..count).map(|_| Ok((number(input)?, number(input)?))).collect::<Result<_, Corrupt>>()?;
+    Ok(SlotSet::of(ranges))
+}
+
 fn put_cluster_id(out: &mut Out, id: ClusterId) {
     out.extend_from_slice(&id.0);
 }
@@ -115,7 +156,7 @@ fn version(input: &mut Input<'_>) -> Result<(), Corrupt> {
 impl Cluster {
     /// Appends the stored form.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
+        out.push(CLUSTER_VERSION);
         put_cluster_id(out, self.id);
         out.push(u8::from(self.authority.is_some()));
         if let Some(authority) = &self.authority {
@@ -137,6 +178,27 @@ impl Cluster {
         }
         put_varint(out, self.replication as u64);
         put_varint(out, self.index);
+        put_varint(out, self.born.len() as u64);
+        for (group, founders) in &self.born {
+            put_group(out, *group);
+            put_nodes(out, founders);
+        }
+        out.push(u8::from(self.map.is_some()));
+        if let Some(map) = &self.map {
+            put_varint(out, map.shards.len() as u64);
+            for (group, slots) in &map.shards {
+                put_group(out, *group);
+                put_slots(out, slots);
+            }
+        }
+        put_varint(out, self.moves.len() as u64);
+        for (from, own) in &self.moves {
+            put_group(out, *from);
+            put_group(out, own.to);
+            put_slots(out, &own.slots);
+            put_u64(out, own.since);
+            out.push(u8::from(own.is_split));
+        }
     }
 
     /// Reads what [`Cluster::encode`] wrote.
@@ -144,7 +206,10 @@ impl Cluster {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(input: &mut Input<'_>) -> Result<Cluster, Corrupt> {
-        version(input)?;
+        let version = input.u8()?;
+        if !(1..=CLUSTER_VERSION).contains(&version) {
+            return Err(Corrupt("a cluster of a version that this build does not know"));
+        }
         let id = cluster_id(input)?;
         let authority = if input.u8()? == 0 { None } else { Some(authority(input)?) };
         let mut cluster = Cluster { id, authority, ..Cluster::default() };
@@ -165,6 +230,27 @@ impl Cluster {
         }
         cluster.replication = input.varint()? as usize;
         cluster.index = input.varint()?;
+        if version == 1 {
+            return Ok(cluster);
+        }
+        for _ in 0..input.count()? {
+            let group = group(input)?;
+            cluster.born.insert(group, nodes(input)?);
+        }
+        if input.u8()? != 0 {
+            let mut map = SlotMap::default();
+            for _ in 0..input.count()? {
+                let group = group(input)?;
+                map.shards.insert(group, slots(input)?);
+            }
+            cluster.map = Some(map);
+        }
+        for _ in 0..input.count()? {
+            let from = group(input)?;
+            let (to, slots) = (group(input)?, slots(input)?);
+            let (since, is_split) = (input.u64()?, input.u8()? != 0);
+            cluster.moves.insert(from, Move { to, slots, since, is_split });
+        }
         Ok(cluster)
     }
 }
@@ -216,6 +302,24 @@ impl Change {
                 out.push(8);
                 out.extend_from_slice(token);
             }
+            Change::Split { from, slots, founders } => {
+                out.push(9);
+                put_group(&mut out, *from);
+                put_slots(&mut out, slots);
+                put_nodes(&mut out, founders);
+            }
+            Change::MoveSlots { from, to, slots } => {
+                out.push(10);
+                put_group(&mut out, *from);
+                put_group(&mut out, *to);
+                put_slots(&mut out, slots);
+            }
+            Change::Moved { from, to, slots } => {
+                out.push(11);
+                put_group(&mut out, *from);
+                put_group(&mut out, *to);
+                put_slots(&mut out, slots);
+            }
         }
         out
     }
@@ -247,6 +351,9 @@ impl Change {
             6 => Change::Assign { group: group(input)?, to: assignment(input)? },
             7 => Change::Replicate { voters: input.varint()? as usize },
             8 => Change::Token { token: digest(input)? },
+            9 => Change::Split { from: group(input)?, slots: slots(input)?, founders: nodes(input)? },
+            10 => Change::MoveSlots { from: group(input)?, to: group(input)?, slots: slots(input)? },
+            11 => Change::Moved { from: group(input)?, to: group(input)?, slots: slots(input)? },
             _ => return Err(Corrupt("unknown change of the cluster")),
         })
     }
@@ -266,6 +373,10 @@ impl Outcome {
                 out.push(2);
                 put_word(&mut out, why);
             }
+            Outcome::Made(group) => {
+                out.push(3);
+                put_group(&mut out, *group);
+            }
         }
         out
     }
@@ -281,6 +392,7 @@ impl Outcome {
             0 => Ok(Outcome::Done),
             1 => Ok(Outcome::Joined(node(&mut input)?)),
             2 => Ok(Outcome::Refused(word(&mut input)?)),
+            3 => Ok(Outcome::Made(group(&mut input)?)),
             _ => Err(Corrupt("unknown outcome")),
         }
     }
@@ -295,6 +407,8 @@ mod tests {
             peer: format!("{name}:7400"),
             redis: format!("{name}:6379"),
             redis_cluster: String::new(),
+            kafka: "10.0.0.1:9092".into(),
+            etcd: "10.0.0.1:2379".into(),
             admin: format!("{name}:7070"),
             zone: "a".into(),
             roles: Roles::ALL,
@@ -322,6 +436,9 @@ mod tests {
             Change::Forget { node: NodeId(2) },
             Change::Replicate { voters: 5 },
             Change::Token { token: [9; 32] },
+            Change::Split { from: GroupId(1), slots: SlotSet::of([(0, 7), (9, 9)]), founders: vec![NodeId(1)] },
+            Change::Moved { from: GroupId(1), to: GroupId(2), slots: SlotSet::of([(0, 7), (9, 9)]) },
+            Change::MoveSlots { from: GroupId(1), to: GroupId(2), slots: SlotSet::of([(8, 8)]) },
         ]
     }
 
@@ -340,7 +457,7 @@ mod tests {
         }
         assert_eq!(outcomes[1..3], [Outcome::Joined(NodeId(2)), Outcome::Joined(NodeId(2))]);
         assert_eq!(outcomes[6], Outcome::Refused("the node still holds replicas".into()));
-        assert_eq!((cluster.replication(), cluster.index()), (5, 9));
+        assert_eq!((cluster.replication(), cluster.index()), (5, 12));
     }
 
     #[test]

@@ -20,6 +20,8 @@ mod form;
 pub mod model;
 pub mod plan;
 pub mod reconcile;
+pub mod slots;
 
 pub use change::{Change, Outcome};
 pub use model::{Assignment, Authority, Cluster, Node, NodeState, Place, Roles};
+pub use slots::{Move, SlotMap};

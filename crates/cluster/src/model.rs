@@ -5,6 +5,8 @@ use std::fmt;
 
 use base::{ClusterId, GroupId, Millis, NodeId};
 
+use crate::slots::{Move, SlotMap};
+
 /// Nodes that a cluster may have: each is a member of the meta group.
 pub const NODES_MAX: usize = 31;
 /// Bytes of an address, a zone or another word that a node says of itself.
@@ -75,6 +77,10 @@ pub struct Place {
     pub redis_cluster: String,
     /// Its admin door.
     pub admin: String,
+    /// Its Kafka door, `host:port`, as clients should reach it; empty for one that does not say.
+    pub kafka: String,
+    /// Its etcd door, likewise.
+    pub etcd: String,
     /// What fails together: a rack, a data centre. Empty for none of that.
     pub zone: String,
     /// See [`Roles`].
@@ -150,6 +156,12 @@ pub struct Cluster {
     pub(crate) next: u64,
     pub(crate) groups: BTreeMap<GroupId, Assignment>,
     pub(crate) replication: usize,
+    /// Shards that were not founded with the cluster, and who made up each at its birth.
+    pub(crate) born: BTreeMap<GroupId, Vec<NodeId>>,
+    /// Which shard has which slots, where that is not as it was founded.
+    pub(crate) map: Option<SlotMap>,
+    /// Slots on their way, by the shard that they leave.
+    pub(crate) moves: BTreeMap<GroupId, Move>,
     /// Index of the last entry that changed anything here.
     pub(crate) index: u64,
 }
@@ -163,6 +175,9 @@ impl Default for Cluster {
             next: 1,
             groups: BTreeMap::new(),
             replication: REPLICATION,
+            born: BTreeMap::new(),
+            map: None,
+            moves: BTreeMap::new(),
             index: 0,
         }
     }

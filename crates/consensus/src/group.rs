@@ -39,6 +39,8 @@ mod quiet;
 /// The crate's own election timeout in ticks, of which none ever passes. `election_elapsed` serves as a flag instead: the
 /// crate sets it to zero whenever it resets its timer.
 const TICKS: usize = 10;
+/// How long a commit waits for an append that takes the word of it along.
+const NOTICE: base::Duration = base::Duration::from_millis(2);
 const TIMER_RUNS_LOYAL: usize = 1;
 const TIMER_RUNS_FREE: usize = TICKS + 1;
 
@@ -104,8 +106,9 @@ pub struct Group {
     /// What must be said to other nodes and is not the library's.
     asides: Vec<Message>,
     snapshot_wanted: bool,
-    /// Followers were told of less than is committed: see [`Group::send`].
-    withheld: bool,
+    /// At a leader: the newest commit that each follower was told, and when those are told who were told of less.
+    told: BTreeMap<u64, u64>,
+    notice_at: Option<Instant>,
 
     announced: (Role, u64, Option<NodeId>),
     announced_lease: Option<Instant>,
@@ -180,6 +183,8 @@ impl Group {
             min_election_tick: TICKS,
             max_election_tick: TICKS + 1,
             read_only_option: ReadOnlyOption::Safe,
+            // See `run_notices`.
+            skip_bcast_commit: true,
             batch_append: true,
             max_uncommitted_size: limits.uncommitted_bytes_max,
             ..Config::default()
@@ -228,7 +233,8 @@ impl Group {
             fences: BTreeMap::new(),
             asides: Vec::new(),
             snapshot_wanted: false,
-            withheld: false,
+            told: BTreeMap::new(),
+            notice_at: None,
             announced: (Role::Follower, hard_state.term, None),
             announced_lease: None,
             refused: 0,
@@ -266,6 +272,7 @@ impl Group {
         self.settle_stirred(now);
         self.run_timers(now, out);
         self.drain(now, out);
+        self.run_notices(now, out);
         if std::mem::take(&mut self.hushing) {
             self.quiet = self.is_leader();
         }
@@ -284,7 +291,7 @@ impl Group {
                 None
             } else {
                 let beats = self.heartbeat_at.min(self.quorum_check_at);
-                Some(self.transfer_until.map_or(beats, |until| until.min(beats)))
+                [Some(beats), self.transfer_until, self.notice_at].into_iter().flatten().min()
             }
         } else if core.promotable() && !core.prs().is_singleton() && !self.is_writing_log() && !self.is_barred() {
             Some(self.election_at)
@@ -564,7 +571,11 @@ impl Group {
         }
         let tag = Tag::of(&message);
         // A silent follower has not heard of its leader for long, and means to.
-        let loyal = now < self.loyal_until || self.is_leader() || self.quiet;
+        // A leader that asks for votes leads no more: else those who fell silent with it were loyal to it for ever.
+        let asks = matches!(message.get_msg_type(), MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        let core = &self.raft.raft;
+        let has_resigned = asks && message.from == core.leader_id && message.term > core.term;
+        let loyal = (now < self.loyal_until || self.quiet) && !has_resigned || self.is_leader();
         let around = Surroundings { writing_log: self.is_writing_log(), installing: self.is_installing(), loyal };
         let admitted = match guard::admit(&self.raft, &around, &mut message) {
             _ if group != self.id => Err(Refused::Misaddressed),
@@ -638,9 +649,6 @@ impl Group {
         // With nothing under way, `Ready`s that needed no write are done as well.
         let ready = if self.writes.is_empty() { self.last_ready } else { newest };
         self.raft.on_persist_ready(ready);
-        if std::mem::take(&mut self.withheld) && self.is_leader() {
-            self.raft.ping();
-        }
         if let Some(index) = snapshot {
             self.delivered = self.delivered.max(index);
             self.applied(index);
@@ -677,7 +685,9 @@ impl Group {
 
     fn transfer(&mut self, now: Instant, to: NodeId, out: &mut Vec<Output>) {
         let core = &self.raft.raft;
-        let willing = core.state == StateRole::Leader && core.lead_transferee.is_none() && to != self.node;
+        // Who has not had a lease yet answers nobody yet: without one in this term it might never, should the transfer come to nothing.
+        let serves = self.lease.is_surrendered() || self.announced_lease.is_some();
+        let willing = serves && core.state == StateRole::Leader && core.lead_transferee.is_none() && to != self.node;
         if !willing || !self.membership().voters.contains(&to) || core.prs().get(to.0).is_none() {
             return;
         }
@@ -728,6 +738,30 @@ impl Group {
             self.hushing = self.may_fall_silent(now);
             self.raft.ping();
         }
+    }
+
+    /// What has been decided is told to followers by the next append with entries, or by an empty one if none follows soon. A message of its own for each
+    /// commit, and the answer to it, would be half of all messages.
+    fn run_notices(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let core = &mut self.raft.raft;
+        let known = core.raft_log.committed.min(core.raft_log.persisted);
+        let own = core.id;
+        let is_behind = |node: &u64| *node != own && self.told.get(node).is_none_or(|told| *told < known);
+        if core.state != StateRole::Leader || !core.prs().iter().any(|(node, _)| is_behind(node)) {
+            self.notice_at = None;
+            return;
+        }
+        if now < *self.notice_at.get_or_insert(now + NOTICE) {
+            return;
+        }
+        self.notice_at = None;
+        let behind: Vec<u64> = core.prs().iter().map(|(node, _)| *node).filter(is_behind).collect();
+        for node in behind {
+            // Whoever cannot be sent an append now hears of it by the next heartbeat.
+            self.told.insert(node, known);
+            core.send_append(node);
+        }
+        self.drain(now, out);
     }
 
     fn campaign(&mut self, now: Instant) {
@@ -864,7 +898,9 @@ impl Group {
         };
         if let Some(commit) = told.filter(|commit| **commit > persisted) {
             *commit = persisted;
-            self.withheld = true;
+        }
+        if leads && matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat) {
+            self.told.insert(message.to, message.commit);
         }
         self.tag(&mut message);
         if kind == MessageType::MsgHeartbeat {
@@ -927,6 +963,7 @@ impl Group {
             if (role == Role::Leader) != (old_role == Role::Leader) || term != old_term {
                 self.lease.restart();
                 self.transfer_until = None;
+                self.told.clear();
             }
             if role != old_role || term != old_term || leader != old_leader {
                 drop_reads(self.reads.drop_all(), out);

@@ -116,6 +116,11 @@ impl Membership {
         !self.voters_outgoing.is_empty()
     }
 
+    /// Whether one node decides all by itself.
+    pub fn is_lone(&self) -> bool {
+        self.voters.len() == 1 && self.voters_outgoing.is_empty()
+    }
+
     /// Whether `node` votes, in either half of a joint configuration.
     pub fn votes(&self, node: NodeId) -> bool {
         self.voters.contains(&node) || self.voters_outgoing.contains(&node)

@@ -5,6 +5,8 @@
 pub mod admin;
 pub mod consul;
 pub mod dns;
+pub mod etcd;
+pub mod kafka;
 pub mod registry;
 pub mod resp;
 pub mod secret;

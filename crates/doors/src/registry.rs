@@ -12,11 +12,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use base::{Duration, GroupId, Instant, NodeId};
+use bytes::Bytes;
 use discovery::watch::{Waiting, Watch};
 use discovery::{Catalog, Change};
 use parking_lot::{MappedRwLockReadGuard, Mutex};
 use shard::live::Shard;
 use shard::meta::{Changed, frees};
+use shard::pending::Place;
 
 use crate::resp::door::{Client, Door};
 use crate::resp::peer::{GUESTS, Peer};
@@ -24,7 +26,7 @@ use crate::resp::peer::{GUESTS, Peer};
 mod changing;
 mod fresh;
 
-pub use changing::Changing;
+pub use changing::{Changing, Proposing};
 pub use fresh::{Fresh, Reads};
 
 /// Bytes of one outcome: the reads of a transaction are bounded far below.
@@ -49,22 +51,32 @@ struct Around {
 }
 
 impl Around {
-    /// Sends a change to the node that leads.
-    fn change(&self, change: &Change) -> Changing {
+    /// Sends a unit to the node that leads.
+    fn propose(&self, unit: Bytes, shown: Shown) -> Proposing {
         let number = CHANGES | (self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let now = self.door.world.now();
         let peer = Arc::new(Peer::new(number, String::new(), String::new(), now, OUTCOME_BYTES_MAX));
-        let mut unit = Vec::new();
-        shard::entry::put_change(&mut unit, change);
-        match self.door.forward_unit(&peer, self.meta, unit, false, now) {
-            Err(error) => Changing::refused(error.0.into_owned()),
+        match self.door.forward_unit(&peer, self.meta, unit.to_vec(), false, now) {
+            Err(error) => Proposing::refused(error.0.into_owned()),
             Ok(()) => {
                 self.door.forward_flush();
-                let seen = Fresh::new(self.reads.clone(), Some((self.door.clone(), SEEN_WAIT)));
-                Changing::there(peer, self.door.clone(), seen)
+                let seen = match shown {
+                    Shown::Here => Fresh::new(self.reads.clone(), Some((self.door.clone(), SEEN_WAIT))),
+                    Shown::Somewhere => Fresh::already(),
+                };
+                Proposing::there(peer, self.door.clone(), seen)
             }
         }
     }
+}
+
+/// Where what was done can be read when it is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// On this node too.
+    Here,
+    /// On the node that leads.
+    Somewhere,
 }
 
 /// Numbers of changes among the clients whose requests are forwarded.
@@ -148,6 +160,11 @@ impl Registry {
         reads
     }
 
+    /// The meta group, for whoever serves its topics.
+    pub fn shard(&self) -> &Arc<Shard<Client>> {
+        &self.shard
+    }
+
     /// Who leads the meta group, where known.
     pub fn leader(&self) -> Option<NodeId> {
         self.shard.leader()
@@ -183,24 +200,37 @@ impl Registry {
 
     /// Proposes a change. The future ends when it has been applied here, or cannot be.
     pub fn change(&self, change: &Change) -> Changing {
+        let mut unit = Vec::new();
+        shard::entry::put_change(&mut unit, change);
+        Changing(self.propose(unit.into(), frees(change), Shown::Here))
+    }
+
+    /// Proposes a command of etcd's. It ends when it has been applied by the node that leads; what is read here may be older.
+    pub fn etcd(&self, command: &coordination::Command<'_>) -> Proposing {
+        let mut unit = Vec::with_capacity(command.request.len() + command.user.len() + 16);
+        shard::entry::put_etcd(&mut unit, command);
+        self.propose(unit.into(), command.frees(), Shown::Somewhere)
+    }
+
+    fn propose(&self, unit: Bytes, frees: bool, shown: Shown) -> Proposing {
         if let Some(around) = self.around.get()
             && self.shard.is_led_elsewhere()
         {
-            return around.change(change);
+            return around.propose(unit, shown);
         }
-        if let Some(error) = self.shard.refusal(frees(change)) {
-            return Changing::refused(error.0.into_owned());
+        if let Some(error) = self.shard.refusal(frees) {
+            return Proposing::refused(error.0.into_owned());
         }
         let peer = Arc::new(Peer::new(0, String::new(), String::new(), Instant::default(), OUTCOME_BYTES_MAX));
-        match self.shard.submit(|batch| batch.change(peer.clone(), change)) {
-            Err(error) => Changing::refused(error.0.into_owned()),
+        match self.shard.submit(|batch| batch.unit(Place::Logged, frees, peer.clone(), &unit)) {
+            Err(error) => Proposing::refused(error.0.into_owned()),
             Ok(is_idle) => {
                 if is_idle {
                     (self.wake)();
                 }
                 // Nobody else to go to where there are no other nodes.
-                let around = self.around.get().map(|around| Box::new((around.clone(), change.clone())));
-                Changing::here(peer, around)
+                let around = self.around.get().map(|around| Box::new((around.clone(), unit, shown)));
+                Proposing::here(peer, around)
             }
         }
     }

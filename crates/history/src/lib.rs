@@ -5,6 +5,10 @@
 //! nobody appended, or two operations of which one ended before the other began but that stand the other way round. For such
 //! histories this is complete, and takes n log n steps (Kingsbury and Alvaro, "Elle", VLDB 2020, on traceable lists).
 
+pub mod linear;
+pub mod stream;
+pub mod transactions;
+
 use std::collections::BTreeMap;
 
 /// A moment, nanoseconds.
@@ -15,6 +19,8 @@ pub type Moment = u64;
 pub enum Outcome {
     /// Acknowledged at this moment, with the list's length behind it.
     Done(Moment, u64),
+    /// Acknowledged at this moment, and that is all.
+    Stored(Moment),
     /// It surely did not happen.
     Refused,
     /// Nobody knows.
@@ -103,6 +109,9 @@ impl List {
                 (Outcome::Done(ended, _), None) => {
                     return Err(format!("append of {value}, acknowledged at {ended}, is lost: {order:?}"));
                 }
+                (Outcome::Stored(ended), Some(place)) => operations.push((*begun, *ended, 2 * place + 1, *value)),
+                // Nobody has read it yet: somewhere behind all that was read.
+                (Outcome::Stored(ended), None) => operations.push((*begun, *ended, 2 * order.len() as u64 + 1, *value)),
                 (Outcome::Refused, Some(_)) => return Err(format!("append of {value} was refused and happened")),
                 (Outcome::Unknown, Some(place)) => operations.push((*begun, Moment::MAX, 2 * place + 1, *value)),
                 (Outcome::Refused | Outcome::Unknown, None) => {}

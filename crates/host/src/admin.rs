@@ -37,6 +37,7 @@ use crate::node::Node;
 
 mod cluster;
 mod events;
+mod explain;
 pub(crate) mod gateway;
 mod look;
 
@@ -67,6 +68,7 @@ const PATHS: &str = "The admin door has:
   ANY  /cluster   nodes, shards, leaders, and what is to become of them: see docs/cluster.md
   ANY  /gateway   routes, upstreams and listeners: see docs/routes.md
   GET  /events    the tape of commits and the status, as server-sent events
+  GET  /explain   where a key (?key=…) lies, and the last commit that named it
   POST /snapshot  takes a snapshot now
 ";
 
@@ -286,12 +288,18 @@ fn answer(admin: &Arc<Admin>, request: &Request<Incoming>) -> Response<Body> {
         }
         ("/events", &Method::HEAD) => body(StatusCode::OK, EVENT_STREAM, Full::default().boxed()),
         ("/events", &Method::GET) => follow(admin, request),
+        ("/explain", &Method::GET | &Method::HEAD) => {
+            match explain::answer(admin, request.uri().query().unwrap_or_default()) {
+                Ok(told) => body(StatusCode::OK, "application/json", Full::new(told.to_string().into()).boxed()),
+                Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+            }
+        }
         ("/snapshot", &Method::POST) => {
             admin.node.snapshot_now();
             text(StatusCode::ACCEPTED, "a snapshot has been asked for; /status shows when it is done\n")
         }
         ("/snapshot", _) => not_allowed("POST"),
-        ("/" | "/healthz" | "/readyz" | "/status" | "/metrics" | "/events", _) => not_allowed("GET, HEAD"),
+        ("/" | "/healthz" | "/readyz" | "/status" | "/metrics" | "/events" | "/explain", _) => not_allowed("GET, HEAD"),
         _ => text(StatusCode::NOT_FOUND, PATHS),
     }
 }

@@ -115,6 +115,23 @@ impl DiskFile for OpenFile {
         Ok(filled)
     }
 
+    fn read_ready(&self, offset: u64, into: &mut [u8]) -> Result<Option<usize>, DiskError> {
+        use rustix::io::{Errno, ReadWriteFlags, preadv2};
+        let mut filled = 0;
+        while filled < into.len() {
+            let mut rest = [io::IoSliceMut::new(&mut into[filled..])];
+            match preadv2(&self.file, &mut rest, offset + filled as u64, ReadWriteFlags::NOWAIT) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                // Not in memory, or a file system that cannot say.
+                Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(None),
+                Err(errno) => return Err(disk_error(errno.into())),
+            }
+        }
+        Ok(Some(filled))
+    }
+
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.file.write_all_at(bytes, offset).map_err(disk_error)
     }

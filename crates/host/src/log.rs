@@ -60,7 +60,14 @@ pub struct LogThread {
     inner: Arc<Mutex<Inner>>,
     jobs: mpsc::Sender<Job>,
     figures: Arc<LogFigures>,
-    watched: Arc<AtomicBool>,
+    watched: Arc<Watched>,
+}
+
+/// See [`LogThread::watch`].
+#[derive(Debug, Default)]
+struct Watched {
+    wanted: AtomicBool,
+    micros: AtomicU64,
 }
 
 impl LogThread {
@@ -70,7 +77,7 @@ impl LogThread {
         let inner = Arc::new(Mutex::new(Inner { log, batch: Batch::new(), segment }));
         let figures = Arc::new(LogFigures::default());
         let (jobs, queue) = mpsc::channel();
-        let watched = Arc::new(AtomicBool::new(false));
+        let watched = Arc::<Watched>::default();
         let worker = Worker {
             inner: inner.clone(),
             figures: figures.clone(),
@@ -87,10 +94,13 @@ impl LogThread {
         LogThread { inner, jobs, figures, watched }
     }
 
-    /// Whether the driver wants to be told when as much time has passed since the last append as one takes: the runtime's own
-    /// timers are too coarse for that.
-    pub fn watch(&self, wanted: bool) {
-        self.watched.store(wanted, Ordering::Release);
+    /// Whether the driver wants to be told when so much time has passed since the last append: the runtime's own timers are too
+    /// coarse for that. How much it is counts from the next append on.
+    pub fn watch(&self, wanted: Option<Duration>) {
+        self.watched.wanted.store(wanted.is_some(), Ordering::Release);
+        if let Some(span) = wanted {
+            self.watched.micros.store(span.as_micros() as u64, Ordering::Relaxed);
+        }
     }
 
     /// Hands an append to the thread.
@@ -123,6 +133,12 @@ impl LogThread {
     /// A durable snapshot covers the group up to here.
     pub fn compact(&self, group: GroupId, position: Position) {
         let _ = self.jobs.send(Job::Compact(group, position));
+    }
+
+    /// Somebody found the disk full: what the log keeps for its next growth is given back.
+    pub fn save_room(&self) {
+        self.inner.lock().log.save_room();
+        let _ = self.jobs.send(Job::Upkeep);
     }
 
     /// Seals the log and ends the thread.
@@ -170,7 +186,7 @@ struct Worker {
     /// An append that found no room, to be tried again.
     full: Option<Append>,
     tell: Tell,
-    watched: Arc<AtomicBool>,
+    watched: Arc<Watched>,
     /// An append has just ended.
     fresh: bool,
 }
@@ -181,7 +197,7 @@ impl Worker {
         loop {
             let patience = match (&self.full, self.fresh) {
                 (Some(_), _) => RETRY,
-                (None, true) => Duration::from_micros(self.figures.average_micros.load(Ordering::Relaxed)).min(IDLE),
+                (None, true) => Duration::from_micros(self.watched.micros.load(Ordering::Relaxed)).min(IDLE),
                 (None, false) => IDLE,
             };
             match self.queue.recv_timeout(patience) {
@@ -200,7 +216,7 @@ impl Worker {
                     return;
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) if std::mem::take(&mut self.fresh) => {
-                    if self.watched.swap(false, Ordering::AcqRel) {
+                    if self.watched.wanted.swap(false, Ordering::AcqRel) {
                         (self.tell)(Input::Wake);
                     }
                 }

@@ -9,20 +9,25 @@ use std::time::Duration;
 use base::{Histogram, Instant, Limit, Limits, NodeId};
 use bytes::Bytes;
 use consensus::{Membership, Role, Timing};
+use doors::kafka::Soon;
 use doors::registry::Registry;
 use doors::resp::door::{Client, Door, Outbox, World};
 use doors::resp::introspect::{Config, ConfigFacts, Facts, KeyspaceFacts};
 use doors::secret::Secret;
 use parking_lot::Mutex;
+use queue::partition::Piece;
 use shard::driver::{Applied, Driver, Input, Output};
-use shard::live::{Refusal, Shard};
+use shard::live::{Refusal, Shard, Shards};
+use shard::topics::Stored;
+use store::disk::ReadError;
 use store::keyspace::{Durability, Keyspaces};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
 use crate::cluster::Parts;
-use crate::cluster::{ClusterConfig, Links, Member, Report};
+use crate::cluster::{ClusterConfig, Condition, Links, Member};
+use crate::files::Directory;
 use crate::forward::Forwards;
 use crate::gateway::Front;
 use crate::gather::Gather;
@@ -33,8 +38,9 @@ use crate::snapshots::{Job, SnapshotThread};
 use crate::start::{self, Found};
 use crate::tls::DoorTls;
 
-/// Commits that the tape remembers.
-const TAPE_LENGTH: usize = 256;
+/// Commits that the tape remembers, and their bytes together: for those who watch, and for `quorate explain`.
+const TAPE_LENGTH: usize = 4096;
+const TAPE_TOTAL_BYTES: usize = 8 << 20;
 /// Bytes of one of them that the tape keeps: an entry may have a hundred million.
 const TAPE_BYTES_MAX: usize = 32 << 10;
 
@@ -94,8 +100,8 @@ pub struct Figures {
 
 impl Figures {
     /// Remembers how much the tables hold, if that is the most yet.
-    pub fn note_peak(&self, shards: &[Arc<Shard<Client>>]) -> u64 {
-        let used = shards.iter().map(|shard| {
+    pub fn note_peak<'a>(&self, shards: impl Iterator<Item = &'a Arc<Shard<Client>>>) -> u64 {
+        let used = shards.map(|shard| {
             let state = shard.state();
             state.tables(Durability::Fsync).total_usage().bytes + state.tables(Durability::Memory).total_usage().bytes
         });
@@ -107,6 +113,8 @@ impl Figures {
 /// What connects the driver's task with everybody else.
 struct Inbox {
     inputs: Mutex<Vec<Input>>,
+    /// Groups that the node has not had.
+    fresh: Mutex<Vec<Fresh>>,
     notify: Notify,
     /// Whether the driver has been told already and not yet looked.
     told: AtomicBool,
@@ -119,11 +127,19 @@ impl Inbox {
         }
     }
 
+    fn add(&self, fresh: Fresh) {
+        self.fresh.lock().push(fresh);
+        self.wake();
+    }
+
     fn put(&self, input: Input) {
         self.inputs.lock().push(input);
         self.wake();
     }
 }
+
+/// A group that the node has not had, ready to be driven.
+pub(crate) type Fresh = (consensus::GroupConfig, shard::recover::Recovered);
 
 /// A running node.
 pub struct Node {
@@ -136,15 +152,21 @@ pub struct Node {
     /// Where it listens.
     pub address: SocketAddr,
     /// Meta first, then data shards.
-    pub shards: Vec<Arc<Shard<Client>>>,
+    pub shards: Arc<Shards<Client>>,
     /// The registry, in the meta group.
     pub registry: Arc<Registry>,
     /// The front door, once it has been opened.
     pub front: OnceLock<Arc<Front>>,
     /// The Consul door, once it has been opened.
     pub consul: OnceLock<Arc<crate::consul::Figures>>,
+    /// The Kafka door's figures, once it serves.
+    pub kafka: OnceLock<Arc<crate::kafka::Figures>>,
+    /// The etcd door's figures, once it serves.
+    pub etcd: OnceLock<Arc<crate::etcd::Figures>>,
     /// The log.
     pub log: Arc<LogThread>,
+    /// What topics hold, for readers.
+    pub stored: Arc<Stored<Directory>>,
     /// Snapshots.
     pub snapshots: Arc<SnapshotThread>,
     /// See [`Figures`].
@@ -155,7 +177,7 @@ pub struct Node {
     pub found: Found,
     /// When it started.
     pub started: Instant,
-    status: Arc<Mutex<Vec<GroupStatus>>>,
+    status: Arc<Mutex<Vec<Arc<GroupStatus>>>>,
     inbox: Arc<Inbox>,
     stop: watch::Sender<bool>,
     stopped: Arc<Notify>,
@@ -191,10 +213,35 @@ pub struct GroupStatus {
     pub trust: consensus::Trust,
 }
 
+impl GroupStatus {
+    fn of((group, status, applied): shard::driver::GroupStatus) -> GroupStatus {
+        GroupStatus {
+            group,
+            role: format!("{:?}", status.role).to_lowercase(),
+            leads: status.role == Role::Leader,
+            leader: status.leader,
+            term: status.term,
+            applied: applied.index,
+            last: status.last,
+            membership: status.membership,
+            followers: status.followers,
+            keys: 0,
+            trust: status.trust,
+        }
+    }
+}
+
 /// The last commits, newest last, with a number that grows by one each.
 #[derive(Default)]
 pub struct Tape {
-    commits: Mutex<(u64, std::collections::VecDeque<(u64, Applied)>)>,
+    commits: Mutex<Reel>,
+}
+
+#[derive(Default)]
+struct Reel {
+    total: u64,
+    kept: std::collections::VecDeque<(u64, Applied)>,
+    bytes: usize,
 }
 
 impl Tape {
@@ -204,18 +251,20 @@ impl Tape {
             applied.data = Bytes::copy_from_slice(&applied.data[..TAPE_BYTES_MAX]);
         }
         let mut commits = self.commits.lock();
-        commits.0 += 1;
-        let number = commits.0;
-        commits.1.push_back((number, applied));
-        if commits.1.len() > TAPE_LENGTH {
-            commits.1.pop_front();
+        commits.total += 1;
+        commits.bytes += applied.data.len();
+        let number = commits.total;
+        commits.kept.push_back((number, applied));
+        while commits.kept.len() > TAPE_LENGTH || commits.bytes > TAPE_TOTAL_BYTES {
+            let Some((_, gone)) = commits.kept.pop_front() else { break };
+            commits.bytes -= gone.data.len();
         }
     }
 
     /// Commits after this number, and how many there were in all.
     pub fn after(&self, number: u64) -> (u64, Vec<(u64, Applied)>) {
         let commits = self.commits.lock();
-        (commits.0, commits.1.iter().filter(|(own, _)| *own > number).cloned().collect())
+        (commits.total, commits.kept.iter().filter(|(own, _)| *own > number).cloned().collect())
     }
 }
 
@@ -223,6 +272,7 @@ struct HostWorld {
     inbox: Arc<Inbox>,
     facts: Box<dyn Fn() -> Facts + Send + Sync>,
     peers: Peers,
+    stored: Arc<Stored<Directory>>,
 }
 
 impl World for HostWorld {
@@ -241,6 +291,16 @@ impl World for HostWorld {
     fn silent_ms(&self, node: NodeId) -> Option<u64> {
         let links = self.peers.links();
         links.iter().find(|link| link.node == node.0)?.heard.map(|heard| heard.as_millis() as u64)
+    }
+    fn spawn(&self, task: Soon<()>) {
+        tokio::spawn(task);
+    }
+    fn sleep(&self, how_long: base::Duration) -> Soon<()> {
+        Box::pin(tokio::time::sleep(how_long))
+    }
+    fn read(&self, group: base::GroupId, pieces: Vec<Piece>) -> Soon<Result<Vec<u8>, ReadError>> {
+        let stored = self.stored.clone();
+        Box::pin(async move { crate::topics::read(&stored, group, &pieces).await })
     }
     fn forward(&self, to: NodeId, frame: Vec<u8>) -> bool {
         self.peers.send(to, Message::Forward(Bytes::from(frame)))
@@ -266,26 +326,36 @@ impl Node {
             ));
         }
         let started = clock::now();
-        let inbox = Arc::new(Inbox { inputs: Mutex::default(), notify: Notify::new(), told: AtomicBool::new(false) });
+        let inbox = Arc::new(Inbox {
+            inputs: Mutex::default(),
+            fresh: Mutex::default(),
+            notify: Notify::new(),
+            told: AtomicBool::new(false),
+        });
         let tell = || -> Tell {
             let inbox = inbox.clone();
             Arc::new(move |input| inbox.put(input))
         };
+        let stored = Arc::new(Stored::new(opened.disk.clone(), opened.log.places().clone()));
         let log = Arc::new(LogThread::start(opened.log, tell()));
         let told = tell();
-        let snapshots = Arc::new(SnapshotThread::start(opened.disk.clone(), move |input| told(input)));
+        let snapshots =
+            Arc::new(SnapshotThread::start(opened.disk.clone(), stored.clone(), log.clone(), move |input| told(input)));
         let told = tell();
-        let links = Arc::new(Links::new(Box::new(move |input| told(input)), opened.disk.clone(), opened.options));
+        let (disk, options) = (opened.disk.clone(), opened.options);
+        let links = Arc::new(Links::new(Box::new(move |input| told(input)), disk.clone(), options.clone()));
         let ClusterConfig { listener: peer_listener, identity, place, replace_after, settings } = cluster;
         let peers = Peers::start(peer_listener, identity.clone(), opened.disk, settings, links.clone())?;
         let figures = Arc::new(Figures::default());
         let address = listener.local_addr().map_err(|error| format!("the Redis door has no address: {error}"))?;
         let data: Vec<_> = opened.shards[1..].to_vec();
         let seen = Seen { figures: figures.clone(), snapshot_keys: opened.found.snapshot_keys, started };
-        let facts = facts_source(&config, address, data.clone(), log.clone(), snapshots.clone(), seen);
+        let shards = Arc::new(Shards::new(opened.shards.iter().cloned()));
+        let facts = facts_source(&config, address, shards.clone(), log.clone(), snapshots.clone(), seen);
         let woken = inbox.clone();
         let registry = Arc::new(Registry::new(opened.shards[0].clone(), Box::new(move || woken.wake())));
-        let world = HostWorld { inbox: inbox.clone(), facts: Box::new(facts), peers: peers.clone() };
+        let world =
+            HostWorld { inbox: inbox.clone(), facts: Box::new(facts), peers: peers.clone(), stored: stored.clone() };
         let door = Door::new(
             config.limits.clone(),
             data,
@@ -298,18 +368,26 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let stopped = Arc::new(Notify::new());
         let tape = Arc::new(Tape::default());
-        let status: Arc<Mutex<Vec<GroupStatus>>> = Arc::default();
+        let status: Arc<Mutex<Vec<Arc<GroupStatus>>>> = Arc::default();
         let told = tell();
         let parts = Parts {
             peers: peers.clone(),
-            shards: opened.shards.clone(),
+            shards: shards.clone(),
+            add: {
+                let inbox = inbox.clone();
+                Box::new(move |fresh| inbox.add(fresh))
+            },
+            disk: disk.clone(),
+            options: options.clone(),
             put: Box::new(move |input| told(input)),
             status: status.clone(),
             own_report: Box::new(own_report(log.clone(), started)),
             log: log.clone(),
         };
         let member = Arc::new(Member::new(identity, place, replace_after, parts));
+        door.found(config.data_shards);
         door.forward.join(member.own, opened.shards[0].clone());
+        door.map_slots();
         let told = tell();
         let reads = registry.join(door.clone(), Box::new(move |token| told(Input::Read(base::GroupId::META, token))));
         links.forward_to(Arc::new(Forwards::new(door.clone(), reads.clone())));
@@ -319,6 +397,7 @@ impl Node {
         driver.propose_settings(&config.keyspaces);
         let task = DriverTask {
             driver,
+            shards: shards.clone(),
             door: door.clone(),
             log: log.clone(),
             snapshots: snapshots.clone(),
@@ -331,6 +410,7 @@ impl Node {
             stopped: stopped.clone(),
             appending: false,
             gather: Gather::default(),
+            held: false,
             shown: (Instant::default(), 0),
         };
         tokio::spawn(task.run());
@@ -344,11 +424,14 @@ impl Node {
             member,
             door,
             address,
-            shards: opened.shards,
+            shards,
             registry,
             front: OnceLock::new(),
             consul: OnceLock::new(),
+            kafka: OnceLock::new(),
+            etcd: OnceLock::new(),
             log,
+            stored,
             snapshots,
             figures,
             tape,
@@ -368,7 +451,9 @@ impl Node {
         if *self.stop.borrow() {
             return Some("stopping".into());
         }
-        let held = self.shards.iter().filter(|shard| self.member.holds(shard.group));
+        // A shard that was made later may be anywhere between its birth and its first leader: it is not waited for.
+        let founded = self.config.data_shards + 1;
+        let held = self.shards.iter().take(founded).filter(|shard| self.member.holds(shard.group));
         let groups = held.into_iter().find_map(|shard| match shard.current_refusal() {
             None => None,
             Some(Refusal::Loading | Refusal::Elsewhere(None)) => Some(format!("{} has no leader yet", shard.group)),
@@ -386,8 +471,16 @@ impl Node {
     }
 
     /// The groups, for people.
+    /// The term of the meta group as this node knows it, and its last index.
+    pub fn meta_term(&self) -> (u64, u64) {
+        let status = self.status.lock();
+        let meta = status.iter().find(|group| group.group == base::GroupId::META);
+        meta.map_or((0, 0), |group| (group.term, group.last))
+    }
+
+    /// All groups as they stand here.
     pub fn groups(&self) -> Vec<GroupStatus> {
-        let mut groups = self.status.lock().clone();
+        let mut groups: Vec<GroupStatus> = self.status.lock().iter().map(|group| (**group).clone()).collect();
         for group in &mut groups {
             if let Some(shard) = self.shards.iter().find(|shard| shard.group == group.group) {
                 group.applied = shard.state().applied();
@@ -398,7 +491,7 @@ impl Node {
 
     /// Asks for a snapshot of every data shard now.
     pub fn snapshot_now(&self) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             self.inbox.put(Input::SnapshotWanted(shard.group));
         }
     }
@@ -431,6 +524,23 @@ impl Node {
         }
     }
 
+    /// Others may not have heard yet who leads now. What they still ask is told so, and goes there; where the links just ended, its outcome would
+    /// be unknown. Ends when nothing more comes.
+    async fn see_guests_off(&self) {
+        if self.member.is_alone() {
+            return;
+        }
+        let deadline = tokio::time::Instant::now() + GUESTS_PATIENCE;
+        let mut asked = u64::MAX;
+        while tokio::time::Instant::now() < deadline {
+            let now = self.door.forward.asked.load(Ordering::Relaxed);
+            if std::mem::replace(&mut asked, now) == now {
+                return;
+            }
+            tokio::time::sleep(GUESTS_QUIET).await;
+        }
+    }
+
     /// Stops: no new connections and commands, what is under way is answered, the log is sealed.
     pub async fn stop(&self) -> Result<(), String> {
         self.stop.send_replace(true);
@@ -451,6 +561,7 @@ impl Node {
             self.door.limits.hit(Limit::stop_timeout);
             eprintln!("quorate: {cut_off} clients were not finished with when stop_timeout was over");
         }
+        self.see_guests_off().await;
         let log = self.log.clone();
         tokio::task::spawn_blocking(move || log.stop()).await.map_err(|error| error.to_string())?
     }
@@ -458,6 +569,7 @@ impl Node {
 
 struct DriverTask {
     driver: Driver<Client>,
+    shards: Arc<Shards<Client>>,
     door: Arc<Door>,
     log: Arc<LogThread>,
     snapshots: Arc<SnapshotThread>,
@@ -465,17 +577,23 @@ struct DriverTask {
     reads: Arc<doors::registry::Reads>,
     inbox: Arc<Inbox>,
     tape: Arc<Tape>,
-    status: Arc<Mutex<Vec<GroupStatus>>>,
+    status: Arc<Mutex<Vec<Arc<GroupStatus>>>>,
     stop: watch::Receiver<bool>,
     stopped: Arc<Notify>,
     appending: bool,
     gather: Gather,
+    /// Whether the driver has been told to propose nothing.
+    held: bool,
     /// When the groups' status was last written down for people, and how many groups were led then.
     shown: (Instant, usize),
 }
 
 /// How long a stop waits for others to take over what this node leads.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a stop waits for other nodes' clients to go elsewhere, and how long none may have come.
+const GUESTS_PATIENCE: Duration = Duration::from_millis(500);
+/// See `GUESTS_PATIENCE`.
+const GUESTS_QUIET: Duration = Duration::from_millis(50);
 /// How old the groups' role and term may be where people look.
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 
@@ -486,7 +604,7 @@ impl DriverTask {
             if *self.stop.borrow() && !self.driver.is_busy() {
                 self.stopped.notify_one();
             }
-            let deadline = self.driver.deadline(clock::now()).into_iter().chain(self.gather.deadline()).min();
+            let deadline = self.driver.deadline().into_iter().chain(self.gather.deadline()).min();
             let told = self.inbox.notify.notified();
             match deadline {
                 None => told.await,
@@ -507,29 +625,41 @@ impl DriverTask {
     /// Steps the driver until it has nothing to do.
     fn turn(&mut self) {
         self.inbox.told.store(false, Ordering::Release);
-        let mut inputs = std::mem::take(&mut *self.inbox.inputs.lock());
-        inputs.push(Input::Wake);
+        let fresh = std::mem::take(&mut *self.inbox.fresh.lock());
+        for (config, recovered) in fresh {
+            self.add(config, recovered);
+        }
+        let mut next = Some(std::mem::take(&mut *self.inbox.inputs.lock()));
         let door = self.door.clone();
         let mut outbox = Outbox::new(&door);
         let mut out = Vec::new();
-        let mut next = inputs.into_iter().collect::<std::collections::VecDeque<_>>();
-        while let Some(input) = next.pop_front() {
-            if matches!(input, Input::Appended) && std::mem::take(&mut self.appending) {
+        while let Some(inputs) = next.take() {
+            let appended = inputs.iter().any(|input| matches!(input, Input::Appended));
+            if appended && std::mem::take(&mut self.appending) {
                 // By the log's thread: several clients write.
-                let flush = Duration::from_micros(self.log.figures().average_micros.load(Ordering::Relaxed));
+                let (flying, flush) = (self.driver.is_flying(), self.flush());
                 let gate = self.driver.gate();
-                let wanted = self.gather.begin(gate.queued(), clock::now(), flush);
-                gate.wake_at(wanted.unwrap_or(0));
-                self.driver.hold(wanted.is_some());
-                self.log.watch(wanted.is_some());
-            } else if self.gather.is_waiting() && self.gather.is_over(self.driver.gate().queued(), clock::now()) {
-                self.driver.gate().wake_at(0);
-                self.driver.hold(false);
+                let waits = !gate.is_heavy() && self.gather.appended(flying, gate.queued(), clock::now(), flush);
+                self.hold(waits);
             }
-            self.driver.step(clock::now(), clock::wall(), input, &mut outbox, &mut out);
+            self.driver.step_all(clock::now(), clock::wall(), inputs, &mut outbox, &mut out);
             for output in out.drain(..) {
                 if let Some(input) = self.obey(output) {
-                    next.push_back(input);
+                    next.get_or_insert_default().push(input);
+                }
+            }
+            if self.gather.is_sent() && !self.driver.is_flying() {
+                self.gather.landed(self.driver.gate().queued(), clock::now(), self.flush());
+            }
+            if self.held {
+                let gate = self.driver.gate();
+                if gate.is_heavy() {
+                    self.gather.end();
+                }
+                let waits = !self.gather.is_over(gate.queued(), clock::now());
+                self.hold(waits);
+                if !waits {
+                    next.get_or_insert_default();
                 }
             }
         }
@@ -539,26 +669,54 @@ impl DriverTask {
             return;
         }
         self.shown = (clock::now(), leading);
-        let status = self.driver.status().into_iter().map(|(group, status, applied)| GroupStatus {
-            group,
-            role: format!("{:?}", status.role).to_lowercase(),
-            leads: status.role == Role::Leader,
-            leader: status.leader,
-            term: status.term,
-            applied: applied.index,
-            last: status.last,
-            membership: status.membership,
-            followers: status.followers,
-            keys: 0,
-            trust: status.trust,
-        });
-        let status: Vec<GroupStatus> = status.collect();
+        let changed = self.driver.changed_status();
         let mut shown = self.status.lock();
-        shown.clear();
-        shown.extend(status);
+        for (at, status) in changed {
+            let status = Arc::new(GroupStatus::of(status));
+            match shown.get_mut(at) {
+                Some(place) => *place = status,
+                // New groups are looked at for the first time in the order in which they were added.
+                None => shown.push(status),
+            }
+        }
+    }
+
+    /// How long a flush takes.
+    fn flush(&self) -> Duration {
+        Duration::from_micros(self.log.figures().average_micros.load(Ordering::Relaxed))
+    }
+
+    /// Nothing is proposed for now, or again.
+    fn hold(&mut self, waits: bool) {
+        let wanted = self.gather.wanted().unwrap_or(usize::MAX);
+        self.driver.gate().wake_at(if waits { wanted } else { 0 });
+        if waits != self.held {
+            self.held = waits;
+            self.driver.hold(waits);
+            self.log.watch(waits.then(|| self.gather.span(self.flush())));
+        }
+    }
+
+    /// A group that this node has not had: from now on it is driven, and the doors lead there.
+    fn add(&mut self, config: consensus::GroupConfig, recovered: shard::recover::Recovered) {
+        let group = config.group;
+        if self.shards.of(group).is_some() {
+            return;
+        }
+        match self.driver.add(config, recovered) {
+            Ok(shard) => {
+                if !self.door.shards.push(shard.clone()) || !self.shards.push(shard) {
+                    eprintln!("quorate: there is no place for {group}");
+                }
+            }
+            Err(why) => eprintln!("quorate: {why}"),
+        }
     }
 
     fn obey(&mut self, output: Output) -> Option<Input> {
+        if matches!(output, Output::Append(_)) && self.driver.is_flying() {
+            self.gather.sent(clock::now());
+        }
         match output {
             Output::Append(append) => match self.log.append_here(append) {
                 Ok(input) => return Some(input),
@@ -586,6 +744,8 @@ impl DriverTask {
                 self.snapshots.ask(Job::Begin(group, position, membership, chunk));
             }
             Output::SnapshotChunk(group, chunk) => self.snapshots.ask(Job::Chunk(group, chunk)),
+            Output::CopyOut(copying) => self.snapshots.ask(Job::Copy(copying)),
+            Output::KeepExtents(group, files) => self.snapshots.ask(Job::KeepExtents(group, files)),
             Output::SnapshotEnd(group) => self.snapshots.ask(Job::End(group)),
             Output::SnapshotAbort(group) => self.snapshots.ask(Job::Abort(group)),
             Output::CompactLog(group, position) => {
@@ -603,16 +763,16 @@ impl DriverTask {
 }
 
 /// What a node says of itself beside its groups.
-fn own_report(log: Arc<LogThread>, started: Instant) -> impl Fn() -> Report {
+fn own_report(log: Arc<LogThread>, started: Instant) -> impl Fn() -> Condition {
     move || {
         let status = log.status();
-        Report {
+        Condition {
             version: env!("CARGO_PKG_VERSION").into(),
             not_ready: status.stopped.map_or(String::new(), |why| format!("the log has stopped: {why}")),
             uptime: clock::now().since(started).as_secs(),
             memory: resident_bytes(),
             log_bytes: status.disk_bytes,
-            ..Report::default()
+            ..Condition::default()
         }
     }
 }
@@ -674,7 +834,7 @@ struct Seen {
 fn facts_source(
     config: &NodeConfig,
     address: SocketAddr,
-    shards: Vec<Arc<Shard<Client>>>,
+    shards: Arc<Shards<Client>>,
     log: Arc<LogThread>,
     snapshots: Arc<SnapshotThread>,
     seen: Seen,
@@ -709,7 +869,7 @@ fn facts_source(
         let mut used = 0;
         for db in 0..store::table::DATABASES as u8 {
             let mut keyspace = KeyspaceFacts { db, ..KeyspaceFacts::default() };
-            for shard in &shards {
+            for shard in shards.iter().skip(1) {
                 let state = shard.state();
                 for class in [Durability::Fsync, Durability::Memory] {
                     keyspace.keys += state.tables(class).len(db) as u64;
@@ -727,16 +887,16 @@ fn facts_source(
         let status = log.status();
         facts.memory.used = used;
         facts.memory.rss = resident_bytes();
-        facts.memory.peak = seen.figures.note_peak(&shards);
+        facts.memory.peak = seen.figures.note_peak(shards.iter().skip(1));
         facts.memory.system = system;
         facts.memory.max = max_memory;
         facts.memory.policy = policy.clone();
-        facts.loading = shards.iter().any(|shard| shard.current_refusal() == Some(Refusal::Loading));
+        facts.loading = shards.iter().skip(1).any(|shard| shard.current_refusal() == Some(Refusal::Loading));
         facts.log_ok = status.stopped.is_none();
         facts.log_bytes = status.disk_bytes;
         facts.logs = logs;
         (facts.cpu.user_seconds, facts.cpu.system_seconds) = cpu_seconds();
-        for shard in &shards {
+        for shard in shards.iter().skip(1) {
             let state = shard.state();
             let ((expired, evicted), (scripts, bytes)) = (state.gone(), state.scripts_kept());
             facts.stats.expired_keys += expired;

@@ -8,12 +8,16 @@ use std::time::Instant;
 
 use base::GroupId;
 use consensus::{Membership, Position};
+use queue::extents::Copying;
 use shard::driver::Input;
 use shard::state::State;
+use shard::topics::Stored;
+use store::extent::{self, ExtentId};
 use store::log::LogError;
 use store::snapshot::{SnapshotWriter, adopt, discard, hold_ballast, release_ballast, remove_older};
 
 use crate::files::Directory;
+use crate::log::LogThread;
 
 /// Kept free for the snapshot that a full disk needs most.
 const BALLAST_BYTES: u64 = 8 << 20;
@@ -24,6 +28,10 @@ pub enum Job {
     Begin(GroupId, Position, Membership, Vec<u8>),
     /// Append a chunk.
     Chunk(GroupId, Vec<u8>),
+    /// Copy this out of the log into an extent file.
+    Copy(Copying),
+    /// No other extent files of the group are needed.
+    KeepExtents(GroupId, Vec<ExtentId>),
     /// Make it durable.
     End(GroupId),
     /// Drop it.
@@ -66,13 +74,18 @@ pub struct SnapshotThread {
 
 impl SnapshotThread {
     /// Starts it. What comes of its work goes to `tell`.
-    pub fn start(disk: Directory, tell: impl Fn(Input) + Send + 'static) -> SnapshotThread {
+    pub fn start(
+        disk: Directory,
+        stored: Arc<Stored<Directory>>,
+        log: Arc<LogThread>,
+        tell: impl Fn(Input) + Send + 'static,
+    ) -> SnapshotThread {
         let (jobs, queue) = mpsc::channel();
         let figures = Arc::new(SnapshotFigures::default());
         let counted = figures.clone();
         let work = move || {
             let _ = hold_ballast(&disk, BALLAST_BYTES);
-            let mut worker = Worker { disk, figures: counted, open: HashMap::new() };
+            let mut worker = Worker { disk, stored, log, figures: counted, open: HashMap::new() };
             for job in queue {
                 worker.run(job, &tell);
             }
@@ -99,6 +112,8 @@ struct Open {
 
 struct Worker {
     disk: Directory,
+    stored: Arc<Stored<Directory>>,
+    log: Arc<LogThread>,
     figures: Arc<SnapshotFigures>,
     open: HashMap<GroupId, Open>,
 }
@@ -108,6 +123,16 @@ impl Worker {
         let (group, done) = match job {
             Job::Begin(group, position, membership, chunk) => (group, self.begin(group, position, &membership, &chunk)),
             Job::Chunk(group, chunk) => (group, self.chunk(group, &chunk)),
+            Job::Copy(copying) => {
+                let group = copying.file.group;
+                let copied = shard::topics::copy(&self.disk, &self.stored, &copying);
+                (group, copied.map(|stretches| Input::CopiedOut(group, stretches)))
+            }
+            Job::KeepExtents(group, files) => {
+                // One that stays costs room, nothing else, and the next start removes it.
+                let _ = extent::remove_others(&self.disk, group, &files);
+                return self.stored.forget_others(group, &files);
+            }
             Job::End(group) => (group, self.end(group)),
             Job::Abort(group) => {
                 self.open.remove(&group);
@@ -149,6 +174,9 @@ impl Worker {
                 self.figures.running.store(0, Ordering::Relaxed);
                 eprintln!("quorate: the snapshot of {group} failed: {error}");
                 tell(Input::SnapshotFailed(group));
+                if error == LogError::Full {
+                    self.log.save_room();
+                }
                 if error == LogError::Full && release_ballast(&self.disk).unwrap_or(false) {
                     tell(Input::SnapshotWanted(group));
                 }

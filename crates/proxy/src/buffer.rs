@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -13,6 +14,22 @@ use tokio::io::{AsyncRead, ReadBuf};
 pub(crate) const BUFFER_BYTES: usize = 16 << 10;
 /// Buffers that a thread keeps.
 const KEPT_MAX: usize = 128;
+
+/// Bytes of the buffers that are borrowed at the moment, all threads together.
+static BORROWED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of the buffers that connections hold at the moment, whatever is in them; HTTP/2 connections to upstreams have others beside.
+pub fn borrowed_bytes() -> u64 {
+    BORROWED.load(Relaxed)
+}
+
+fn borrow(bytes: usize) {
+    BORROWED.fetch_add(bytes as u64, Relaxed);
+}
+
+fn give_back(bytes: usize) {
+    BORROWED.fetch_sub(bytes as u64, Relaxed);
+}
 
 thread_local! {
     static READ: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -49,9 +66,7 @@ impl Inbox {
     /// Reads once. Nothing is read where there is room for nothing: where `self` holds [`BUFFER_BYTES`] or more already, see [`Inbox::grow`].
     /// Zero is the end.
     pub fn poll_fill(&mut self, io: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.data.is_empty() {
-            self.data = READ.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into());
-        }
+        self.take_buffer();
         if self.end == self.data.len() && self.start > 0 {
             self.data.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -64,6 +79,13 @@ impl Inbox {
         Poll::Ready(Ok(count))
     }
 
+    fn take_buffer(&mut self) {
+        if self.data.is_empty() {
+            self.data = READ.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into());
+            borrow(BUFFER_BYTES);
+        }
+    }
+
     /// Whether nothing more could be read.
     pub fn is_full(&self) -> bool {
         !self.data.is_empty() && self.end - self.start == self.data.len()
@@ -74,15 +96,14 @@ impl Inbox {
         let mut data = vec![0; (self.data.len() * 2).max(BUFFER_BYTES)];
         data[..self.end - self.start].copy_from_slice(self.bytes());
         (self.start, self.end) = (0, self.end - self.start);
+        borrow(data.len() - self.data.len());
         self.data = data.into();
     }
 
     /// Puts a byte in front that was read elsewhere; only of an empty inbox.
     pub fn push_first(&mut self, byte: u8) {
         debug_assert!(self.is_empty(), "nothing came before the first byte");
-        if self.data.is_empty() {
-            self.data = READ.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES].into());
-        }
+        self.take_buffer();
         self.data[0] = byte;
         (self.start, self.end) = (0, 1);
     }
@@ -92,11 +113,16 @@ impl Inbox {
         debug_assert!(self.is_empty(), "nothing came before the first bytes");
         let mut data = vec![0; bytes.len().max(BUFFER_BYTES)];
         data[..bytes.len()].copy_from_slice(bytes);
+        give_back(self.data.len());
+        borrow(data.len());
         (self.data, self.start, self.end) = (data.into(), 0, bytes.len());
     }
 
     /// Gives the buffer back if nothing is in it.
     pub fn release(&mut self) {
+        if self.is_empty() {
+            give_back(self.data.len());
+        }
         if self.is_empty() && self.data.len() == BUFFER_BYTES {
             let data = std::mem::take(&mut self.data);
             // A thread that is ending has no pool any more.
@@ -137,6 +163,7 @@ impl Outbox {
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         if self.data.capacity() == 0 {
             self.data = WRITE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+            borrow(BUFFER_BYTES);
         }
         // Who reads slowly and without a pause never empties it.
         if self.sent > 4 * BUFFER_BYTES {
@@ -173,6 +200,7 @@ impl Outbox {
     pub fn release(&mut self) {
         if self.len() == 0 && self.data.capacity() > 0 {
             let mut data = std::mem::take(&mut self.data);
+            give_back(BUFFER_BYTES);
             data.clear();
             self.sent = 0;
             if data.capacity() <= 4 * BUFFER_BYTES {
@@ -186,5 +214,34 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         self.sent = self.data.len();
         self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BUFFER_BYTES, Inbox, Outbox, borrowed_bytes};
+
+    /// Other tests borrow meanwhile: so many more at least, and in the end as many as before or fewer than these.
+    #[test]
+    fn what_is_borrowed_is_counted_until_it_is_given_back() {
+        let many = 1_000;
+        let before = borrowed_bytes();
+        let mut held: Vec<(Inbox, Outbox)> = Vec::new();
+        for _ in 0..many {
+            let (mut inbox, mut outbox) = (Inbox::default(), Outbox::default());
+            inbox.begin_with(&vec![1; 3 * BUFFER_BYTES]);
+            inbox.grow();
+            outbox.buffer().push(1);
+            held.push((inbox, outbox));
+        }
+        let bytes = (many * 7 * BUFFER_BYTES) as u64;
+        assert!(borrowed_bytes() >= bytes, "{} of {bytes}", borrowed_bytes());
+        drop(held);
+        assert!(borrowed_bytes() < before + bytes / 2, "{}", borrowed_bytes());
+        let mut inbox = Inbox::default();
+        inbox.push_first(1);
+        inbox.consume(1);
+        inbox.release();
+        inbox.release();
     }
 }

@@ -39,6 +39,7 @@ mod timer;
 mod tls;
 mod tunnel;
 
+pub use buffer::borrowed_bytes;
 pub use head::{AnswerHead, Bad, BodyLength, Fields, RequestHead, Version};
 pub use io::Io;
 pub use limits::Limits;

@@ -42,6 +42,11 @@ impl Admin {
         Ok(Admin { address, password, authorities })
     }
 
+    /// The same at another address.
+    pub fn at(&self, address: SocketAddr) -> Admin {
+        Admin { address, ..self.clone() }
+    }
+
     /// Asks, and says what to do where nobody is there or the password is wrong.
     pub fn ask(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<(u16, String), String> {
         let address = self.address;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use base::SlotSet;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -88,6 +89,34 @@ pub enum Verb {
         #[arg(long)]
         to: u64,
     },
+    /// Split a shard while clients write: a new shard takes half of its slots, or those from one on.
+    Split {
+        /// The shard.
+        shard: u32,
+        /// The new shard takes the slots from this one on.
+        #[arg(long, value_name = "SLOT", conflicts_with = "into")]
+        at: Option<u16>,
+        /// Split until there are so many shards, each with as many slots.
+        #[arg(long, value_name = "N")]
+        into: Option<u16>,
+        /// Do not wait until it is done.
+        #[arg(long, conflicts_with = "into")]
+        no_wait: bool,
+    },
+    /// Move slots from one shard to another while clients write.
+    MoveSlots {
+        /// Which, as in 0-99,200.
+        slots: String,
+        /// The shard that has them.
+        #[arg(long)]
+        from: u32,
+        /// The shard that takes them.
+        #[arg(long)]
+        to: u32,
+        /// Do not wait until it is done.
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Let replicas and leads that were placed by hand be placed as the cluster sees fit.
     Rebalance,
     /// How many replicas of a shard decide, where there are so many nodes.
@@ -137,11 +166,23 @@ pub fn run(at: &At, verb: &Verb) -> Result<ExitCode, String> {
                     group.as_ref().map(|group| list(group, "voters").filter_map(Value::as_u64).collect::<Vec<_>>());
                 voters.is_some_and(|voters| voters.contains(to) && !voters.contains(from))
             };
-            return wait(&door, *no_wait, moved, &format!("shard {shard} has its replica on node {to}"));
+            return wait(
+                std::slice::from_ref(&door),
+                *no_wait,
+                moved,
+                &format!("shard {shard} has its replica on node {to}"),
+            );
         }
         Verb::Lead { shard, to } => {
             post(&door, &format!("lead?group={shard}&to={to}"))?;
             println!("shard {shard} is to be led by node {to}");
+        }
+        Verb::Split { shard, at, into, no_wait } => return split(&door, *shard, *at, *into, *no_wait),
+        Verb::MoveSlots { slots, from, to, no_wait } => {
+            let slots = SlotSet::parse(slots)?;
+            post(&door, &format!("move-slots?slots={slots}&from={from}&to={to}"))?;
+            let done = format!("shard {to} has the slots {slots}");
+            return wait(std::slice::from_ref(&door), *no_wait, |view| has_slots(view, *to, &slots), &done);
         }
         Verb::Rebalance => {
             post(&door, "rebalance")?;
@@ -157,8 +198,63 @@ pub fn run(at: &At, verb: &Verb) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The slots of a shard, as the cluster's map has them.
+fn slots_of(view: &Value, shard: u32) -> Result<SlotSet, String> {
+    let group = list(view, "groups").find(|group| number(group, "group") == u64::from(shard) && shard != 0);
+    let group = group.ok_or_else(|| format!("there is no shard {shard}; `quorate cluster status` shows them"))?;
+    match word(group, "slots") {
+        "" => Ok(SlotSet::default()),
+        text => SlotSet::parse(text),
+    }
+}
+
+fn has_slots(view: &Value, shard: u32, slots: &SlotSet) -> bool {
+    slots_of(view, shard).is_ok_and(|own| own.holds(slots))
+}
+
+fn split(door: &Admin, shard: u32, at: Option<u16>, into: Option<u16>, no_wait: bool) -> Result<ExitCode, String> {
+    let own = slots_of(&view(door)?, shard)?;
+    let parts = usize::from(into.unwrap_or(2));
+    if parts < 2 || parts > own.len() {
+        return Err(format!("shard {shard} has {} slots, and cannot be split into {parts}", own.len()));
+    }
+    let all: Vec<u16> = own.iter().collect();
+    for part in (1..parts).rev() {
+        let taken = match at {
+            Some(at) => all.iter().copied().filter(|slot| *slot >= at).collect::<Vec<u16>>(),
+            None => all[all.len() * part / parts..all.len() * (part + 1) / parts].to_vec(),
+        };
+        let slots = SlotSet::of(taken.iter().map(|slot| (*slot, *slot)));
+        if slots.is_empty() || slots == own {
+            return Err(format!("shard {shard} has the slots {own}: both shards need some of them"));
+        }
+        let answer = post(door, &format!("split?group={shard}&slots={slots}"))?;
+        let made = number(&answer, "shard") as u32;
+        println!("shard {made} takes the slots {slots} from shard {shard}");
+        wait(
+            std::slice::from_ref(door),
+            no_wait,
+            |view| has_slots(view, made, &slots),
+            &format!("shard {made} has the slots {slots}"),
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn post(door: &Admin, what: &str) -> Result<Value, String> {
     answer_of(door.ask("POST", &format!("/cluster/{what}"), "application/json", &[])?)
+}
+
+/// The view of the first of these that answers.
+fn view_at(doors: &[Admin]) -> Result<Value, String> {
+    let mut why = String::new();
+    for door in doors {
+        match view(door) {
+            Ok(view) => return Ok(view),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
 }
 
 fn view(door: &Admin) -> Result<Value, String> {
@@ -177,8 +273,13 @@ fn answer_of((code, body): (u16, String)) -> Result<Value, String> {
 /// Watches the moves until the node is forgotten.
 fn gone(door: &Admin, node: u64, no_wait: bool) -> Result<ExitCode, String> {
     let is_gone = |view: &Value| !nodes(view).any(|other| number(other, "node") == node);
+    // The door that was asked may be that of the node itself, which closes when it has been forgotten: others are asked first.
+    let view = view(door)?;
+    let others = nodes(&view).filter(|other| number(other, "node") != node);
+    let at = |other: &Value| Some(door.at(word(other, "admin").parse().ok()?));
+    let doors: Vec<Admin> = others.filter_map(at).chain([door.clone()]).collect();
     wait(
-        door,
+        &doors,
         no_wait,
         is_gone,
         &format!("node {node} is no part of the cluster any more; its data directory can be deleted"),
@@ -186,7 +287,7 @@ fn gone(door: &Admin, node: u64, no_wait: bool) -> Result<ExitCode, String> {
 }
 
 /// Shows the moves until it is done.
-fn wait(door: &Admin, no_wait: bool, is_done: impl Fn(&Value) -> bool, done: &str) -> Result<ExitCode, String> {
+fn wait(doors: &[Admin], no_wait: bool, is_done: impl Fn(&Value) -> bool, done: &str) -> Result<ExitCode, String> {
     if no_wait {
         println!("it goes on by itself; `quorate cluster status` shows how far it is");
         return Ok(ExitCode::SUCCESS);
@@ -194,7 +295,7 @@ fn wait(door: &Admin, no_wait: bool, is_done: impl Fn(&Value) -> bool, done: &st
     let began = std::time::Instant::now();
     let mut told = String::new();
     while began.elapsed() < WATCHED {
-        let view = view(door)?;
+        let view = view_at(doors)?;
         if is_done(&view) {
             println!("{done}");
             return Ok(ExitCode::SUCCESS);
@@ -262,7 +363,9 @@ fn table(view: &Value) -> String {
             number(node, "log_bytes") >> 20,
         ));
     }
-    out.push_str("\n  shard  leader  voters     learners  term   entry       lag (entries)        keys        per s\n");
+    out.push_str(
+        "\n  shard  leader  voters     learners  term   entry       lag (entries)        keys        per s     slots\n",
+    );
     for group in list(view, "groups") {
         let ids = |name: &str| {
             let ids: Vec<String> = list(group, name).filter_map(Value::as_u64).map(|id| id.to_string()).collect();
@@ -274,7 +377,7 @@ fn table(view: &Value) -> String {
         });
         let leader = number(group, "leader");
         out.push_str(&format!(
-            "  {:<5}  {:<6}  {:<9}  {:<8}  {:<5}  {:<10}  {:<19}  {:<10}  {}\n",
+            "  {:<5}  {:<6}  {:<9}  {:<8}  {:<5}  {:<10}  {:<19}  {:<10}  {:<8}  {}\n",
             if number(group, "group") == 0 { "meta".into() } else { number(group, "group").to_string() },
             if leader == 0 { "-".into() } else { leader.to_string() },
             ids("voters"),
@@ -284,6 +387,7 @@ fn table(view: &Value) -> String {
             lag,
             number(group, "keys"),
             number(group, "load"),
+            if word(group, "slots").is_empty() { "-" } else { word(group, "slots") },
         ));
     }
     for (title, name) in [("under way", "moves"), ("to look at", "problems")] {

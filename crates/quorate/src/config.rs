@@ -7,13 +7,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::cluster::Place;
 use base::{Limits, NodeId};
 use doors::consul::Declared;
+use doors::kafka::sasl::User;
 use doors::secret::Secret;
 use gateway::model::{Document, Kind, Listener, Node, Wrong, read_tables};
 use host::cluster::ClusterConfig;
 use host::consul::ConsulConfig;
+use host::etcd::EtcdConfig;
 use host::gateway::GatewayConfig;
+use host::kafka::KafkaConfig;
 use host::node::NodeConfig;
 use host::peers::Identity;
 use store::keyspace::{Durability, Eviction, Keyspace, Keyspaces};
@@ -42,6 +46,9 @@ pub const JOIN_TOKEN_VARIABLE: &str = "QUORATE_JOIN_TOKEN";
 /// The environment variable that may hold the admin door's password.
 pub const ADMIN_PASSWORD_VARIABLE: &str = "QUORATE_ADMIN_PASSWORD";
 
+/// The environment variable that may hold the Kafka door's password.
+pub const KAFKA_PASSWORD_VARIABLE: &str = "QUORATE_KAFKA_PASSWORD";
+
 /// What the admin and Consul doors speak over TLS.
 const HTTP: &[&[u8]] = &[b"http/1.1"];
 
@@ -60,6 +67,10 @@ pub struct Settings {
     pub data_shards: usize,
     /// `workers`; 0 for half the cores.
     pub workers: usize,
+    /// `gateway.workers`; 0 for as many as `workers`.
+    pub gateway_workers: usize,
+    /// `gateway.memory_max`, bytes.
+    pub gateway_memory_max: u64,
     /// `stop_timeout`.
     pub stop_timeout: Duration,
     /// `insecure_bind`.
@@ -100,6 +111,26 @@ pub struct Settings {
     pub consul_token: Option<Secret>,
     /// `[[service]]`.
     pub services: Vec<Declared>,
+    /// `kafka.bind`.
+    pub kafka_bind: SocketAddr,
+    /// `kafka.advertise`; empty for the door's address.
+    pub kafka_advertise: String,
+    /// `kafka.user`.
+    pub kafka_user: String,
+    /// `kafka.password_file`.
+    pub kafka_password_file: Option<PathBuf>,
+    /// `kafka.tls_cert` and its kin.
+    pub kafka_tls: TlsSettings,
+    /// `kafka.create_topics`.
+    pub kafka_create_topics: bool,
+    /// `kafka.partitions`.
+    pub kafka_partitions: usize,
+    /// `etcd.bind`.
+    pub etcd_bind: SocketAddr,
+    /// `etcd.tls_cert` and its kin.
+    pub etcd_tls: TlsSettings,
+    /// The Kafka door's password, wherever it came from.
+    pub kafka_password: Option<Secret>,
     /// `gateway.bind`.
     pub gateway_bind: SocketAddr,
     /// `gateway.access_log`.
@@ -146,6 +177,8 @@ impl Default for Settings {
             data_dir: "./quorate-data".into(),
             data_shards: 1,
             workers: 0,
+            gateway_workers: 0,
+            gateway_memory_max: 512 << 20,
             stop_timeout: Duration::from_secs(10),
             insecure_bind: false,
             redis_bind: SocketAddr::from(([127, 0, 0, 1], 6379)),
@@ -166,6 +199,16 @@ impl Default for Settings {
             consul_advertise: String::new(),
             consul_token: None,
             services: Vec::new(),
+            kafka_bind: SocketAddr::from(([127, 0, 0, 1], 9092)),
+            kafka_advertise: String::new(),
+            kafka_user: "quorate".into(),
+            kafka_password_file: None,
+            kafka_tls: TlsSettings::default(),
+            kafka_create_topics: true,
+            kafka_partitions: 1,
+            kafka_password: None,
+            etcd_bind: SocketAddr::from(([127, 0, 0, 1], 2379)),
+            etcd_tls: TlsSettings::default(),
             gateway_bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
             gateway_access_log: String::new(),
             gateway_zone: String::new(),
@@ -323,6 +366,8 @@ impl Settings {
             ("--admin-bind", "admin.bind", args.admin_bind.clone().map(Raw::Text)),
             ("--gateway-bind", "gateway.bind", args.gateway_bind.clone().map(Raw::Text)),
             ("--consul-bind", "consul.bind", args.consul_bind.clone().map(Raw::Text)),
+            ("--kafka-bind", "kafka.bind", args.kafka_bind.clone().map(Raw::Text)),
+            ("--etcd-bind", "etcd.bind", args.etcd_bind.clone().map(Raw::Text)),
             ("--dns-bind", "dns.bind", args.dns_bind.clone().map(Raw::Text)),
             ("--password-file", "redis.password_file", args.password_file.as_ref().map(text)),
             ("--admin-password-file", "admin.password_file", args.admin_password_file.as_ref().map(text)),
@@ -356,6 +401,14 @@ impl Settings {
             self.consul_bind.set_port(port);
             self.given.insert("consul.bind");
         }
+        if let Some(port) = args.etcd_port {
+            self.etcd_bind.set_port(port);
+            self.given.insert("etcd.bind");
+        }
+        if let Some(port) = args.kafka_port {
+            self.kafka_bind.set_port(port);
+            self.given.insert("kafka.bind");
+        }
         if let Some(port) = args.dns_port {
             self.dns_bind.set_port(port);
             self.given.insert("dns.bind");
@@ -386,6 +439,13 @@ impl Settings {
         )?;
         self.consul_token =
             find_password(&None, &self.consul_token_file, TOKEN_VARIABLE, "consul.token_file", TOKEN_VARIABLE)?;
+        self.kafka_password = find_password(
+            &None,
+            &self.kafka_password_file,
+            KAFKA_PASSWORD_VARIABLE,
+            "kafka.password_file",
+            KAFKA_PASSWORD_VARIABLE,
+        )?;
         let cluster = &mut self.cluster;
         cluster.token =
             find_password(&args.token, &cluster.token_file, JOIN_TOKEN_VARIABLE, "cluster.token_file", "--token")?;
@@ -420,10 +480,34 @@ impl Settings {
                 self.consul_bind
             ));
         }
+        if is_open(self.kafka_bind) && self.kafka_password.is_none() {
+            return Err(format!(
+                "the Kafka door at {} could be reached by others and there is no password. Set one (kafka.password_file, \
+                 {KAFKA_PASSWORD_VARIABLE}), or kafka.bind to a loopback address, or, if nobody else can reach that network, \
+                 insecure_bind = true (--insecure-bind)",
+                self.kafka_bind
+            ));
+        }
+        if is_open(self.etcd_bind) && self.etcd_tls.client_ca.is_none() {
+            return Err(format!(
+                "the etcd door at {} could be reached by others and asks nobody who they are. Set etcd.tls_client_ca (with \
+                 etcd.tls_cert and etcd.tls_key), or etcd.bind to a loopback address, or, if nobody else can reach that network, \
+                 insecure_bind = true (--insecure-bind)",
+                self.etcd_bind
+            ));
+        }
+        if !self.kafka_advertise.is_empty() && !self.kafka_advertise.contains(':') {
+            return Err(format!(
+                "kafka.advertise = {:?}: wants HOST:PORT, the address that Kafka clients use",
+                self.kafka_advertise
+            ));
+        }
         for (table, door, address, tls) in [
             ("redis", "Redis", open_redis.unwrap_or(self.redis_bind), &self.redis_tls),
             ("admin", "admin", self.admin_bind, &self.admin_tls),
             ("consul", "Consul", self.consul_bind, &self.consul_tls),
+            ("kafka", "Kafka", self.kafka_bind, &self.kafka_tls),
+            ("etcd", "etcd", self.etcd_bind, &self.etcd_tls),
         ] {
             tls.check(table)?;
             if is_open(address) && !tls.is_on() {
@@ -499,13 +583,14 @@ impl Settings {
             zone: if self.gateway_zone.is_empty() { self.cluster.zone.clone() } else { self.gateway_zone.clone() },
             locations: self.gateway_locations.clone(),
             drain: self.stop_timeout,
+            memory_max: self.gateway_memory_max,
             ..GatewayConfig::default()
         }
     }
 
     /// What the host wants to know of the cluster.
     pub fn cluster_config(&self, listener: TcpListener, identity: Identity, bound: cluster::Bound) -> ClusterConfig {
-        let place = self.cluster.place(bound);
+        let place = self.cluster.place(bound, &self.kafka_advertise);
         let settings = host::peers::Settings {
             advertise: vec![place.peer.clone()],
             snapshot_bytes_per_second: self.cluster.snapshot_rate,
@@ -521,6 +606,11 @@ impl Settings {
             0 => (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1),
             count => count,
         }
+    }
+
+    /// Threads of the gateway's own.
+    pub fn gateway_threads(&self) -> usize {
+        if self.gateway_workers == 0 { self.worker_threads() } else { self.gateway_workers }
     }
 
     /// What the Consul door wants to know.
@@ -550,6 +640,26 @@ impl Settings {
             udp_bytes_max: self.dns_udp_bytes_max,
             address: Some(address.ip()).filter(|ip| !ip.is_unspecified()),
         })
+    }
+
+    /// What the Kafka door wants to know.
+    pub fn kafka_config(&self, place: &Place) -> Result<KafkaConfig, String> {
+        let random = [host::clock::seed(), host::clock::seed()];
+        let user = self.kafka_password.clone().map(|password| User::new(self.kafka_user.clone(), password, random));
+        Ok(KafkaConfig {
+            door: doors::kafka::Config {
+                user,
+                advertise: place.kafka.clone(),
+                creates_topics: self.kafka_create_topics,
+                partitions: self.kafka_partitions as u32,
+            },
+            tls: self.kafka_tls.open("kafka", &[])?,
+        })
+    }
+
+    /// What the etcd door wants to know.
+    pub fn etcd_config(&self, place: &Place) -> Result<EtcdConfig, String> {
+        Ok(EtcdConfig { advertise: place.etcd.clone(), tls: self.etcd_tls.open("etcd", &[b"h2"])? })
     }
 
     /// What the host wants to know.

@@ -30,10 +30,22 @@ pub struct Who {
 pub async fn of(settings: &Settings, bound: Bound) -> Result<Who, String> {
     let directory = settings.data_dir.as_path();
     let (disk, _lock) = host::start::lock(directory)?;
-    let stored = shard::open::known_shards(&disk).map_err(|error| error.to_string())?;
+    let identity = Identity::load(directory)?;
+    let node = identity.as_ref().map_or(host::start::FIRST_NODE, |identity| identity.node);
+    let stored = shard::open::known_shards(&disk)
+        .map_err(|error| format!("{}: {error}. {}", directory.display(), host::start::go_on(node)))?;
     let wanted = settings.given.contains("data_shards").then_some(settings.data_shards);
     let shards = |of_cluster: Option<usize>| wanted.or(stored).or(of_cluster).unwrap_or(settings.data_shards);
-    if let Some(identity) = Identity::load(directory)? {
+    if let Some(identity) = identity {
+        if identity.started && stored.is_none() {
+            return Err(format!(
+                "{} holds the IDENTITY of node {} and nothing else: the log of a node that has been up is gone, with SHARDS, and with it what the \
+                 node has told others. {}",
+                directory.display(),
+                identity.node.0,
+                host::start::go_on(identity.node)
+            ));
+        }
         return Ok(Who { identity, data_shards: shards(welcome(directory)), told: String::new() });
     }
     if directory.join(WELCOME).exists() && stored.is_some() {
@@ -64,7 +76,7 @@ pub async fn of(settings: &Settings, bound: Bound) -> Result<Who, String> {
     };
     let token = Token::decode(token.reveal())?;
     let key = joining_key(directory)?;
-    let details = Details::of(&settings.cluster.place(bound)).encode();
+    let details = Details::of(&settings.cluster.place(bound, &settings.kafka_advertise)).encode();
     let seeds = [member.to_owned()];
     let (identity, answer) =
         join::join(&token, &seeds, &key, details.into()).await.map_err(|error| error.to_string())?;

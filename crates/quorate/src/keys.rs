@@ -71,7 +71,7 @@ pub const KEYS: &[Key<Settings>] = &[
         "data_shards",
         shards,
         data_shards,
-        "Parts that the keys are divided into. More use more cores, but commands over several parts answer CROSSSLOT. Fixed once the directory is made."
+        "Parts that the keys are divided into. More use more cores; what touches keys of several parts costs two rounds instead of one. Fixed once the directory is made."
     ),
     key!(
         "workers",
@@ -248,6 +248,18 @@ pub const KEYS: &[Key<Settings>] = &[
         "MaxMind file (.mmdb; cities or countries) that says where clients are, for upstreams with locality = \"geographic\". Read again when it changes. Empty: none."
     ),
     key!(
+        "gateway.workers",
+        count,
+        gateway_workers,
+        "Threads of the gateway, which has its own: whatever it has to do, elections and heartbeats get their turn. 0 for as many as workers."
+    ),
+    key!(
+        "gateway.memory_max",
+        bytes,
+        gateway_memory_max,
+        "Bytes that the gateway may hold: heads and kept bodies (256MiB of it at most), and its connections' buffers. Beyond it requests are answered 503, and connections wait. So a gateway under attack leaves the shards' memory alone."
+    ),
+    key!(
         "consul.bind",
         address,
         consul_bind,
@@ -294,6 +306,84 @@ pub const KEYS: &[Key<Settings>] = &[
         name_or_none,
         consul_advertise,
         "Address under which others reach services that are registered here without one. This machine's, once others ask. Empty: the door's own."
+    ),
+    key!(
+        "kafka.bind",
+        address,
+        kafka_bind,
+        "Address of the Kafka door. Port 0 takes any free one. Another one lets other machines in; beyond loopback it needs a password."
+    ),
+    key!(
+        "kafka.advertise",
+        name_or_none,
+        kafka_advertise,
+        "HOST:PORT under which Kafka clients reach this node: they are told so, and go there. Empty: the address of the door, or cluster.advertise where it listens on every address."
+    ),
+    key!(
+        "kafka.user",
+        name,
+        kafka_user,
+        "The user that Kafka clients log in as (SASL PLAIN, SCRAM-SHA-256, SCRAM-SHA-512), where there is a password."
+    ),
+    key!(
+        "kafka.password_file",
+        optional_path,
+        kafka_password_file,
+        "File whose first line is the password of the Kafka door; the variable QUORATE_KAFKA_PASSWORD works too. Needed once others can reach the door. Empty: none."
+    ),
+    key!(
+        "kafka.tls_cert",
+        optional_path,
+        kafka_tls.cert,
+        "File with the certificate chain (PEM) that the Kafka door shows; it then speaks TLS only. Needed, with the key, beyond loopback. Read again when it changes. Empty: no TLS."
+    ),
+    key!(
+        "kafka.tls_key",
+        optional_path,
+        kafka_tls.key,
+        "File with that certificate's private key (PEM). Readable by the node alone."
+    ),
+    key!(
+        "kafka.tls_client_ca",
+        optional_path,
+        kafka_tls.client_ca,
+        "File with authorities (PEM): clients must show a certificate that one of them signed, beside their password. Empty: they need none."
+    ),
+    key!(
+        "kafka.create_topics",
+        truth,
+        kafka_create_topics,
+        "Whether a topic that is written to and does not exist is made. Kafka's auto.create.topics.enable."
+    ),
+    key!(
+        "kafka.partitions",
+        shards,
+        kafka_partitions,
+        "Partitions of a topic that is made without a word on how many. Kafka's num.partitions."
+    ),
+    key!(
+        "etcd.bind",
+        address,
+        etcd_bind,
+        "Address of the etcd door (gRPC, v3). Port 0 takes any free one. Another one lets other machines in; beyond loopback it needs TLS, and clients whose certificates are asked for (etcd.tls_client_ca): etcd's users are switched on later, by a client."
+    ),
+    key!(
+        "etcd.tls_cert",
+        optional_path,
+        etcd_tls.cert,
+        "File with the certificate chain (PEM) that the etcd door shows; it then speaks TLS only. Needed, with the key, beyond loopback. Read again when it changes. Empty: no TLS."
+    ),
+    key!(
+        "etcd.tls_key",
+        optional_path,
+        etcd_tls.key,
+        "File with that certificate's private key (PEM). Readable by the node alone."
+    ),
+    key!(
+        "etcd.tls_client_ca",
+        optional_path,
+        etcd_tls.client_ca,
+        "File with authorities (PEM): clients must show a certificate that one of them signed. Needed beyond loopback. Empty: they need none."
     ),
     key!(
         "dns.bind",

@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod cluster;
 mod config;
+mod explain;
 mod identity;
 mod keys;
 mod loading;
@@ -62,6 +63,26 @@ enum Command {
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7070")]
         admin: SocketAddr,
         /// The whole status, as JSON.
+        #[arg(long)]
+        json: bool,
+        /// File whose first line is its password; QUORATE_ADMIN_PASSWORD if not given.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Where a key lies, and what else the last commit that named it contained.
+    #[command(
+        after_help = "Examples:\n  quorate explain order:17\n  quorate explain topic:orders --json\n\nOf commits it knows those that the node remembers: the last 4,096 at most, and 8 MiB of them."
+    )]
+    Explain {
+        /// The key, or a topic as topic:NAME or topic:NAME:PARTITION.
+        key: String,
+        /// Its database.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        db: u8,
+        /// The node's admin door.
+        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7070")]
+        admin: SocketAddr,
+        /// The whole answer, as JSON.
         #[arg(long)]
         json: bool,
         /// File whose first line is its password; QUORATE_ADMIN_PASSWORD if not given.
@@ -241,6 +262,18 @@ pub struct UpArgs {
     /// Address of the Consul door (consul.bind).
     #[arg(long, value_name = "ADDR:PORT")]
     consul_bind: Option<String>,
+    /// Port of the etcd door; 0 takes any free one.
+    #[arg(long, value_name = "N", conflicts_with = "etcd_bind")]
+    etcd_port: Option<u16>,
+    /// Address of the etcd door (etcd.bind).
+    #[arg(long, value_name = "ADDR")]
+    etcd_bind: Option<String>,
+    /// Port of the Kafka door; 0 takes any free one.
+    #[arg(long, value_name = "N", conflicts_with = "kafka_bind")]
+    kafka_port: Option<u16>,
+    /// Address of the Kafka door (kafka.bind).
+    #[arg(long, value_name = "ADDR:PORT")]
+    kafka_bind: Option<String>,
     /// Port of the DNS door, UDP and TCP; 0 takes any free one.
     #[arg(long, value_name = "N", conflicts_with = "dns_bind")]
     dns_port: Option<u16>,
@@ -277,7 +310,7 @@ pub struct UpArgs {
     /// Any key of quorate.toml, as often as needed.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print a line `ready redis=ADDR admin=ADDR gateway=ADDR consul=ADDR dns=ADDR` on stdout once clients are served, for scripts.
+    /// Print a line `ready redis=ADDR admin=ADDR gateway=ADDR consul=ADDR dns=ADDR kafka=ADDR etcd=ADDR` on stdout once clients are served, for scripts.
     #[arg(long)]
     print_ready: bool,
     /// Ends with the program that started it, for demonstrations and tests.
@@ -374,6 +407,9 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args),
         Command::Cli(args) => return cli::run(args.options()),
         Command::Status { admin, json, password_file } => status::run(admin, json, password_file.as_deref()),
+        Command::Explain { key, db, admin, json, password_file } => {
+            explain::run(admin, &key, db, json, password_file.as_deref())
+        }
         Command::Cluster { at, verb } => {
             cluster::run(&at, verb.as_ref().unwrap_or(&cluster::Verb::Status { json: false }))
         }

@@ -10,8 +10,9 @@ use base::NodeId;
 use host::gateway::{Front, GatewayConfig};
 use host::node::{Node, NodeConfig};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::UpArgs;
 use crate::config::{self, Settings, cluster};
@@ -30,17 +31,55 @@ pub fn run(args: &UpArgs) -> Result<ExitCode, String> {
         die_with_parent()?;
     }
     raise_file_limit(&settings);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.worker_threads())
-        // Who waits longest first. By default a thread looks at the queue that all share only every 61 tasks; with more than 256 tasks ready, which is
-        // what its own queue holds, those that were pushed out of it stand for seconds while others are run at once.
-        .global_queue_interval(1)
-        .enable_all()
-        .build()
-        .map_err(|error| format!("threads could not be started: {error}"))?;
-    let done = runtime.block_on(serve(&settings, args.print_ready));
+    let runtime = runtime(settings.worker_threads())?;
+    let gateway = match settings.cluster.roles().gateway {
+        true => Some(GatewayThreads::start(settings.gateway_threads())?),
+        false => None,
+    };
+    let done = runtime.block_on(serve(&settings, args.print_ready, gateway.as_ref().map(|threads| &threads.handle)));
     runtime.shutdown_background();
     done
+}
+
+fn runtime(threads: usize) -> Result<Runtime, String> {
+    match threads {
+        // One thread needs none of what makes several of them share tasks.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        count => {
+            let mut several = tokio::runtime::Builder::new_multi_thread();
+            several.worker_threads(count);
+            several
+        }
+    }
+    // Who waits longest first. By default a thread looks at the queue that all share only every 61 tasks; with more than 256 tasks ready, which is
+    // what its own queue holds, those that were pushed out of it stand for seconds while others are run at once.
+    .global_queue_interval(1)
+    .enable_all()
+    .build()
+    .map_err(|error| format!("threads could not be started: {error}"))
+}
+
+/// The gateway's own threads. On those of the node a flood of requests would stand in front of heartbeats; here the system shares the cores out,
+/// and a thread that mostly sleeps gets its turn at once.
+struct GatewayThreads {
+    handle: Handle,
+    /// Ends them with its value.
+    _end: oneshot::Sender<()>,
+}
+
+impl GatewayThreads {
+    fn start(threads: usize) -> Result<GatewayThreads, String> {
+        let runtime = runtime(threads)?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel::<()>();
+        let run = move || {
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_background();
+        };
+        let started = std::thread::Builder::new().name("gateway".into()).spawn(run);
+        started.map_err(|error| format!("the gateway's threads could not be started: {error}"))?;
+        Ok(GatewayThreads { handle, _end: end })
+    }
 }
 
 /// A demonstration that is killed leaves no node behind.
@@ -56,7 +95,7 @@ struct Bound<L = TcpListener> {
     moved_from: Option<u16>,
 }
 
-async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, String> {
+async fn serve(settings: &Settings, print_ready: bool, gateway_threads: Option<&Handle>) -> Result<ExitCode, String> {
     let mut signals = Signals::new()?;
     let peer = bind(settings, "peer", "cluster.bind", "--peer-port", settings.cluster.bind)?;
     let redis = bind(settings, "Redis", "redis.bind", "--redis-port", settings.redis_bind)?;
@@ -75,6 +114,10 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     let (consul_address, consul_moved) = (consul.address, consul.moved_from);
     let dns = bind_by(settings, "DNS", "dns.bind", "--dns-port", settings.dns_bind, listen_dns)?;
     let (dns_address, dns_moved) = (dns.address, dns.moved_from);
+    let kafka = bind(settings, "Kafka", "kafka.bind", "--kafka-port", settings.kafka_bind)?;
+    let (kafka_address, kafka_moved) = (kafka.address, kafka.moved_from);
+    let etcd = bind(settings, "etcd", "etcd.bind", "--etcd-port", settings.etcd_bind)?;
+    let (etcd_address, etcd_moved) = (etcd.address, etcd.moved_from);
     let dns_door = settings.dns_door(dns_address)?;
     let (redis_address, redis_moved) = (redis.address, redis.moved_from);
     let (admin_address, admin_moved) = (admin.address, admin.moved_from);
@@ -84,6 +127,8 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
         redis: redis_address,
         redis_cluster: cluster_door.as_ref().map(|door| door.address),
         admin: admin_address,
+        kafka: kafka_address,
+        etcd: etcd_address,
     };
     let who = tokio::select! {
         who = identity::of(settings, bound) => who?,
@@ -95,7 +140,7 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     if !who.told.is_empty() {
         eprintln!("quorate: {}", who.told);
     }
-    let own = who.identity.node;
+    let (own, identity) = (who.identity.node, who.identity.clone());
     let config = NodeConfig { data_shards: who.data_shards, ..settings.node_config(own)? };
     let cluster = settings.cluster_config(peer.listener, who.identity, bound);
     let began = Instant::now();
@@ -130,6 +175,7 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
         }
     };
     start_over.send_replace(true);
+    identity.note_start(&settings.data_dir)?;
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(adopt(node.clone(), handed));
     let answering = tokio::spawn(host::admin::serve(admin, admin_handed, node.clone(), stopping));
@@ -147,20 +193,39 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     // Before anybody is served: who reads "ready" finds the file's services.
     let consul = host::consul::open(consul.listener, node.clone(), settings.consul_config(own)?).await?;
     let (front_stop, front_stopping) = watch::channel(false);
-    let front = match door {
+    let front = match door.zip(gateway_threads) {
         None => None,
-        Some(door) => {
+        Some((door, threads)) => {
             let config = GatewayConfig { limits: node.door.limits.clone(), ..settings.gateway_config() };
             let front = Front::new(node.registry.clone(), gateway_address, config)?;
             declare(&front, &settings.consul_config(own)?.node_name, settings).await?;
             let _ = node.front.set(front.clone());
-            let listeners = front.open(door.listener);
-            Some(tokio::spawn(front.run(listeners, front_stopping)))
+            let listener = door.listener.into_std();
+            let opening = threads.spawn(async move {
+                let listener = TcpListener::from_std(listener?)?;
+                let listeners = front.open(listener);
+                Ok::<_, io::Error>((front, listeners))
+            });
+            let opened = opening.await.map_err(|error| format!("the gateway cannot be opened: {error}"))?;
+            let (front, listeners) = opened.map_err(|error| format!("the gateway cannot be opened: {error}"))?;
+            Some(threads.spawn(front.run(listeners, front_stopping)))
         }
     };
     let consul = tokio::spawn(consul.serve(stop.subscribe()));
     let workers = settings.worker_threads();
     tokio::spawn(host::dns::serve(dns.listener, dns_door, node.clone(), workers, stop.subscribe()));
+    tokio::spawn(host::kafka::serve(
+        kafka.listener,
+        node.clone(),
+        settings.kafka_config(&settings.cluster.place(bound, &settings.kafka_advertise))?,
+        stop.subscribe(),
+    ));
+    tokio::spawn(host::etcd::serve(
+        etcd.listener,
+        node.clone(),
+        settings.etcd_config(&settings.cluster.place(bound, &settings.kafka_advertise))?,
+        stop.subscribe(),
+    ));
     let cluster_address = cluster_door.as_ref().map(|door| door.address);
     if let Some(door) = cluster_door {
         node.open_cluster_door(door.listener);
@@ -173,6 +238,8 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
         (gateway_address, gateway.and_then(|(_, moved)| moved)),
         (consul_address, consul_moved),
         (dns_address, dns_moved),
+        (kafka_address, kafka_moved),
+        (etcd_address, etcd_moved),
     ];
     table(settings, doors);
     if let Some(address) = cluster_address {
@@ -181,7 +248,7 @@ async fn serve(settings: &Settings, print_ready: bool) -> Result<ExitCode, Strin
     say_cluster(&node, bound.peer);
     if print_ready {
         println!(
-            "ready redis={redis_address} admin={admin_address} gateway={gateway_address} consul={consul_address} dns={dns_address} peer={}",
+            "ready redis={redis_address} admin={admin_address} gateway={gateway_address} consul={consul_address} dns={dns_address} kafka={kafka_address} etcd={etcd_address} peer={}",
             bound.peer
         );
     }
@@ -490,7 +557,7 @@ fn say_cluster(node: &Node, peer: SocketAddr) {
 /// Where a door is, and the default port that it could not have.
 type Told = (SocketAddr, Option<u16>);
 
-fn table(settings: &Settings, [redis, admin, gateway, consul, dns]: [Told; 5]) {
+fn table(settings: &Settings, [redis, admin, gateway, consul, dns, kafka, etcd]: [Told; 7]) {
     let note = |moved: Option<u16>| moved.map_or(String::new(), |port| format!("  (port {port} is taken)"));
     let reach = |address: SocketAddr| {
         let mut address = address;
@@ -514,6 +581,10 @@ fn table(settings: &Settings, [redis, admin, gateway, consul, dns]: [Told; 5]) {
     let (dns_host, dns_port) = (reach(dns.0).ip(), dns.0.port());
     let dns_way = format!("dig @{dns_host} -p {dns_port} NAME.service.{}", settings.dns_domain);
     println!("  dns     {:<21}  {dns_way}{}", dns.0.to_string(), note(dns.1));
+    let kafka_way = format!("kcat -b {} -L", reach(kafka.0));
+    println!("  kafka   {:<21}  {kafka_way}{}", kafka.0.to_string(), note(kafka.1));
+    let etcd_way = format!("etcdctl --endpoints {} get --prefix ''", reach(etcd.0));
+    println!("  etcd    {:<21}  {etcd_way}{}", etcd.0.to_string(), note(etcd.1));
     println!();
     println!("  data    {}", settings.data_dir.display());
     println!();

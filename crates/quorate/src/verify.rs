@@ -1,5 +1,6 @@
 //! `quorate log verify DIR`: reads every record of every segment and every snapshot of a node that does not run.
 
+use shard::manifest::Manifest;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -43,9 +44,10 @@ pub fn run(path: &Path) -> Result<ExitCode, String> {
 fn missing(path: &Path, report: &Report) -> Option<Damage> {
     const MARK: &str = "SHARDS";
     let text = std::fs::read(path.join(MARK)).ok()?;
-    let is_number = std::str::from_utf8(&text).is_ok_and(|text| text.trim().parse::<usize>().is_ok());
-    let what = match (is_number, report.segments) {
-        (false, _) => "it does not hold a number of shards",
+    let is_mended = || std::fs::read(path.join("SHARDS.copy")).is_ok_and(|copy| Manifest::is_sound(&copy));
+    let what = match (Manifest::is_sound(&text), report.segments) {
+        (false, _) if is_mended() => "it does not say which shards there are; the next start mends it from SHARDS.copy",
+        (false, _) => "it does not say which shards there are, nor does SHARDS.copy",
         (true, 0) if report.damage.is_empty() => "it says that a log was here, and there is none",
         _ => return None,
     };

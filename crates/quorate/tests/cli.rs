@@ -76,6 +76,7 @@ struct Node {
     redis: SocketAddr,
     admin: SocketAddr,
     consul: SocketAddr,
+    kafka: SocketAddr,
     dns: SocketAddr,
     /// What it printed before it was ready.
     said: String,
@@ -86,12 +87,25 @@ struct Node {
 impl Node {
     /// Starts a node with a free admin port.
     fn start(flags: &[&str]) -> Node {
-        let mut child = quorate(&["up", "--print-ready", "--admin-port", "0", "--consul-port", "0", "--dns-port", "0"])
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it can be started");
+        let mut child = quorate(&[
+            "up",
+            "--print-ready",
+            "--admin-port",
+            "0",
+            "--consul-port",
+            "0",
+            "--dns-port",
+            "0",
+            "--kafka-port",
+            "0",
+            "--etcd-port",
+            "0",
+        ])
+        .args(flags)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it can be started");
         let mut errors = child.stderr.take().expect("it is piped");
         let errors = std::thread::spawn(move || {
             let mut text = String::new();
@@ -112,6 +126,7 @@ impl Node {
             redis: unknown,
             admin: unknown,
             consul: unknown,
+            kafka: unknown,
             dns: unknown,
             said: String::new(),
             errors: Some(errors),
@@ -124,6 +139,7 @@ impl Node {
                 for (door, address) in words.filter_map(|word| word.split_once('=')) {
                     match door {
                         "admin" => node.admin = address.parse().expect("an address"),
+                        "kafka" => node.kafka = address.parse().expect("an address"),
                         "consul" => node.consul = address.parse().expect("an address"),
                         "dns" => node.dns = address.parse().expect("an address"),
                         _ => {}
@@ -360,9 +376,71 @@ fn damage_stops_the_start_and_is_named_by_file_and_offset() {
     assert!(code == 1 && out.contains("SHARDS at byte 0: it says that a log was here"), "{out}{errors}");
     std::fs::write(Path::new(&data).join("SHARDS"), "x").expect("ours");
     let (code, out, errors) = run(&["log", "verify", &data]);
-    assert!(code == 1 && out.contains("SHARDS at byte 0: it does not hold a number of shards"), "{out}{errors}");
+    assert!(
+        code == 1 && out.contains("SHARDS at byte 0: it does not say which shards there are; the next start mends it"),
+        "{out}{errors}"
+    );
+    std::fs::write(Path::new(&data).join("SHARDS.copy"), "x").expect("ours");
+    let (code, out, errors) = run(&["log", "verify", &data]);
+    assert!(
+        code == 1 && out.contains("SHARDS at byte 0: it does not say which shards there are, nor does"),
+        "{out}{errors}"
+    );
     refused(&["log", "verify", &scratch.path("nothing")], &["is no directory"]);
     refused(&["log", "verify", &scratch.path("")], &["is no data directory"]);
+}
+
+#[test]
+fn small_files_that_rot_are_mended_and_what_cannot_be_says_how_to_go_on() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let flags = ["--redis-port", "0", "--peer-port", "0", "--data", &data];
+    let lives = || {
+        let mut node = Node::start(&flags);
+        let mut stream = TcpStream::connect(node.redis).expect("it is ready");
+        stream.write_all(b"INCR lives\r\n").expect("it reads");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("it answers");
+        kill_process(Pid::from_raw(node.child.id() as i32).expect("it runs"), Signal::TERM).expect("it is ours");
+        assert!(node.child.wait().expect("it ends").success());
+        line.trim().to_owned()
+    };
+    assert_eq!(lives(), ":1");
+    let file = |name: &str| Path::new(&data).join(name);
+    let read = |name: &str| std::fs::read(file(name)).expect("it is there");
+    let files = ["IDENTITY", "SHARDS"].map(|name| [name.to_owned(), format!("{name}.copy")]);
+    let mut count = 1;
+    for names in &files {
+        for name in names {
+            let sound = read(name);
+            let mut bytes = sound.clone();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            std::fs::write(file(name), bytes).expect("ours");
+            count += 1;
+            assert_eq!(lives(), format!(":{count}"), "{name}");
+            assert_eq!(read(name), sound, "{name} is mended");
+        }
+    }
+    let up = ["up", "--redis-port", "0", "--admin-port", "0", "--peer-port", "0", "--data", &data];
+    let how = ["backup", "quorate cluster token", "--data", "quorate cluster re"];
+    for names in &files {
+        let sound = names.each_ref().map(|name| read(name));
+        names.iter().for_each(|name| std::fs::write(file(name), "x").expect("ours"));
+        refused(&up, &how);
+        refused(&up, &[&names[0], &names[1], &data]);
+        names.iter().zip(sound).for_each(|(name, bytes)| std::fs::write(file(name), bytes).expect("ours"));
+    }
+    assert_eq!(lives(), format!(":{}", count + 1));
+    // Only the identity is left, as after a wrong restore: it must not vote as if it had never voted.
+    for entry in std::fs::read_dir(&data).expect("it is there") {
+        let path = entry.expect("it is there").path();
+        if !path.display().to_string().contains("IDENTITY") {
+            std::fs::remove_file(&path).expect("ours");
+        }
+    }
+    refused(&up, &how);
+    refused(&up, &["node 1", "has been up", "replace 1 N"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!   entry   version:u8=1  stamp:u64(ms)  seed:u64  unit*
 //!   unit    1 command     flags|db:u8  words
-//!           2 multi       flags:u8  watches:(db key version)*  (0 db words | 1 literal reply)*
+//!           2 multi       flags:u8  watches:(db key version)*  (0 db words | 1 literal reply | 2 stream)*
 //!           3 expire      (db key)*
 //!           4 unblock     waiter:u64  how:u8
 //!           5 keyspaces   settings
@@ -11,6 +11,13 @@
 //!           7 change      a change of the registry (see `discovery::change`); in the meta group's log only
 //!           8 bounds      numbers
 //!           9 cluster     a change of the cluster (see `cluster::change`); in the meta group's log only
+//!          10 versions    (db key)*         (never in a log)
+//!          11 slots       a change of the shard's slots (see `slots::SlotChange`)
+//!          12 prepare, 13 decide, 14 finish, 15 resolve, 16 forget: commits across shards (see `commit::Step`)
+//!          17 etcd        a command of etcd's (see `coordination::command`); in the meta group's log only
+//!          20 queue       a command of the queue (see `queue::command`), whose batches are read from here for ever
+//!          21 topics      a change of the topics (see `queue::topics`); in the meta group's log only
+//!          22 stream      flags:u8  what is done to a topic as a stream (see `streams`); its batches are read from here for ever
 //!   words   count:varint (len:varint bytes)*
 //! ```
 //!
@@ -24,7 +31,10 @@ use store::keyspace::Keyspaces;
 
 use crate::bounds;
 use crate::command::Args;
+use crate::commit::Step;
 use crate::reply::Protocol;
+use crate::slots::SlotChange;
+use crate::streams::StreamOp;
 
 const VERSION: u8 = 1;
 const COMMAND: u8 = 1;
@@ -37,7 +47,16 @@ const CHANGE: u8 = 7;
 const BOUNDS: u8 = 8;
 const CLUSTER: u8 = 9;
 const VERSIONS: u8 = 10;
+const SLOTS: u8 = 11;
+const PREPARE: u8 = 12;
+const FORGET: u8 = 16;
+const ETCD: u8 = 17;
+const QUEUE: u8 = 20;
+const TOPICS: u8 = 21;
+const STREAM: u8 = 22;
 const RESP3: u8 = 0x80;
+/// Of a MULTI: some of its parts work on topics.
+const HAS_STREAMS: u8 = 1;
 
 /// Words of one command; sixteen fit without an allocation.
 pub type Words<'a> = SmallVec<[&'a [u8]; 16]>;
@@ -123,12 +142,29 @@ pub enum Unit<'a> {
     Bounds(Box<Limits>),
     /// A change of the cluster.
     Cluster(cluster::Change),
+    /// A change of the shard's slots.
+    Slots(SlotChange),
+    /// A step of a commit across shards.
+    Commit(Step<'a>),
     /// WATCH asks for the versions of these keys ([`read_expire`] reads them): a read. Answered by eight bytes for each.
     Versions(Input<'a>),
+    /// A command of etcd's.
+    Etcd(coordination::Command<'a>),
+    /// A command of the queue, and how long its form is: it ends where the unit does.
+    Queue(queue::Command<'a>, usize),
+    /// A change of the topics.
+    Topics(queue::topics::Change),
+    /// Work on a topic as a stream. Its form ends where the unit does.
+    Stream {
+        /// What the client speaks.
+        protocol: Protocol,
+        /// What.
+        op: StreamOp<'a>,
+    },
 }
 
 /// A MULTI's parts, read one by one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Multi<'a> {
     /// What the client speaks.
     pub protocol: Protocol,
@@ -136,6 +172,8 @@ pub struct Multi<'a> {
     pub watches: Vec<Watch>,
     /// How many parts follow.
     pub count: usize,
+    /// Whether some of them work on topics.
+    pub has_streams: bool,
     parts: Input<'a>,
 }
 
@@ -147,6 +185,8 @@ pub enum Part<'a> {
     Command(u8, Words<'a>),
     /// An answer that the door already knows (PING, CLIENT …).
     Literal(&'a [u8]),
+    /// Work on a topic as a stream, and how many bytes of the parts follow its form.
+    Stream(StreamOp<'a>, usize),
 }
 
 impl<'a> Multi<'a> {
@@ -158,6 +198,10 @@ impl<'a> Multi<'a> {
                 Ok(Part::Command(db, read_words(&mut self.parts)?))
             }
             1 => Ok(Part::Literal(self.parts.bytes()?)),
+            2 => {
+                let op = StreamOp::read(self.parts.bytes()?)?;
+                Ok(Part::Stream(op, self.parts.len()))
+            }
             _ => Err(Corrupt("unknown part of a MULTI")),
         }
     }
@@ -171,14 +215,14 @@ fn protocol(flags: u8) -> Protocol {
     if flags & RESP3 != 0 { Protocol::Resp3 } else { Protocol::Resp2 }
 }
 
-fn put_words(out: &mut Vec<u8>, words: Args<'_>) {
+pub(crate) fn put_words(out: &mut Vec<u8>, words: Args<'_>) {
     put_varint(out, words.len() as u64);
     for word in words {
         put_bytes(out, word);
     }
 }
 
-fn read_words<'a>(input: &mut Input<'a>) -> Result<Words<'a>, Corrupt> {
+pub(crate) fn read_words<'a>(input: &mut Input<'a>) -> Result<Words<'a>, Corrupt> {
     let count = input.count()?;
     if count == 0 {
         return Err(Corrupt("a command without a name"));
@@ -208,6 +252,7 @@ pub fn put_command(out: &mut Vec<u8>, db: u8, protocol: Protocol, words: Args<'_
 pub struct MultiBuilder {
     parts: Vec<u8>,
     count: usize,
+    has_streams: bool,
 }
 
 impl MultiBuilder {
@@ -224,6 +269,14 @@ impl MultiBuilder {
         self.parts.push(1);
         put_bytes(&mut self.parts, reply);
         self.count += 1;
+    }
+
+    /// Adds work on a topic, by its [form](StreamOp).
+    pub fn stream(&mut self, form: &[u8]) {
+        self.parts.push(2);
+        put_bytes(&mut self.parts, form);
+        self.count += 1;
+        self.has_streams = true;
     }
 
     /// How many parts there are.
@@ -244,7 +297,7 @@ impl MultiBuilder {
     /// Appends the whole unit.
     pub fn finish(&self, out: &mut Vec<u8>, protocol: Protocol, watches: &[Watch]) {
         out.push(MULTI);
-        out.push(flags(protocol));
+        out.push(flags(protocol) | if self.has_streams { HAS_STREAMS } else { 0 });
         put_varint(out, watches.len() as u64);
         for watch in watches {
             out.push(watch.db);
@@ -266,6 +319,45 @@ pub fn put_change(out: &mut Vec<u8>, change: &Change) {
 pub fn put_cluster(out: &mut Vec<u8>, change: &cluster::Change) {
     out.push(CLUSTER);
     put_bytes(out, &change.encode());
+}
+
+/// Appends a change of the shard's slots.
+pub fn put_slots(out: &mut Vec<u8>, change: &SlotChange) {
+    out.push(SLOTS);
+    put_bytes(out, &change.encode());
+}
+
+/// Appends a command of the queue.
+pub fn put_queue(out: &mut Vec<u8>, command: &queue::Command<'_>) {
+    out.push(QUEUE);
+    // Batches are large: they are copied once, behind a length that is known only then.
+    let mut form = Vec::new();
+    let batches = command.batches().len();
+    command.encode_head(&mut form);
+    put_varint(out, (form.len() + batches) as u64);
+    out.extend_from_slice(&form);
+    out.extend_from_slice(command.batches());
+}
+
+/// Appends a command of etcd's.
+pub fn put_etcd(out: &mut Vec<u8>, command: &coordination::Command<'_>) {
+    out.push(ETCD);
+    let mut form = Vec::with_capacity(command.request.len() + command.user.len() + 8);
+    command.encode(&mut form);
+    put_bytes(out, &form);
+}
+
+/// Appends a change of the topics.
+pub fn put_topics(out: &mut Vec<u8>, change: &queue::topics::Change) {
+    out.push(TOPICS);
+    put_bytes(out, &change.encode());
+}
+
+/// Appends work on a topic, by its [form](StreamOp).
+pub fn put_stream(out: &mut Vec<u8>, protocol: Protocol, form: &[u8]) {
+    out.push(STREAM);
+    out.push(flags(protocol));
+    put_bytes(out, form);
 }
 
 /// Appends keys that are to be removed if they are expired.
@@ -347,7 +439,8 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
             if count > parts.len() {
                 return Err(Corrupt("a MULTI of more parts than bytes"));
             }
-            Ok(Unit::Multi(Multi { protocol: protocol(byte), watches, count, parts }))
+            let has_streams = byte & HAS_STREAMS != 0;
+            Ok(Unit::Multi(Multi { protocol: protocol(byte), watches, count, has_streams, parts }))
         }
         EXPIRE => Ok(Unit::Expire(Input::new(input.bytes()?))),
         UNBLOCK => {
@@ -365,7 +458,19 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
         CHANGE => Ok(Unit::Change(Change::decode(input.bytes()?)?)),
         BOUNDS => Ok(Unit::Bounds(Box::new(bounds::decode(input)?))),
         CLUSTER => Ok(Unit::Cluster(cluster::Change::decode(input.bytes()?)?)),
+        SLOTS => Ok(Unit::Slots(SlotChange::decode(input.bytes()?)?)),
+        kind @ PREPARE..=FORGET => Ok(Unit::Commit(Step::read(kind, input)?)),
+        ETCD => Ok(Unit::Etcd(coordination::Command::decode(input.bytes()?)?)),
         VERSIONS => Ok(Unit::Versions(Input::new(input.bytes()?))),
+        QUEUE => {
+            let form = input.bytes()?;
+            Ok(Unit::Queue(queue::Command::decode(form)?, form.len()))
+        }
+        STREAM => {
+            let byte = input.u8()?;
+            Ok(Unit::Stream { protocol: protocol(byte), op: StreamOp::read(input.bytes()?)? })
+        }
+        TOPICS => Ok(Unit::Topics(queue::topics::Change::decode(input.bytes()?)?)),
         _ => Err(Corrupt("unknown kind of unit")),
     }
 }

@@ -6,12 +6,14 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use base::{GroupId, Instant, Limit, Limits, Millis, NodeId};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::error::CommandError;
 use crate::meta::Bell;
@@ -57,11 +59,34 @@ impl Refusal {
     }
 }
 
-/// How many requests wait for one log, all its shards together, and how many its driver waits for.
+/// Room of one entry that is kept for the next one, bytes.
+const ROOM_BYTES_MAX: usize = 64 << 10;
+
+/// So many bytes that wait are worth a flush of their own: nobody gathers company for them. On a disk of 2 GB/s that flushes in
+/// 0.1 ms they take as long to write as the flush itself.
+pub const HEAVY_BYTES: usize = 256 << 10;
+
+/// What waits for one log, all its shards together: how many requests, how many its driver waits for, and which shards it has to look at.
 #[derive(Debug, Default)]
 pub struct Gate {
     queued: AtomicUsize,
+    bytes: AtomicUsize,
     wake_at: AtomicUsize,
+    touched: Mutex<Touched>,
+}
+
+/// Shards in which something has happened that the driver has not looked at, in that order.
+#[derive(Debug)]
+struct Touched {
+    groups: Vec<GroupId>,
+    /// Whether the driver is to be woken for more of them. While it writes, it takes nothing anyway, and looks by itself afterwards.
+    listens: bool,
+}
+
+impl Default for Touched {
+    fn default() -> Touched {
+        Touched { groups: Vec::new(), listens: true }
+    }
 }
 
 impl Gate {
@@ -70,16 +95,36 @@ impl Gate {
         self.queued.load(Ordering::Acquire)
     }
 
-    /// From now on the driver is woken by the request that makes them this many, beside the first one.
+    /// Whether what waits is [`HEAVY_BYTES`] or more.
+    pub fn is_heavy(&self) -> bool {
+        self.bytes.load(Ordering::Acquire) >= HEAVY_BYTES
+    }
+
+    /// From now on the driver is woken by the request that makes them this many or heavy, beside the first one. 0: by the first alone.
     pub fn wake_at(&self, count: usize) {
         self.wake_at.store(count, Ordering::Release);
     }
 
-    /// Counts some more. Whether they are as many now as the driver waits for.
-    fn add(&self, more: usize) -> bool {
+    /// Counts some more. Whether they are as many now as the driver waits for, or so heavy that it waits no longer.
+    fn add(&self, more: usize, bytes: usize) -> bool {
+        let weighed = self.bytes.fetch_add(bytes, Ordering::AcqRel);
         let before = self.queued.fetch_add(more, Ordering::AcqRel);
         let wake_at = self.wake_at.load(Ordering::Acquire);
-        before < wake_at && before + more >= wake_at
+        let crosses = |before: usize, more: usize, mark: usize| before < mark && before + more >= mark;
+        wake_at > 0 && (crosses(before, more, wake_at) || crosses(weighed, bytes, HEAVY_BYTES))
+    }
+
+    /// Moves the shards that were touched since the last time behind those in `into`.
+    pub(crate) fn hear(&self, into: &mut Vec<GroupId>) {
+        into.append(&mut self.touched.lock().groups);
+    }
+
+    /// Whether the driver wants to be woken for shards that are touched from now on. True where some were already of which it has
+    /// not been told.
+    pub(crate) fn listen(&self, listens: bool) -> bool {
+        let mut touched = self.touched.lock();
+        touched.listens = listens;
+        listens && !touched.groups.is_empty()
     }
 }
 
@@ -91,8 +136,12 @@ pub struct Shard<C> {
     pub clock: Clock,
     state: RwLock<State>,
     queue: Mutex<VecDeque<Batch<C>>>,
+    /// Where the next entry is written.
+    room: Mutex<Vec<u8>>,
     queued_bytes: AtomicU64,
     gate: Arc<Gate>,
+    /// Whether it is on the gate's list.
+    touched: AtomicBool,
     refusal: RwLock<Option<Refusal>>,
     /// When the driver will look at expiries and waits by itself, shard time; `u64::MAX` for never.
     due: AtomicU64,
@@ -103,19 +152,110 @@ pub struct Shard<C> {
     leader: AtomicU64,
     /// Rings when the registry has changed.
     pub bell: Bell,
+    /// Rings when etcd's keys have changed, with their revision.
+    pub etcd_bell: Bell,
+    /// Rings when partitions have grown.
+    pub board: Board,
+    /// Whether keys may lie here that are not the shard's.
+    pub(crate) littered: AtomicBool,
+}
+
+/// Shards that a node can have: so many places there are in its list.
+pub const SHARDS_MAX: usize = 1025;
+
+/// A node's shards, by place. It only grows, and whoever reads it waits for nobody.
+pub struct Shards<C> {
+    places: Box<[OnceLock<Arc<Shard<C>>>]>,
+    count: AtomicUsize,
+}
+
+impl<C> Shards<C> {
+    /// These, in order.
+    pub fn new(shards: impl IntoIterator<Item = Arc<Shard<C>>>) -> Shards<C> {
+        let own = Shards { places: (0..SHARDS_MAX).map(|_| OnceLock::new()).collect(), count: AtomicUsize::new(0) };
+        shards.into_iter().for_each(|shard| {
+            own.push(shard);
+        });
+        own
+    }
+
+    /// Adds one at the end; only one adds at a time. False where there is no place left.
+    pub fn push(&self, shard: Arc<Shard<C>>) -> bool {
+        let at = self.count.load(Ordering::Acquire);
+        let taken = self.places.get(at).is_some_and(|place| place.set(shard).is_ok());
+        if taken {
+            self.count.store(at + 1, Ordering::Release);
+        }
+        taken
+    }
+
+    /// How many there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The one at a place.
+    #[inline]
+    pub fn get(&self, at: usize) -> Option<&Arc<Shard<C>>> {
+        self.places.get(at)?.get()
+    }
+
+    /// All of them as of now, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Shard<C>>> + Clone {
+        let own = self.places[..self.len()].iter();
+        own.map(|place| place.get().expect("what is counted has been put there"))
+    }
+
+    /// The shard of a group.
+    pub fn of(&self, group: GroupId) -> Option<&Arc<Shard<C>>> {
+        self.iter().find(|shard| shard.group == group)
+    }
+}
+
+impl<C> std::ops::Index<usize> for Shards<C> {
+    type Output = Arc<Shard<C>>;
+    #[inline]
+    fn index(&self, at: usize) -> &Arc<Shard<C>> {
+        self.places[at].get().expect("no place is named before somebody has put a shard there")
+    }
+}
+
+impl<'a, C> IntoIterator for &'a Shards<C> {
+    type Item = &'a Arc<Shard<C>>;
+    type IntoIter = std::vec::IntoIter<&'a Arc<Shard<C>>>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter().collect::<Vec<_>>().into_iter()
+    }
+}
+
+impl<C> std::fmt::Debug for Shards<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} shards", self.len())
+    }
 }
 
 impl<C> Shard<C> {
     /// A shard that refuses writes until its driver says otherwise. `gate` is its log's.
     pub fn new(group: GroupId, state: State, limits: &Limits, gate: Arc<Gate>) -> Shard<C> {
         Shard {
+            littered: AtomicBool::new(state.slots().litter().is_some()),
             bell: Bell::new(state.catalog().index()),
+            etcd_bell: Bell::new(state.coordination().store().revision() as u64),
+            board: Board::default(),
             group,
             clock: Clock::default(),
             state: RwLock::new(state),
             queue: Mutex::new(VecDeque::new()),
+            room: Mutex::default(),
             queued_bytes: AtomicU64::new(0),
             gate,
+            touched: AtomicBool::new(false),
             refusal: RwLock::new(Some(Refusal::Loading)),
             due: AtomicU64::new(u64::MAX),
             limits: limits.clone(),
@@ -228,20 +368,50 @@ impl<C> Shard<C> {
             if is_full.is_some() {
                 self.limits.hit(Limit::entry_bytes_max);
             }
-            queue.push_back(Batch::default());
+            queue.push_back(Batch::with_room(std::mem::take(&mut *self.room.lock())));
         }
         let batch = queue.back_mut().expect("one was pushed where there was none");
         let before = (batch.bytes(), batch.requests().len());
         add(batch);
         self.queued_bytes.fetch_add((batch.bytes() - before.0) as u64, Ordering::Relaxed);
-        self.gate.add(batch.requests().len() - before.1) || idle
+        let wakes = self.gate.add(batch.requests().len() - before.1, batch.bytes() - before.0);
+        (idle && self.touch()) || wakes
+    }
+
+    /// Something has happened here that the driver has to look at. True where it must be woken for that; not so where it has been told
+    /// already, or looks soon by itself.
+    pub fn touch(&self) -> bool {
+        if self.touched.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let mut touched = self.gate.touched.lock();
+        touched.groups.push(self.group);
+        touched.listens
+    }
+
+    /// The driver looks: what happens from now on is to be told again.
+    pub(crate) fn heard(&self) {
+        self.touched.store(false, Ordering::Release);
+    }
+
+    /// An entry as consensus keeps it, for long: in no more room than it needs. The room in which it grew is used again.
+    pub(crate) fn keep(&self, entry: Vec<u8>) -> Bytes {
+        if entry.len() > ROOM_BYTES_MAX {
+            return Bytes::from(entry);
+        }
+        let kept = Bytes::copy_from_slice(&entry);
+        if entry.capacity() <= ROOM_BYTES_MAX {
+            *self.room.lock() = entry;
+        }
+        kept
     }
 
     /// Puts a batch back to where it was taken from.
     pub(crate) fn put_first(&self, batch: Batch<C>) {
         self.queued_bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
-        self.gate.add(batch.requests().len());
+        self.gate.add(batch.requests().len(), batch.bytes());
         self.queue.lock().push_front(batch);
+        self.touch();
     }
 
     /// Takes the next batch, oldest first.
@@ -249,6 +419,7 @@ impl<C> Shard<C> {
         let batch = self.queue.lock().pop_front()?;
         self.queued_bytes.fetch_sub(batch.bytes() as u64, Ordering::Relaxed);
         self.gate.queued.fetch_sub(batch.requests().len(), Ordering::AcqRel);
+        self.gate.bytes.fetch_sub(batch.bytes(), Ordering::AcqRel);
         Some(batch)
     }
 
@@ -259,7 +430,11 @@ impl<C> Shard<C> {
 
     /// After a change outside the driver: whether something is now due earlier than the driver knows, so that it must be woken.
     pub fn is_due_earlier(&self, state: &State) -> bool {
-        state.next_due().is_some_and(|due| due < self.due.load(Ordering::Relaxed))
+        let earlier = state.next_due().is_some_and(|due| due < self.due.load(Ordering::Relaxed));
+        if earlier || state.has_leftovers() {
+            self.touch();
+        }
+        earlier
     }
 
     /// Remembers when the driver will look by itself.

@@ -66,6 +66,7 @@ impl Bell {
 #[must_use]
 pub struct Changed<C> {
     shard: Arc<Shard<C>>,
+    bell: fn(&Shard<C>) -> &Bell,
     after: u64,
     /// The place among those who wait.
     place: Option<u64>,
@@ -74,7 +75,12 @@ pub struct Changed<C> {
 impl<C> Changed<C> {
     /// Waits at this shard, the meta group's.
     pub fn new(shard: Arc<Shard<C>>, after: u64) -> Changed<C> {
-        Changed { shard, after, place: None }
+        Changed { shard, bell: |shard| &shard.bell, after, place: None }
+    }
+
+    /// The same for etcd's keys: waits until their revision is beyond the one given.
+    pub fn etcd(shard: Arc<Shard<C>>, after: u64) -> Changed<C> {
+        Changed { shard, bell: |shard| &shard.etcd_bell, after, place: None }
     }
 }
 
@@ -83,7 +89,7 @@ impl<C> Future for Changed<C> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<u64> {
         let this = &mut *self;
-        let bell = &this.shard.bell;
+        let bell = (this.bell)(&this.shard);
         let mut waiting = bell.waiting.lock();
         // Looked at under the lock: a bell that rings now finds the waker.
         let index = bell.index();
@@ -105,7 +111,7 @@ impl<C> Future for Changed<C> {
 impl<C> Drop for Changed<C> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
-            self.shard.bell.waiting.lock().wakers.remove(&place);
+            (self.bell)(&self.shard).waiting.lock().wakers.remove(&place);
         }
     }
 }

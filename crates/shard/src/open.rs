@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use base::{GroupId, Limits, NodeId};
+use base::{GroupId, Limits, NodeId, SlotSet};
 use bytes::Bytes;
 use consensus::{Entry, EntryKind, GroupConfig, HardState, Membership, Position, Timing, Trust};
-use store::disk::{Disk, DiskError, DiskFile};
+use store::disk::Disk;
 use store::fence;
 use store::keyspace::Keyspaces;
 use store::log::{self, Batch, Log, LogError, LogOptions, Record};
@@ -16,13 +16,10 @@ use store::snapshot::{SnapshotReader, adopt, pick, snapshot_name, sweep};
 
 use crate::driver::{Append, Driver, DriverConfig, Room, WALK_BYTES};
 use crate::live::Shard;
-use crate::recover::Recovery;
+use crate::manifest::Manifest;
+use crate::recover::{Recovered, Recovery};
 use crate::slots::Slots;
 use crate::state::State;
-
-/// The file that says how many data shards the directory was made with.
-const SHARDS: &str = "SHARDS";
-const SHARDS_UNFINISHED: &str = "SHARDS.tmp";
 
 /// How a node is to be opened.
 #[derive(Clone, Debug)]
@@ -33,8 +30,10 @@ pub struct OpenOptions {
     pub founders: Vec<NodeId>,
     /// Whether this node is known to have peers that may repair what it lost, even if the damage hides who belongs to its groups.
     pub has_peers: bool,
-    /// Data shards beside the meta group; part of the data.
+    /// Data shards beside the meta group, from the beginning; part of the data.
     pub data_shards: usize,
+    /// Shards that were made later, as the directory's [`Manifest`] has them; read when it is opened.
+    pub born: BTreeMap<GroupId, Vec<NodeId>>,
     /// Bytes of a group's entries after which it takes a snapshot.
     pub snapshot_log_bytes: u64,
     /// Bytes that one piece of a snapshot has, about.
@@ -60,6 +59,7 @@ impl OpenOptions {
             founders: vec![node],
             has_peers: false,
             data_shards,
+            born: BTreeMap::new(),
             snapshot_log_bytes: 256 << 20,
             snapshot_chunk_bytes: WALK_BYTES,
             timing: Timing::default(),
@@ -84,6 +84,8 @@ pub struct Planted {
     pub state: crate::state::Planted,
     /// In the driver.
     pub driver: crate::driver::Planted,
+    /// In the queue.
+    pub queue: queue::planted::Planted,
     /// A start believes that the group still belongs to its founders.
     pub membership_forgotten: bool,
 }
@@ -172,6 +174,11 @@ pub fn open<D: Disk, C: Clone + PartialEq>(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Opened<D, C>, OpenError> {
     let mut lost = false;
+    let mut options = options.clone();
+    if let Some(manifest) = Manifest::read(disk)? {
+        options.born = manifest.born;
+    }
+    let options = &options;
     let error = match open_sound(disk, options, seed, progress, &mut lost) {
         Err(error) if lost || matches!(error, OpenError::Log(LogError::Damaged { .. }, _)) => error,
         other => return other,
@@ -189,7 +196,7 @@ fn open_sound<D: Disk, C: Clone + PartialEq>(
     progress: &mut dyn FnMut(&str),
     lost: &mut bool,
 ) -> Result<Opened<D, C>, OpenError> {
-    let _ = sweep(disk);
+    let _ = (sweep(disk), store::extent::sweep(disk));
     let mut found = Found::default();
     let known = known_shards(disk)?;
     if let Some(stored) = known.filter(|stored| *stored != options.data_shards) {
@@ -240,7 +247,8 @@ fn open_sound<D: Disk, C: Clone + PartialEq>(
     let (mut log, recovery) = Log::open_guarded(disk.clone(), options.log.clone(), visit, shown, doubts)
         .map_err(|error| OpenError::Log(error, found.damaged_snapshots.clone()))?;
     if known.is_none() {
-        write_shards(disk, options.data_shards).map_err(LogError::from)?;
+        let manifest = Manifest { founded: options.data_shards, born: options.born.clone() };
+        manifest.write(disk).map_err(LogError::from)?;
     }
     found.fresh = recovery.fresh;
     found.sealed = recovery.sealed;
@@ -265,12 +273,12 @@ fn open_sound<D: Disk, C: Clone + PartialEq>(
     for (group, recovery) in recoveries.into_inner() {
         *lost |= recovery.is_short();
         let recovered = recovery.finish().map_err(OpenError::Refused)?;
+        // What a crash has left of a snapshot that was not finished. The log may have let go of what the snapshot names.
+        let _ = store::extent::remove_others(disk, group, &recovered.state.files_to_keep());
         if let Some((position, void)) = recovered.installed {
             settle_arrival(disk, &mut log, group, position, void.then_some(recovered.hard_state))?;
         }
-        let mut config = GroupConfig::new(group, options.node, recovered.membership.clone(), seed());
-        config.timing = options.timing;
-        config.quiesces = options.quiesces;
+        let mut config = group_config(group, recovered.membership.clone(), options, seed());
         config.fence = match fences.get(&group) {
             Some(fence) => {
                 consensus::Fence { name: fence.name, trust: trust(fence.state, &config.membership, options) }
@@ -281,11 +289,8 @@ fn open_sound<D: Disk, C: Clone + PartialEq>(
             found.fenced.push(group);
         }
         #[cfg(any(test, feature = "planted"))]
-        {
-            config.planted = options.planted.consensus;
-            if options.planted.membership_forgotten {
-                config.membership = Membership::new(options.founders.iter().copied(), []);
-            }
+        if options.planted.membership_forgotten {
+            config.membership = founders(group, options);
         }
         shards.push(driver.add(config, recovered).map_err(OpenError::Refused)?);
     }
@@ -294,7 +299,13 @@ fn open_sound<D: Disk, C: Clone + PartialEq>(
 
 /// The node's groups, meta first.
 pub(crate) fn groups(options: &OpenOptions) -> impl Iterator<Item = GroupId> {
-    (0..=options.data_shards as u32).map(GroupId)
+    (0..=options.data_shards as u32).map(GroupId).chain(options.born.keys().copied())
+}
+
+/// Who belonged to a group at its birth.
+fn founders(group: GroupId, options: &OpenOptions) -> Membership {
+    let founders = options.born.get(&group).unwrap_or(&options.founders);
+    Membership::new(founders.iter().copied(), [])
 }
 
 /// Whether nobody but this node votes in the group: then there is nobody whom it could have misled, and nobody who could let it in.
@@ -379,32 +390,37 @@ pub fn room(status: &log::Status) -> Room {
 /// # Errors
 /// The file that says it cannot be read.
 pub fn known_shards<D: Disk>(disk: &D) -> Result<Option<usize>, OpenError> {
-    let file = match disk.open(SHARDS) {
-        Ok(file) => file,
-        Err(DiskError::NotFound) => return Ok(None),
-        Err(error) => return Err(LogError::from(error).into()),
-    };
-    let mut bytes = [0; 32];
-    let read = file.read_at(0, &mut bytes).map_err(LogError::from)?;
-    let text = std::str::from_utf8(&bytes[..read]).ok();
-    match text.and_then(|text| text.trim().parse().ok()) {
-        Some(stored) => Ok(Some(stored)),
-        None => Err(OpenError::Refused(format!("{SHARDS} does not hold a number of shards"))),
-    }
+    Ok(Manifest::read(disk)?.map(|manifest| manifest.founded))
 }
 
-/// Says that this directory holds a log. Written after the log was made: a log that is missing later is noticed. Whole or
-/// absent: half a number would keep the node from starting.
-fn write_shards<D: Disk>(disk: &D, count: usize) -> Result<(), DiskError> {
-    match disk.remove(SHARDS_UNFINISHED) {
-        Ok(()) | Err(DiskError::NotFound) => {}
-        Err(error) => return Err(error),
+/// A group that this node has not had: nothing in it, and these were its members at its birth. Its line must stand in the
+/// [`Manifest`] before it is added to a driver.
+///
+/// # Errors
+/// It contradicts itself.
+pub fn new_group(
+    group: GroupId,
+    founders: &[NodeId],
+    options: &OpenOptions,
+    seed: &mut dyn FnMut() -> u64,
+) -> Result<(GroupConfig, Recovered), String> {
+    let state = empty_state(group, options, seed());
+    let founders = Membership::new(founders.iter().copied(), []);
+    let recovered = Recovery::new(group, state, Position::default(), founders, false).finish()?;
+    let config = group_config(group, recovered.membership.clone(), options, seed());
+    Ok((config, recovered))
+}
+
+fn group_config(group: GroupId, membership: Membership, options: &OpenOptions, seed: u64) -> GroupConfig {
+    let mut config = GroupConfig::new(group, options.node, membership, seed);
+    config.timing = options.timing;
+    config.quiesces = options.quiesces;
+    config.fence = consensus::Fence::default();
+    #[cfg(any(test, feature = "planted"))]
+    {
+        config.planted = options.planted.consensus;
     }
-    let mut file = disk.create(SHARDS_UNFINISHED)?;
-    file.write_at(0, format!("{count}\n").as_bytes())?;
-    file.sync()?;
-    disk.rename(SHARDS_UNFINISHED, SHARDS)?;
-    disk.sync_dir()
+    config
 }
 
 pub(crate) fn load_snapshot<D: Disk>(
@@ -423,11 +439,22 @@ pub(crate) fn load_snapshot<D: Disk>(
             found.damaged_files.push(file.clone());
         }
     }
+    let nothing = |state| Recovery::new(group, state, Position::default(), founders(group, options), false);
     let Some(id) = picked.snapshot else {
-        let founders = Membership::new(options.founders.iter().copied(), []);
-        return Ok(Recovery::new(group, state, Position::default(), founders, false));
+        return Ok(nothing(state));
     };
-    let (membership, keys) = restore(disk, group, id.index, &mut state, progress)?;
+    let (membership, keys) = match restore(disk, group, id.index, &mut state, progress) {
+        Ok(read) => read,
+        // The snapshot is whole and an extent file that it names is not: it is of no use without.
+        Err(error @ LogError::Damaged { .. }) => {
+            found.damaged_snapshots.push(error.to_string());
+            if let LogError::Damaged { file, .. } = error {
+                found.damaged_files.extend([file, snapshot_name(group, id.index)]);
+            }
+            return Ok(nothing(empty_state(group, options, seed)));
+        }
+        Err(error) => return Err(error),
+    };
     found.snapshot_keys += keys;
     Ok(Recovery::new(group, state, Position { index: id.index, term: id.term }, membership, picked.installed))
 }
@@ -439,12 +466,18 @@ fn empty_state(group: GroupId, options: &OpenOptions, seed: u64) -> State {
     let split = !options.planted.slots_ignored;
     #[cfg(not(any(test, feature = "planted")))]
     let split = true;
-    if let Some(index) = (group.0 as usize).checked_sub(1).filter(|_| split) {
-        state.set_slots(Slots { index, count: options.data_shards });
+    if let Some(index) = (group.0 as usize).checked_sub(1) {
+        // A shard that was made later begins with nothing.
+        match index < options.data_shards {
+            true if split => state.set_slots(Slots::of(SlotSet::share(index, options.data_shards))),
+            true => {}
+            false => state.set_slots(Slots::of(SlotSet::default())),
+        }
     }
     #[cfg(any(test, feature = "planted"))]
     {
         state.planted = options.planted.state;
+        state.queue_mut().planted = options.planted.queue;
     }
     state
 }
@@ -493,6 +526,11 @@ fn restore<D: Disk>(
     }
     if !state.is_whole() {
         return Err(damaged(reader.offset(), "the snapshot ends in the middle of a key"));
+    }
+    for file in state.take_files() {
+        progress(&format!("reading the index of {}", store::extent::extent_name(file)));
+        let stretches = store::extent::stretches(disk, file)?;
+        state.queue_mut().copied(file, &stretches);
     }
     state.finish_restore();
     Ok((membership, keys))

@@ -139,6 +139,42 @@ impl<C> Batch<C> {
         entry::put_cluster(self.logged(Some(client), true), change);
     }
 
+    /// Adds a command of the queue. Its answer is the outcome's form ([`queue::Outcome`]).
+    pub fn queue(&mut self, client: C, command: &queue::Command<'_>) {
+        entry::put_queue(self.logged(Some(client), command.frees()), command);
+    }
+
+    /// Adds a command of the queue that nobody waits for: the leader's own upkeep.
+    pub fn queue_upkeep(&mut self, command: &queue::Command<'_>) {
+        entry::put_queue(self.logged(None, command.frees()), command);
+    }
+
+    /// Adds work on a topic as a stream, by its [form](crate::streams).
+    pub fn stream(&mut self, place: Place, frees: bool, client: C, protocol: Protocol, form: &[u8]) {
+        let out = match place {
+            Place::Logged => self.logged(Some(client), frees),
+            Place::Local => self.beside(Some(client)),
+        };
+        entry::put_stream(out, protocol, form);
+    }
+
+    /// Adds the leader's own word that some of etcd's leases are over.
+    pub fn etcd_expire(&mut self) {
+        let command = coordination::Command { kind: coordination::command::Kind::Expire, user: "", request: &[] };
+        entry::put_etcd(self.logged(None, true), &command);
+    }
+
+    /// Adds a change of the topics. Its answer is the outcome's form ([`queue::topics::Outcome`]).
+    pub fn topics(&mut self, client: C, change: &queue::topics::Change) {
+        let frees = matches!(change, queue::topics::Change::Delete { .. });
+        entry::put_topics(self.logged(Some(client), frees), change);
+    }
+
+    /// Adds a change of the shard's slots. Its answer is a [`SlotAnswer`](crate::slots::SlotAnswer)'s form.
+    pub fn slots(&mut self, client: Option<C>, change: &crate::slots::SlotChange) {
+        entry::put_slots(self.logged(client, change.frees()), change);
+    }
+
     /// Adds other keyspace settings.
     pub fn keyspaces(&mut self, keyspaces: &store::keyspace::Keyspaces) {
         entry::put_keyspaces(self.logged(None, false), keyspaces);
@@ -198,6 +234,12 @@ impl<C> Batch<C> {
             entry::stamp_header(&mut entry, stamp, seed);
         }
         entry
+    }
+
+    /// An empty one whose entry grows into this room.
+    pub fn with_room(mut room: Vec<u8>) -> Batch<C> {
+        room.clear();
+        Batch { entry: room, ..Batch::default() }
     }
 
     /// The clients whose requests are here, each as often as it asked.

@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use base::GroupId;
 use consensus::{HardState, Position};
 use store::disk::{Disk, DiskError};
-use store::fence::{self, State};
+use store::fence;
 use store::log::{Batch, Found, LogError, Record, renew, salvage};
 use store::snapshot::{SnapshotWriter, adopt};
 
 use crate::open::{self, OpenError, OpenOptions};
 use crate::recover::{Recovered, Recovery};
+use crate::state::State;
+use crate::topics::{self, Stored};
 
 /// Repairs what `error` is about, if there are peers to give back what was lost. What was wrong, in words.
 ///
@@ -63,9 +65,9 @@ pub(crate) fn repair<D: Disk>(
     let ids = |of: Vec<(&GroupId, &Recovery)>| of.into_iter().map(|(group, _)| *group).collect::<Vec<_>>();
     let (lost, whole) = (ids(lost), ids(whole));
     words.push(format!("fenced: {}", lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
-    open::put_up(&mut fences, lost, State::Damage, open::new_name(seed));
+    open::put_up(&mut fences, lost, fence::State::Damage, open::new_name(seed));
     if salvaged.torn {
-        open::put_up(&mut fences, whole, State::Doubt, open::new_name(seed));
+        open::put_up(&mut fences, whole, fence::State::Doubt, open::new_name(seed));
     }
     fence::write(disk, &fences)?;
 
@@ -74,7 +76,8 @@ pub(crate) fn repair<D: Disk>(
         let mut recovered = recovery.finish().map_err(OpenError::Refused)?;
         let Position { index, term } = recovered.start;
         if index > recovered.snapshot {
-            snapshot(disk, group, &mut recovered, options.snapshot_chunk_bytes)?;
+            let stored = Stored::new(disk.clone(), salvaged.places.clone());
+            snapshot(disk, &stored, group, &mut recovered, options)?;
         }
         if index > 0 {
             batch.snapshot_mark(group, index, term, true);
@@ -127,22 +130,38 @@ fn take(recoveries: &mut BTreeMap<GroupId, Recovery>, record: Record<'_>) -> Res
 }
 
 /// A snapshot of what a group has, so that nothing older is needed of it.
-fn snapshot<D: Disk>(disk: &D, group: GroupId, recovered: &mut Recovered, bytes: usize) -> Result<(), LogError> {
+fn snapshot<D: Disk>(
+    disk: &D,
+    stored: &Stored<D>,
+    group: GroupId,
+    recovered: &mut Recovered,
+    options: &OpenOptions,
+) -> Result<(), LogError> {
     let Position { index, term } = recovered.start;
     let state = &mut recovered.state;
+    let copying = state.queue().to_copy(group, index, options.node.0);
     let mut writer = SnapshotWriter::begin(disk, group, index, term, &recovered.membership.to_bytes())?;
     let (_, first) = state.begin_snapshot();
     writer.chunk(&first)?;
     let mut chunk = Vec::new();
     loop {
         chunk.clear();
-        let done = state.walk(bytes, &mut chunk).unwrap_or(true);
+        let done = state.walk(options.snapshot_chunk_bytes, &mut chunk).unwrap_or(true);
         if !chunk.is_empty() {
             writer.chunk(&chunk)?;
         }
         if done {
             break;
         }
+    }
+    let mut files = state.queue().files();
+    if let Some(copying) = copying {
+        let stretches = topics::copy(disk, stored, &copying)?;
+        state.queue_mut().copied(copying.file, &stretches);
+        files.push(copying.file);
+    }
+    if !files.is_empty() {
+        writer.chunk(&State::files_chunk(&files))?;
     }
     writer.finish().map(drop)
 }

@@ -174,7 +174,11 @@ impl Reply {
 
     /// A float (RESP2: a byte string), in the shortest form that reads back to the same number, as Redis 7.2 does.
     pub fn double(&mut self, value: f64) {
-        let text = format_f64(value);
+        self.double_text(&format_f64(value));
+    }
+
+    /// A float in digits of the caller's choice (RESP2: a byte string).
+    pub fn double_text(&mut self, text: &str) {
         if self.is_resp3() { self.line(b',', text.as_bytes()) } else { self.bulk(text.as_bytes()) }
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use base::{GroupId, Millis};
+use base::{GroupId, Millis, SlotSet, key_slot};
 use store::codec::{Corrupt, Input, put_bytes, put_u64, put_varint};
 
 use crate::command::Block;
@@ -101,6 +101,11 @@ impl Waiters {
         self.waits.insert(id, waiter);
     }
 
+    /// All of them, in order.
+    pub fn ids(&self) -> Vec<u64> {
+        self.waits.keys().copied().collect()
+    }
+
     /// The wait behind an id.
     pub fn get(&self, id: u64) -> Option<&Waiter> {
         self.waits.get(&id)
@@ -145,6 +150,16 @@ impl Waiters {
     pub fn clear(&mut self) -> Vec<u64> {
         let ids = self.waits.keys().copied().collect();
         *self = Waiters { next: self.next, next_local: self.next_local, ..Waiters::default() };
+        ids
+    }
+
+    /// Ends those that wait for a key of these slots; the ids come back so that clients can be told.
+    pub fn take_in(&mut self, slots: &SlotSet) -> Vec<u64> {
+        let such = |waiter: &Waiter| waiter.keys.iter().any(|key| slots.has(key_slot(key)));
+        let ids: Vec<u64> = self.waits.iter().filter(|(_, waiter)| such(waiter)).map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| {
+            self.remove(*id);
+        });
         ids
     }
 

@@ -9,13 +9,13 @@ use base::{Instant, Rng};
 
 use crate::command::{Args, Spec, scan};
 use crate::error::CommandError;
-use crate::live::Shard;
+use crate::live::{Shard, Shards};
 use crate::reply::Reply;
 
 /// A read of whole databases, asked of all shards.
 pub struct Whole<'a, C> {
     /// All of them, in slot order.
-    pub shards: &'a [Arc<Shard<C>>],
+    pub shards: &'a Shards<C>,
     /// Where only some are to be looked at: whether each is.
     pub only: Option<&'a [bool]>,
     /// The selected database.

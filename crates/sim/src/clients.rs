@@ -418,6 +418,7 @@ impl Clients {
                         }
                     }
                 }
+                node::Answer::Abandoned(_) => {}
                 node::Answer::Lost(client) => {
                     let at = *client as usize;
                     let request = self.clients[at].outstanding.pop_front().ok_or("nothing of a client was lost")?;

@@ -103,7 +103,7 @@ pub fn run(groups: u32, seconds: u64, mut warm: impl FnMut()) -> Figures {
             }
         }
         for at in touched {
-            woken[at] = drivers[at].deadline(Instant(now)).map_or(u64::MAX, |deadline| deadline.0.max(now + 1));
+            woken[at] = drivers[at].deadline().map_or(u64::MAX, |deadline| deadline.0.max(now + 1));
         }
         let next = mail.keys().next().map_or(u64::MAX, |(at, _)| *at);
         now = next.min(woken.iter().copied().min().unwrap_or(u64::MAX)).max(now);

@@ -9,6 +9,7 @@ fn main() {
     let mut several = cluster::Options::default();
     let mut nodes = None;
     let mut machine = false;
+    let (mut moves, mut streams, mut commits) = (None, None, None);
     let mut args = std::env::args().skip(1).peekable();
     if args.next_if(|word| word == "idle").is_some() {
         let mut number = |usual| args.next().map_or(usual, |text| text.parse().unwrap_or_else(|_| usage()));
@@ -30,6 +31,9 @@ fn main() {
             "--lives" => one.lives = number() as usize,
             "--steps" => one.ticks = number() as usize,
             "--nodes" => nodes = Some(number()),
+            "--moves" => moves = Some(number() > 0),
+            "--streams" => streams = Some(number() > 0),
+            "--commits" => commits = Some(number() > 0),
             "--machine" => machine = number() > 0,
             "--millis" => several.millis = number(),
             "--trace" => several.trace = (number() > 0).then_some(|line| println!("{line}")),
@@ -37,8 +41,8 @@ fn main() {
         }
     }
     match (clusters, machine) {
-        (true, true) => run_for_machines(seeds, nodes, &several),
-        (true, false) => run_clusters(seeds, nodes, &several),
+        (true, true) => run_for_machines(seeds, (nodes, moves, streams, commits), &several),
+        (true, false) => run_clusters(seeds, (nodes, moves, streams, commits), &several),
         (false, _) => run_nodes(seeds, &one),
     }
 }
@@ -58,15 +62,23 @@ fn run_nodes(seeds: std::ops::Range<u64>, options: &world::Options) {
     println!("{count} seeds: {total}; checksum {:016x}", total.digest);
 }
 
-fn of_seed(seed: u64, nodes: Option<u64>, options: &cluster::Options) -> cluster::Options {
-    cluster::Options { nodes: nodes.unwrap_or_else(|| cluster::founders(seed)), ..*options }
+/// What was said of how many nodes found the cluster, whether slots move, whether there are streams, and transactions over shards; the
+/// seed says the rest.
+type Said = (Option<u64>, Option<bool>, Option<bool>, Option<bool>);
+
+fn of_seed(seed: u64, (nodes, moves, streams, commits): Said, options: &cluster::Options) -> cluster::Options {
+    let nodes = nodes.unwrap_or_else(|| cluster::founders(seed));
+    let moves = moves.unwrap_or_else(|| cluster::moves(seed));
+    let streams = streams.unwrap_or_else(|| cluster::has_streams(seed));
+    let commits = commits.unwrap_or_else(|| cluster::has_commits(seed)) && !streams;
+    cluster::Options { nodes, streams, moves, commits, ..*options }
 }
 
-fn run_clusters(seeds: std::ops::Range<u64>, nodes: Option<u64>, options: &cluster::Options) {
+fn run_clusters(seeds: std::ops::Range<u64>, said: Said, options: &cluster::Options) {
     let mut total = cluster::Report::default();
     let count = seeds.end.saturating_sub(seeds.start);
     for (done, seed) in seeds.enumerate() {
-        match cluster::run(seed, &of_seed(seed, nodes, options)) {
+        match cluster::run(seed, &of_seed(seed, said, options)) {
             Ok(report) => total.add(&report),
             Err(failure) => fail(failure.to_string()),
         }
@@ -79,18 +91,20 @@ fn run_clusters(seeds: std::ops::Range<u64>, nodes: Option<u64>, options: &clust
 
 /// A line for each failure, with the line of `cases.txt` that it asks for, and one for each figure. The kept cases come with
 /// seed 0.
-fn run_for_machines(seeds: std::ops::Range<u64>, nodes: Option<u64>, options: &cluster::Options) {
+fn run_for_machines(seeds: std::ops::Range<u64>, said: Said, options: &cluster::Options) {
     let mut total = cluster::Report::default();
     let mut failed = false;
     let kept = if seeds.start == 0 { cluster::cases() } else { Vec::new() };
-    let kept = kept.into_iter().map(|(seed, nodes, millis)| (seed, cluster::Options { nodes, millis, ..*options }));
-    for (seed, options) in kept.chain(seeds.map(|seed| (seed, of_seed(seed, nodes, options)))) {
+    let kept = kept.into_iter().map(|(seed, kept)| (seed, cluster::Options { trace: options.trace, ..kept }));
+    for (seed, options) in kept.chain(seeds.map(|seed| (seed, of_seed(seed, said, options)))) {
         match cluster::run(seed, &options) {
             Ok(report) => total.add(&report),
             Err(failure) => {
                 failed = true;
                 let what = failure.what.lines().next().unwrap_or_default();
-                println!("case {seed} {} {} # {what}", failure.nodes, failure.millis);
+                let moves = if failure.moves { " moves" } else { "" };
+                let commits = if failure.commits { " commits" } else { "" };
+                println!("case {seed} {} {}{moves}{commits} # {what}", failure.nodes, failure.millis);
                 eprintln!("{failure}");
             }
         }
@@ -109,6 +123,8 @@ fn fail(why: String) -> ! {
 fn usage() -> ! {
     eprintln!("usage: sim idle [GROUPS [SECONDS]]");
     eprintln!("       sim --seeds A..B [--lives N] [--steps N]");
-    eprintln!("       sim cluster --seeds A..B [--nodes N] [--millis N] [--trace 1] [--machine 1]");
+    eprintln!(
+        "       sim cluster --seeds A..B [--nodes N] [--millis N] [--moves 0|1] [--streams 0|1] [--commits 0|1] [--trace 1] [--machine 1]"
+    );
     std::process::exit(2)
 }

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use base::{GroupId, Instant, Millis, NodeId};
 use consensus::{Envelope, Membership, Position};
+use queue::extents::Copying;
 use shard::driver::{Append, Arrived, Driver, Input, Output};
 use shard::live::Shard;
+use shard::manifest::Manifest;
 use shard::open::{self, Found, OpenError, OpenOptions};
 use shard::state::Sink;
-use store::log::{Batch, Log, LogError, Upkeep};
+use shard::topics::{self, Stored};
+use store::extent::{self, ExtentId};
+use store::log::{Batch, Log, LogError, Places, Upkeep};
 use store::snapshot::{
     Arrival, SnapshotWriter, adopt, discard, hold_ballast, release_ballast, remove_older, snapshot_name,
 };
@@ -28,6 +32,8 @@ pub enum Answer {
     Served(u64, Vec<u8>),
     /// The outcome of the client's next request is unknown.
     Lost(u64),
+    /// Nobody will know here what came of what waited under this ticket.
+    Abandoned(u64),
 }
 
 /// Collects answers.
@@ -43,6 +49,9 @@ impl Sink<u64> for Answers {
     }
     fn served(&mut self, waiter: u64, bytes: &[u8]) {
         self.0.push(Answer::Served(waiter, bytes.to_vec()));
+    }
+    fn abandoned(&mut self, ticket: u64) {
+        self.0.push(Answer::Abandoned(ticket));
     }
     fn lost(&mut self, client: &u64) {
         self.0.push(Answer::Lost(*client));
@@ -84,6 +93,8 @@ enum LogJob {
 enum SnapshotJob {
     Begin(GroupId, Position, Membership, Vec<u8>),
     Chunk(GroupId, Vec<u8>),
+    Copy(Copying),
+    KeepExtents(GroupId, Vec<ExtentId>),
     End(GroupId),
     Abort(GroupId),
     Sweep(GroupId, u64),
@@ -105,7 +116,9 @@ pub struct Stream {
     pub to: NodeId,
     /// At which index.
     pub index: u64,
-    /// The file's bytes.
+    /// Extent files that come before it, and how long they are.
+    pub extents: Vec<(ExtentId, u64)>,
+    /// All files' bytes.
     pub bytes: Vec<u8>,
     /// What the receiver's group is told behind it.
     pub announcement: Envelope,
@@ -204,6 +217,27 @@ impl Node {
         self.inbox.push_back(input);
     }
 
+    /// The node hears of a group that it has not. False where its disk does not take it: then it is to be told again.
+    ///
+    /// # Errors
+    /// The group contradicts itself.
+    pub fn add_group(&mut self, group: GroupId, founders: &[NodeId]) -> Result<bool, String> {
+        if self.shards.iter().any(|shard| shard.group == group) {
+            return Ok(true);
+        }
+        let Ok(Some(mut manifest)) = Manifest::read(&self.disk) else { return Ok(false) };
+        manifest.born.insert(group, founders.to_vec());
+        if manifest.write(&self.disk).is_err() || self.disk.is_crashed() {
+            return Ok(false);
+        }
+        self.seed = self.seed.wrapping_add(1);
+        let mut seed = base::Rng::new(self.seed);
+        let (config, recovered) = open::new_group(group, founders, &self.options, &mut || seed.next_u64())?;
+        self.shards.push(self.driver.add(config, recovered)?);
+        self.wake();
+        Ok(true)
+    }
+
     /// A snapshot's file has come from another node.
     pub fn arrive(&mut self, stream: Stream) {
         self.snapshot_jobs.push_back(SnapshotJob::Arrive(stream));
@@ -217,13 +251,16 @@ impl Node {
     /// Whether the actor has something to do. The log's thread can always be idle.
     pub fn is_ready(&self, actor: Actor, now: Instant) -> bool {
         match actor {
-            Actor::Driver => {
-                !self.inbox.is_empty() || self.driver.deadline(now).is_some_and(|deadline| deadline <= now)
-            }
+            Actor::Driver => !self.inbox.is_empty() || self.driver.deadline().is_some_and(|deadline| deadline <= now),
             Actor::Log => !self.log_jobs.is_empty(),
             Actor::Upkeep => self.upkeep.is_some(),
             Actor::Snapshots => !self.snapshot_jobs.is_empty(),
         }
+    }
+
+    /// Where the log's entries lie.
+    pub fn places(&self) -> &Arc<Places> {
+        self.log.places()
     }
 
     /// Where the log ends: segment and byte.
@@ -265,17 +302,18 @@ impl Node {
         in_place: &mut dyn FnMut() -> bool,
         watch: &mut dyn Watch,
     ) -> Result<(), String> {
-        let mut next = std::mem::take(&mut self.inbox);
-        next.push_back(Input::Wake);
-        while let Some(input) = next.pop_front() {
-            match &input {
-                Input::Appended => watch.durable(),
-                Input::LogStopped(why) => drop(self.stopped.get_or_insert_with(|| why.clone())),
-                _ => {}
+        let mut next = Some(std::mem::take(&mut self.inbox));
+        while let Some(inputs) = next.take() {
+            for input in &inputs {
+                match input {
+                    Input::Appended => watch.durable(),
+                    Input::LogStopped(why) => drop(self.stopped.get_or_insert_with(|| why.clone())),
+                    _ => {}
+                }
             }
             let mut answers = Answers::default();
             let mut out = Vec::new();
-            self.driver.step(now, wall, input, &mut answers, &mut out);
+            self.driver.step_all(now, wall, inputs, &mut answers, &mut out);
             let mut step = Step { answers: answers.0, applied: Vec::new() };
             let mut here = None;
             for output in out {
@@ -294,7 +332,8 @@ impl Node {
                     Output::Send(_, envelope) => self.outbox.messages.push(envelope),
                     Output::SendSnapshot { group, to, index, announcement } => {
                         let from = announcement.from();
-                        let stream = Stream { group, from, to, index, bytes: Vec::new(), announcement };
+                        let stream =
+                            Stream { group, from, to, index, extents: Vec::new(), bytes: Vec::new(), announcement };
                         self.snapshot_jobs.push_back(SnapshotJob::Stream(stream));
                     }
                     Output::SnapshotInstalled(group, position, _) => {
@@ -313,6 +352,10 @@ impl Node {
                     Output::SnapshotChunk(group, chunk) => {
                         self.snapshot_jobs.push_back(SnapshotJob::Chunk(group, chunk));
                     }
+                    Output::CopyOut(copying) => self.snapshot_jobs.push_back(SnapshotJob::Copy(copying)),
+                    Output::KeepExtents(group, files) => {
+                        self.snapshot_jobs.push_back(SnapshotJob::KeepExtents(group, files));
+                    }
                     Output::SnapshotEnd(group) => self.snapshot_jobs.push_back(SnapshotJob::End(group)),
                     Output::SnapshotAbort(group) => self.snapshot_jobs.push_back(SnapshotJob::Abort(group)),
                     Output::CompactLog(group, position) => {
@@ -326,7 +369,7 @@ impl Node {
             watch.step(step)?;
             if let Some(append) = here {
                 match self.append_here(append) {
-                    Some(input) => next.push_back(input),
+                    Some(input) => next = Some(VecDeque::from([input])),
                     None if self.disk.is_crashed() => return Ok(()),
                     None => {}
                 }
@@ -457,6 +500,12 @@ impl Node {
                 };
                 (group, written.map(|()| Input::SnapshotWritten(group)))
             }
+            SnapshotJob::Copy(copying) => {
+                let stored = Stored::new(self.disk.clone(), self.log.places().clone());
+                let copied = topics::copy(&self.disk, &stored, &copying);
+                (copying.file.group, copied.map(|stretches| Input::CopiedOut(copying.file.group, stretches)))
+            }
+            SnapshotJob::KeepExtents(group, files) => return drop(extent::remove_others(&self.disk, group, &files)),
             SnapshotJob::End(group) => {
                 let finished = match self.writers.remove(&group) {
                     Some(writer) => writer.finish().map(|_| Input::SnapshotDurable(group)),
@@ -476,7 +525,14 @@ impl Node {
                 // The file may have gone for a newer one meanwhile.
                 match self.disk.bytes(&snapshot_name(stream.group, stream.index)) {
                     Some(bytes) => {
-                        stream.bytes = bytes;
+                        let files = extent::list(&self.disk, stream.group).unwrap_or_default();
+                        for id in files.into_iter().filter(|id| id.index <= stream.index) {
+                            if let Some(extent) = self.disk.bytes(&extent::extent_name(id)) {
+                                stream.extents.push((id, extent.len() as u64));
+                                stream.bytes.extend(extent);
+                            }
+                        }
+                        stream.bytes.extend(bytes);
                         self.outbox.streams.push(stream);
                     }
                     None => self.inbox.push_back(Input::SnapshotSent { group: stream.group, to: stream.to, ok: false }),
@@ -513,8 +569,8 @@ impl Node {
     }
 
     fn read_arrival(&mut self, stream: Stream) -> Result<Arrived, LogError> {
-        let Stream { group, index, bytes, announcement, .. } = stream;
-        let mut arrival = Arrival::begin(&self.disk, group, index)?;
+        let Stream { group, index, extents, bytes, announcement, .. } = stream;
+        let mut arrival = Arrival::begin(&self.disk, group, index, &extents)?;
         for piece in bytes.chunks(997) {
             arrival.write(piece)?;
         }

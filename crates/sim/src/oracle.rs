@@ -264,7 +264,7 @@ impl Lane {
                 Answer::Reply(unit, bytes) => drop(own.insert(unit, Outcome::Reply(bytes))),
                 Answer::Parked(unit, waiter) => drop(own.insert(unit, Outcome::Parked(waiter))),
                 Answer::Served(waiter, bytes) => expected.push((waiter, bytes)),
-                Answer::Lost(_) => {}
+                Answer::Lost(_) | Answer::Abandoned(_) => {}
             }
         }
         for (number, unit) in units.iter().enumerate() {
@@ -345,16 +345,27 @@ fn units(data: &[u8]) -> Result<Vec<Option<Words>>, String> {
     Ok(units)
 }
 
+/// What a chunk of a snapshot begins with that holds none of the keys.
+const QUEUE_CHUNK: u8 = 0xC1;
+
 /// All of a state that replicas share: the first chunk of a snapshot, then each key's stored form, sorted.
 pub fn contents(state: &mut State) -> Result<Vec<Vec<u8>>, String> {
     let planted = std::mem::take(&mut state.planted);
     let (_, first) = state.begin_snapshot();
     state.planted = planted;
-    let mut bytes = Vec::new();
-    while state.walk(usize::MAX >> 1, &mut bytes) == Some(false) {}
+    let (mut bytes, mut parts) = (Vec::new(), Vec::new());
+    loop {
+        let begin = bytes.len();
+        let done = state.walk(usize::MAX >> 1, &mut bytes);
+        if bytes.get(begin) == Some(&QUEUE_CHUNK) {
+            parts.push(bytes.split_off(begin));
+        }
+        if done != Some(false) {
+            break;
+        }
+    }
     let failed = |corrupt: store::codec::Corrupt| format!("a key cannot be read back: {corrupt}");
     let mut input = Input::new(&bytes);
-    let mut parts = Vec::new();
     while !input.is_empty() {
         let mut part = vec![input.u8().map_err(failed)?];
         store::codec::put_varint(&mut part, input.varint().map_err(failed)?);

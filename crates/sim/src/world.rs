@@ -24,6 +24,10 @@ use crate::oracle::{Oracle, contents};
 pub struct Bugs {
     /// In consensus and in the shards.
     pub node: Planted,
+    /// In who moves slots.
+    pub mover: shard::mover::Planted,
+    /// In a door that drives a commit over shards.
+    pub door: shard::commit::Planted,
     /// In the log.
     pub log: store::log::Planted,
     /// In the writing of snapshots.

@@ -69,6 +69,11 @@ impl<'a> Input<'a> {
         self.rest.len()
     }
 
+    /// What has been read since, where `later` is this one read further.
+    pub fn until(&self, later: &Input<'a>) -> &'a [u8] {
+        &self.rest[..self.rest.len() - later.rest.len().min(self.rest.len())]
+    }
+
     /// One byte.
     pub fn u8(&mut self) -> Result<u8, Corrupt> {
         let (first, rest) = self.rest.split_first().ok_or(Corrupt("ends early"))?;

@@ -57,7 +57,7 @@ pub trait Disk: Clone + Send {
 }
 
 /// One open file.
-pub trait DiskFile: Send {
+pub trait DiskFile: Send + Sync {
     /// Length in bytes.
     fn len(&self) -> Result<u64, DiskError>;
     /// Whether the file has no bytes.
@@ -66,6 +66,11 @@ pub trait DiskFile: Send {
     }
     /// Fills `into` from `offset` and returns how many bytes there were: fewer than asked only at the end of the file.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize, DiskError>;
+    /// Like [`DiskFile::read_at`] where nothing has to be waited for: `None` where a device would have to be asked, or nobody knows.
+    fn read_ready(&self, offset: u64, into: &mut [u8]) -> Result<Option<usize>, DiskError> {
+        let _ = (offset, into);
+        Ok(None)
+    }
     /// Writes all of `bytes`, growing the file where they reach past its end. After an error any part may be written.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
     /// Makes bytes and length durable (fdatasync).
@@ -170,6 +175,10 @@ impl DiskFile for MemFile {
         Ok(count)
     }
 
+    fn read_ready(&self, offset: u64, into: &mut [u8]) -> Result<Option<usize>, DiskError> {
+        self.read_at(offset, into).map(Some)
+    }
+
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
         let mut bytes = lock(&self.bytes);
         let from = offset as usize;
@@ -196,5 +205,90 @@ impl DiskFile for MemFile {
     fn truncate(&mut self, len: u64) -> Result<(), DiskError> {
         lock(&self.bytes).truncate(len as usize);
         Ok(())
+    }
+}
+
+/// Whether a reader waits for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It takes what is in memory, or nothing.
+    No,
+    /// It does.
+    Yes,
+}
+
+/// Why bytes cannot be read from where they should lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// They are not there any more, or not yet.
+    Gone,
+    /// A device would have to be waited for ([`Wait::No`]).
+    NotReady,
+    /// The disk failed.
+    Disk(DiskError),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::Gone => out.write_str("what should be read is not there any more"),
+            ReadError::NotReady => out.write_str("it is not in memory"),
+            ReadError::Disk(error) => error.fmt(out),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl From<DiskError> for ReadError {
+    fn from(error: DiskError) -> ReadError {
+        match error {
+            DiskError::NotFound => ReadError::Gone,
+            other => ReadError::Disk(other),
+        }
+    }
+}
+
+/// Fills `into` from `offset` of the file; [`ReadError::Gone`] where the file ends before.
+pub fn read_whole<F: DiskFile>(file: &F, offset: u64, into: &mut [u8], wait: Wait) -> Result<(), ReadError> {
+    let got = match wait {
+        Wait::Yes => file.read_at(offset, into)?,
+        Wait::No => file.read_ready(offset, into)?.ok_or(ReadError::NotReady)?,
+    };
+    if got == into.len() { Ok(()) } else { Err(ReadError::Gone) }
+}
+
+/// Files that are kept open for readers, by what they are called; the least recently opened goes first.
+pub struct OpenFiles<K, F> {
+    files: Mutex<Vec<(K, Arc<F>)>>,
+    most: usize,
+}
+
+impl<K: Copy + PartialEq, F> OpenFiles<K, F> {
+    /// So many at most.
+    pub fn new(most: usize) -> OpenFiles<K, F> {
+        OpenFiles { files: Mutex::default(), most }
+    }
+
+    /// The file, opened if need be.
+    ///
+    /// # Errors
+    /// What opening says.
+    pub fn get(&self, key: K, open: impl FnOnce() -> Result<F, DiskError>) -> Result<Arc<F>, DiskError> {
+        let mut files = lock(&self.files);
+        if let Some((_, file)) = files.iter().find(|(have, _)| *have == key) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(open()?);
+        if files.len() >= self.most {
+            files.remove(0);
+        }
+        files.push((key, file.clone()));
+        Ok(file)
+    }
+
+    /// Whatever is called so may have become another file, or none.
+    pub fn forget(&self, gone: impl Fn(K) -> bool) {
+        lock(&self.files).retain(|(have, _)| !gone(*have));
     }
 }

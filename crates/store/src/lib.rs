@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod disk;
+pub mod extent;
 pub mod fence;
 pub mod hash;
 pub mod keyspace;

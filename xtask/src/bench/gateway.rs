@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo xtask bench gateway [--quick] [--bin PATH] [--out FILE] [--rounds N] [--seconds S] [--only PART,PART]
-//!   parts: http, two-threads, tcp, h2, latency, routes, idle
+//!   parts: http, two-threads, tcp, h2, rated, latency, routes, idle
 //! ```
 //!
 //! Client, balancers and upstreams share the machine's cores, so the figure to compare is the balancer's own CPU for 100,000 requests;
@@ -12,6 +12,7 @@
 
 mod clients;
 pub mod peers;
+mod rated;
 mod report;
 
 use super::measure;
@@ -75,11 +76,12 @@ pub enum Found {
 /// A part's name and what runs it.
 type Part = (&'static str, fn(&Plan) -> Result<Found, String>);
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("http", http),
     ("two-threads", two_threads),
     ("tcp", tcp),
     ("h2", h2),
+    ("rated", rated),
     ("latency", latency),
     ("routes", routes),
     ("idle", idle),
@@ -170,6 +172,9 @@ fn row(
     Ok(row)
 }
 
+/// Requests a second of the part `rated`.
+const RATE: usize = 10_000;
+
 const PROXIED: (Option<f64>, Option<f64>) = (Some(1.25), Some(1.2));
 
 fn http(plan: &Plan) -> Result<Found, String> {
@@ -200,6 +205,18 @@ fn h2(plan: &Plan) -> Result<Found, String> {
     let peers = Peers::start(plan, 1, 10)?;
     let load = |balancer: &Balancer, seconds| Load::h2load(8, 8, seconds).run(&balancer.h2);
     Ok(Found::Rows(vec![row(plan, "HTTP/2 (h2c) in front, 8 connections × 8 streams", PROXIED, &peers.all(), &load)?]))
+}
+
+/// Below what any of them can do: what a queue that the client makes by itself does not hide.
+fn rated(plan: &Plan) -> Result<Found, String> {
+    let peers = Peers::start(plan, 1, 10)?;
+    let plain =
+        |balancer: &Balancer, seconds| rated::rated(&balancer.http, RATE as f64, 64, Duration::from_secs(seconds));
+    let streams = |balancer: &Balancer, seconds| Load::h2load(8, 8, seconds).rate(RATE).run(&balancer.h2);
+    let asked = (None, Some(1.2));
+    let first = row(plan, "10,000 requests/s, HTTP/1.1, 64 connections", asked, &peers.all(), &plain)?;
+    let title = "10,000 requests/s, HTTP/2 (h2c) in front, 8 connections × 8 streams";
+    Ok(Found::Rows(vec![first, row(plan, title, asked, &peers.all(), &streams)?]))
 }
 
 /// At 1,000 requests a second; the first of the row is the upstream itself.

@@ -11,11 +11,13 @@
 //! Writes docs/benchmarks.md; what stands there below the line `<!-- notes -->` is kept.
 
 pub mod cluster;
+mod commit;
 mod dns;
 mod footprint;
 mod gateway;
 mod load;
 mod measure;
+mod queue;
 mod report;
 
 use crate::server::Server;
@@ -114,7 +116,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
     match args.split_first().map(|(kind, rest)| (kind.as_str(), rest)) {
         Some(("cluster", rest)) => return cluster::run(rest),
         Some(("gateway", rest)) => return gateway::run(rest),
+        Some(("commit", rest)) => return commit::run(rest),
         Some(("dns", rest)) => return dns::run(rest),
+        Some(("queue", rest)) => return queue::run(rest),
         _ => {}
     }
     let plan = read(args)?;
@@ -150,9 +154,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
 }
 
 fn read(args: &[String]) -> Result<Plan, String> {
-    let (kind, rest) = args.split_first().ok_or("bench wants what: redis, cluster, gateway or dns")?;
+    let (kind, rest) = args.split_first().ok_or("bench wants what: redis, cluster, gateway, dns or queue")?;
     if kind != "redis" {
-        return Err(format!("no benchmark {kind:?}; there are redis, cluster, gateway and dns"));
+        return Err(format!("no benchmark {kind:?}; there are redis, cluster, gateway, dns and queue"));
     }
     let root = root();
     let mut plan = Plan {

@@ -5,14 +5,16 @@
 //! ```
 //!
 //! Each row has its share of the time: faults of its kind are drawn by the seed, begun, held and ended again and again while clients append to
-//! lists and read them through all nodes ([`workload`]). Then it is quiet: every node must run, serve writes and reads within a minute,
-//! and every list's history must have an order that explains it. A row whose fault never struck has failed.
+//! lists and read them through all nodes ([`workload`]), and others produce to a topic and consume it ([`streams`]). Then it is quiet: every
+//! node must run, serve writes and reads within a minute, every list's history must have an order that explains it, and every topic's none of
+//! ten anomalies. A row whose fault never struck has failed.
 //!
 //! With `--plant lying-disk` no fsync is done and all are answered as done: a judge that is worth something must find writes lost by the
 //! power cut (row 3), and the run succeeds only if it does.
 
 mod faults;
 mod rows;
+mod streams;
 mod workload;
 
 use crate::ground::Ground;
@@ -23,6 +25,7 @@ use faults::Course;
 use rows::{ROWS, Row};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use streams::Streams;
 use workload::Workload;
 
 /// Namespaces beyond the nodes of the start: some join later.
@@ -31,6 +34,8 @@ const SPARE: usize = 2;
 const CLIENTS: usize = 6;
 /// How soon all must serve once it is quiet.
 const QUIET: Duration = Duration::from_secs(60);
+/// How long is waited for what a planted fault has lost.
+const PLANTED: Duration = Duration::from_secs(3);
 /// MiB of each node's file system.
 const IMAGE_MIB: u64 = 512;
 
@@ -179,8 +184,11 @@ fn all(ask: &Ask, base: &Path, clock: Option<&PathBuf>) -> Result<(), String> {
     table(&results);
     let failed = results.iter().filter(|result| !result.wrong.is_empty()).count();
     if ask.plant {
-        let lost = results.iter().flat_map(|result| &result.wrong).any(|why| why.contains("is lost"));
-        return if lost { Ok(()) } else { Err("a disk that lies was not noticed".into()) };
+        let told = |word: &str| results.iter().flat_map(|result| &result.wrong).any(|why| why.contains(word));
+        return match (told("is lost"), told("lost write")) {
+            (true, true) => Ok(()),
+            (lists, topics) => Err(format!("a disk that lies was not noticed: lists {lists}, topics {topics}")),
+        };
     }
     match (failed, interrupt::told()) {
         (0, false) => Ok(()),
@@ -213,6 +221,16 @@ fn one(ask: &Ask, row: &'static Row, nodes: Nodes, share: Duration) -> (Found, N
             return (found, nodes);
         }
     };
+    let doors = (0..ask.nodes + SPARE).map(|at| format!("{}:9092", nodes.ground.ip(at))).collect();
+    let topic = format!("{prefix}-{:x}", start.elapsed().as_nanos() as u64 ^ seed);
+    let streams =
+        match Streams::start(&nodes.ground, doors, &topic, seed, if ask.plant { PLANTED } else { streams::GRACE }) {
+            Ok(streams) => Some(streams),
+            Err(why) => {
+                found.wrong.push(why);
+                None
+            }
+        };
     let before = nodes.ground.net().map(|net| net.counts().harmed()).unwrap_or_default();
     let mut course = Course::new(nodes, Rng::new(seed), start + share, clients);
     if let Err(why) = course.run(row) {
@@ -239,6 +257,15 @@ fn one(ask: &Ask, row: &'static Row, nodes: Nodes, share: Duration) -> (Found, N
             found.notes.extend(refusals);
         }
         Err(why) => found.wrong.push(why),
+    }
+    match streams.map(|streams| streams.judge(&nodes.ground)) {
+        Some(Ok(verdict)) => {
+            found.notes.push(verdict.note);
+            found.notes.extend(verdict.fails.iter().map(|(text, count)| format!("{count} × {text}")));
+            found.wrong.extend(verdict.wrong);
+        }
+        Some(Err(why)) => found.wrong.push(why),
+        None => {}
     }
     if found.injected == 0 {
         found.wrong.push("no fault was injected".into());

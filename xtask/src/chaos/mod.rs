@@ -3,6 +3,7 @@
 //! ```text
 //! cargo xtask chaos cluster   --bin PATH [--minutes M]    three nodes behind a bad network: its own flags, see `cluster` (root only)
 //! cargo xtask chaos kill9     --bin PATH [--rounds N]     kill -9 under load, again and again on one data directory
+//! cargo xtask chaos commit    --bin PATH [--rounds N]     kill -9 around EXEC: a row and a message of a topic, both or neither (wants kcat)
 //! cargo xtask chaos power-cut --bin PATH [--rounds N]     a file system that loses what was not synced (root only)
 //! cargo xtask chaos disk-full --bin PATH                  a full disk refuses writes, serves the rest, recovers (root only)
 //! cargo xtask chaos corrupt   --bin PATH [--rounds N]     damaged files: refuse and say where, or lose nothing
@@ -16,6 +17,7 @@
 //! The promise tested everywhere: what was acknowledged is there, what was not is there whole or not at all, and nothing else is there.
 
 mod cluster;
+mod commit;
 mod corrupt;
 mod disk_full;
 mod history;
@@ -47,7 +49,8 @@ impl Ask {
 
 /// Entry of `cargo xtask chaos`.
 pub fn run(args: &[String]) -> Result<(), String> {
-    let (kind, rest) = args.split_first().ok_or("chaos wants a kind: cluster, kill9, power-cut, disk-full, corrupt")?;
+    let (kind, rest) =
+        args.split_first().ok_or("chaos wants a kind: cluster, kill9, commit, power-cut, disk-full, corrupt")?;
     if kind == "cluster" {
         return cluster::run(rest);
     }
@@ -69,6 +72,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
             _ => return Err(format!("chaos does not know {flag}")),
         }
     }
+    if kind == "commit" && !template.contains("{kafka}") {
+        template.push_str(commit::KAFKA);
+    }
     if template.contains("{bin}") {
         let bin = bin.ok_or("chaos wants --bin PATH (or a --template without {bin})")?;
         let bin = std::path::absolute(&bin).map_err(|error| format!("{bin}: {error}"))?;
@@ -80,10 +86,11 @@ pub fn run(args: &[String]) -> Result<(), String> {
     println!("chaos {kind}: seed {seed}, files in {}", ask.dir.display());
     let done = match kind.as_str() {
         "kill9" => kill9::run(&ask),
+        "commit" => commit::run(&ask),
         "power-cut" => image::only_root("power-cut").map_or_else(|| kill9::power_cut(&ask), |why| skip(&why)),
         "disk-full" => image::only_root("disk-full").map_or_else(|| disk_full::run(&ask), |why| skip(&why)),
         "corrupt" => corrupt::run(&ask),
-        _ => Err(format!("no kind of chaos {kind:?}; there are cluster, kill9, power-cut, disk-full, corrupt")),
+        _ => Err(format!("no kind of chaos {kind:?}; there are cluster, kill9, commit, power-cut, disk-full, corrupt")),
     };
     match done {
         Ok(()) => remove(&ask.dir),

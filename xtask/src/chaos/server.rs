@@ -17,6 +17,8 @@ pub struct Server {
     child: Child,
     /// `host:port` of its Redis door.
     pub addr: String,
+    /// `host:port` of its Kafka door, where the template names it.
+    pub kafka: String,
     log: PathBuf,
     log_from: u64,
 }
@@ -39,13 +41,14 @@ fn free_port() -> Result<u16, String> {
 impl Server {
     /// Starts a server on `data`; its output is appended to `log`.
     pub fn start(template: &str, data: &Path, log: &Path) -> Result<Server, String> {
-        let (port, admin) = (free_port()?, free_port()?);
+        let (port, admin, kafka) = (free_port()?, free_port()?, free_port()?);
         // Split before the values go in: a directory may have a space in its name.
         let words: Vec<String> = template
             .split(' ')
             .map(|word| {
                 word.replace("{data}", &data.to_string_lossy())
                     .replace("{port}", &port.to_string())
+                    .replace("{kafka}", &kafka.to_string())
                     .replace("{admin}", &admin.to_string())
             })
             .collect();
@@ -60,7 +63,13 @@ impl Server {
             .stderr(err)
             .spawn()
             .map_err(|error| format!("{program}: {error}"))?;
-        Ok(Server { child, addr: format!("127.0.0.1:{port}"), log: log.to_owned(), log_from })
+        Ok(Server {
+            child,
+            addr: format!("127.0.0.1:{port}"),
+            kafka: format!("127.0.0.1:{kafka}"),
+            log: log.to_owned(),
+            log_from,
+        })
     }
 
     /// What it said since it was started.

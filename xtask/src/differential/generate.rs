@@ -47,6 +47,9 @@ const LIST_KEYS: &[&[u8]] = &[b"l0", b"l1", b""];
 const SET_KEYS: &[&[u8]] = &[b"t0", b"t1", b"t2"];
 const ZSET_KEYS: &[&[u8]] = &[b"z0", b"z1", b"z2"];
 const STREAM_KEYS: &[&[u8]] = &[b"x0", b"x1"];
+/// Positions, and what only holds distances from somewhere.
+const GEO_KEYS: &[&[u8]] = &[b"g0", b"g1"];
+const SKETCH_KEYS: &[&[u8]] = &[b"p0", b"p1", b"p2"];
 const ALL_KEYS: &[&[&[u8]]] = &[STRING_KEYS, HASH_KEYS, LIST_KEYS, SET_KEYS, ZSET_KEYS, STREAM_KEYS];
 
 const VALUES: &[&[u8]] = &[
@@ -295,7 +298,8 @@ impl Generator {
         let mut draw = self.draw();
         draw.home = home(family);
         let mut args = draw.expand(line);
-        if self.rng.percent(6) {
+        // Another word in a member's place would be a second member in its place.
+        if self.rng.percent(6) && args[0] != b"GEOADD" {
             self.damage(&mut args);
         }
         args
@@ -408,6 +412,8 @@ fn home(family: &Family) -> Option<&'static [&'static [u8]]> {
         "sets" => Some(SET_KEYS),
         "zsets" => Some(ZSET_KEYS),
         "streams" => Some(STREAM_KEYS),
+        "geo" => Some(GEO_KEYS),
+        "hyperloglog" => Some(SKETCH_KEYS),
         _ => None,
     }
 }
@@ -447,6 +453,19 @@ impl Draw<'_> {
                 for _ in 0..many {
                     let one = self.one(&word[..word.len() - 1]);
                     out.push(one);
+                }
+            }
+            "$geo+" => {
+                for _ in 0..many {
+                    // A member's place is mostly the same, and no other's: equal distances have no order.
+                    let at = self.rng.below(MEMBERS.len());
+                    let moved = if self.rng.percent(10) { 7 } else { 0 };
+                    let longitude = (at * 37 % 360) as f64 - 179.5 + 0.013 * (at + moved) as f64;
+                    let latitude = (at * 23 % 170) as f64 - 84.75 + 0.0171 * (at * 3 + moved) as f64;
+                    let near = if at.is_multiple_of(2) { 0.05 } else { 1.0 };
+                    out.push(format!("{:.6}", longitude * near).into_bytes());
+                    out.push(format!("{:.6}", (latitude * near).clamp(-85.0, 85.0)).into_bytes());
+                    out.push(MEMBERS[at].to_vec());
                 }
             }
             "$fv+" | "$sm+" => {
@@ -493,6 +512,12 @@ impl Draw<'_> {
             "$t" => self.key(SET_KEYS),
             "$z" => self.key(ZSET_KEYS),
             "$x" => self.key(STREAM_KEYS),
+            "$g" => self.key(GEO_KEYS),
+            "$p" => self.key(SKETCH_KEYS),
+            "$reach" => rng
+                .pick(&["0", "1", "100", "500.5", "1000", "3000", "9000", "25000", "-1", "abc", "inf"])
+                .as_bytes()
+                .to_vec(),
             "$v" => rng.pick(VALUES).to_vec(),
             "$m" => rng.pick(MEMBERS).to_vec(),
             "$e" => rng.pick(ELEMENTS).to_vec(),
@@ -546,7 +571,7 @@ impl Draw<'_> {
                 ])
                 .as_bytes()
                 .to_vec(),
-            "$g" => rng.pick(&["g0", "g0", "g0", "g0", "g0", "g0", "g0", "g1", "g1", "nosuch"]).as_bytes().to_vec(),
+            "$group" => rng.pick(&["g0", "g0", "g0", "g0", "g0", "g0", "g0", "g1", "g1", "nosuch"]).as_bytes().to_vec(),
             "$c" => rng.pick(&["c0", "c0", "c1", "c2"]).as_bytes().to_vec(),
             "$newid" => match rng.below(12) {
                 0 => format!("{}-*", self.clock).into_bytes(),
@@ -663,7 +688,7 @@ pub fn comparable(args: &[Vec<u8>]) -> bool {
         }
         // WITHSCORE is new in 7.2.
         b"ZRANK" | b"ZREVRANK" => args.len() <= 3,
-        b"WATCH" => !args.iter().any(|key| STREAM_KEYS.contains(&&key[..])),
+        b"WATCH" => !args.iter().any(|key| STREAM_KEYS.contains(&&key[..]) || SKETCH_KEYS.contains(&&key[..])),
         b"WAIT" => args.len() == 3 && word(1) == b"0",
         b"CLIENT" => !matches!(&word(1)[..], b"REPLY") || !matches!(&word(2)[..], b"OFF" | b"SKIP"),
         b"HELLO" => args.len() > 1 && !matches!(int(1), Some(2 | 3)) || args.len() > 2,

@@ -20,7 +20,16 @@ struct World {
 fn place(name: u64, zone: &str) -> Place {
     let door = |port: u16| format!("10.0.0.{name}:{port}");
     let (peer, redis, admin, zone) = (door(7400), door(6379), door(7070), zone.to_owned());
-    Place { peer, redis, redis_cluster: String::new(), admin, zone, roles: Roles::ALL }
+    Place {
+        peer,
+        redis,
+        redis_cluster: String::new(),
+        admin,
+        kafka: String::new(),
+        etcd: String::new(),
+        zone,
+        roles: Roles::ALL,
+    }
 }
 
 impl World {

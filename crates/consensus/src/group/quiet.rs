@@ -7,7 +7,8 @@
 //!
 //! - A silent group has no lease once the last one has run out, so nothing is read from the past: what is asked wakes it.
 //! - A silent follower stays loyal to its leader. One that has missed the last heartbeat, or has restarted, finds no votes; but its
-//!   question reaches the leader, which any message but an answer wakes.
+//!   question reaches the leader, which any message but an answer wakes. Is it the leader itself that asks, then it leads no more, and nobody is loyal to it.
+//! - A group with learners does not fall silent: one that has missed the last word of what is decided cannot ask for it by an election.
 //! - A leader falls silent only where all members have everything and no link to one of them is lost: who comes back must be heard, and
 //!   one behind a fence does not ask by itself. So a dead node costs its groups their heartbeats until it is replaced.
 
@@ -55,12 +56,12 @@ impl Group {
             && core.apply_to_current_term()
             && [log.committed, log.applied, log.persisted] == [last; 3]
             && self.writes.is_empty()
-            && !self.withheld
             && self.reads.len() == 0
             && self.fences.is_empty()
             && core.lead_transferee.is_none()
             && !core.has_pending_conf()
-            && !self.membership().is_joint();
+            && !self.membership().is_joint()
+            && self.membership().learners.is_empty();
         if !is_still {
             return false;
         }

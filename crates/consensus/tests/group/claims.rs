@@ -151,6 +151,36 @@ fn an_idle_group_falls_silent_and_wakes_for_whatever_matters() {
     }
 }
 
+/// A silent leader that is woken while it reaches nobody leads no more, and those who are silent with it are told nothing of it: once it
+/// reaches them again, they must not be so loyal to it that it cannot be elected.
+#[test]
+fn who_is_silent_is_not_loyal_to_a_leader_that_leads_no_more() {
+    for seed in 0..30 {
+        let (mut world, _, _) = led(seed, 3, CALM);
+        world.quiesces = true;
+        for id in world.ids() {
+            world.crash(id, 0);
+        }
+        for id in world.ids() {
+            world.restart(id);
+        }
+        world.run(6000);
+        let leader = world.leader().expect("one is elected");
+        let others: Vec<NodeId> = world.ids().into_iter().filter(|id| *id != leader).collect();
+        world.crash(others[0], 0);
+        world.isolate(leader);
+        world.input(leader, Input::LinkLost { node: others[0] });
+        world.run(4000);
+        assert_ne!(world.group(leader).unwrap().status().role, Role::Leader, "seed {seed}: check-quorum");
+        assert!(world.group(others[1]).unwrap().deadline().is_none(), "seed {seed}: nobody has told it anything");
+        world.cut.clear();
+        world.run(6000);
+        assert!(world.leader().is_some(), "seed {seed}: two of three reach each other");
+        world.restart(others[0]);
+        world.heal_and_check();
+    }
+}
+
 /// The vote of a node that hears the leader counts for nobody else: a node that does not hear it cannot take over.
 #[test]
 fn a_node_that_cannot_hear_the_leader_disturbs_nobody() {

@@ -121,6 +121,7 @@ pub fn render(status: &Status) -> String {
     log(&mut page, status);
     groups_and_memory(&mut page, status);
     peers(&mut page, status);
+    forwarded(&mut page, status);
     registry(&mut page, status);
     process(&mut page, status);
     page.text
@@ -222,6 +223,15 @@ fn peers(page: &mut Page, status: &Status) {
     for (kind, name, help, figure) in figures {
         page.each(kind, name, help, &status.peers, |peer| (vec![("peer", &peer.node)], figure(peer)));
     }
+}
+
+fn forwarded(page: &mut Page, status: &Status) {
+    let seen = &status.forwarded;
+    page.gauge("quorate_forward_under_way", "Requests that other nodes are to answer.", seen.away);
+    page.gauge("quorate_forward_under_way_bytes", "Their bytes.", seen.away_bytes);
+    page.gauge("quorate_forward_guests", "Clients of other nodes that have asked here.", seen.guests);
+    let help = "From a request's leaving for another node to its answer.";
+    page.histograms("quorate_forward_duration_seconds", help, "door", [("redis", &seen.latency)].into_iter());
 }
 
 fn registry(page: &mut Page, status: &Status) {

@@ -8,6 +8,7 @@
 //! **Invariant:** nothing here shows a password or a value; only the tape shows keys, and `/metrics` shows none.
 
 pub mod auth;
+pub mod explain;
 pub mod front;
 pub mod guard;
 pub mod metrics;

@@ -36,6 +36,8 @@ pub struct Status {
     pub groups: Vec<Group>,
     /// Other nodes of the cluster, as this one sees them.
     pub peers: Vec<Peer>,
+    /// What they do for this one's clients.
+    pub forwarded: Forwarded,
     /// The log.
     pub log: Log,
     /// Services and their health.
@@ -130,6 +132,26 @@ pub struct Peer {
     pub connects_total: u64,
     /// Why the link does not stand, in words.
     pub error: String,
+}
+
+/// Requests of this node's clients that other nodes answer.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Forwarded {
+    /// Under way now.
+    pub away: u64,
+    /// Their bytes.
+    pub away_bytes: u64,
+    /// Clients of other nodes that have asked here.
+    pub guests: u64,
+    /// Answered since the start.
+    pub answered_total: u64,
+    /// How long half of them took at most, and all but one in a hundred, microseconds.
+    pub p50_us: Option<u64>,
+    /// See `p50_us`.
+    pub p99_us: Option<u64>,
+    /// How long they took.
+    #[serde(skip)]
+    pub latency: Counts,
 }
 
 /// A replicated group on this node.
@@ -404,7 +426,7 @@ pub(super) mod tests {
         assert_eq!(json["limits_hit"]["output_bytes_max"], 2);
         assert_eq!(json["ready"], true);
         let names: Vec<_> = json.as_object().expect("an object").keys().cloned().collect();
-        let expected = "data_dir disk doors found groups history limits_hit log memory node not_ready peers problems process \
+        let expected = "data_dir disk doors forwarded found groups history limits_hit log memory node not_ready peers problems process \
                         ready registry snapshots started_ms time_ms uptime_seconds version";
         assert_eq!(names.join(" "), expected);
     }

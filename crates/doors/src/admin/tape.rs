@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 use shard::command::{Args, find};
+use shard::commit::Step;
 use shard::entry::{Part, Unit, read_cut, read_expire, read_header, read_unit};
+use shard::streams::{StreamOp, What};
 use store::codec::{Corrupt, Input};
 
 /// Keys that are named.
@@ -129,9 +131,20 @@ pub fn read(entry: &[u8]) -> Held {
 }
 
 impl Held {
+    /// What stands in one unit of an entry.
+    pub fn of_unit(unit: &[u8]) -> Held {
+        let mut held = Held::default();
+        held.cut = held.units(Input::new(unit)).is_err();
+        held
+    }
+
     fn take(&mut self, entry: &[u8]) -> Result<(), Corrupt> {
         let mut input = Input::new(entry);
         read_header(&mut input)?;
+        self.units(input)
+    }
+
+    fn units(&mut self, mut input: Input<'_>) -> Result<(), Corrupt> {
         while !input.is_empty() {
             let mut again = input;
             let unit = read_unit(&mut input).inspect_err(|_| {
@@ -145,8 +158,10 @@ impl Held {
                 Unit::Multi(mut multi) => {
                     self.transactions += 1;
                     for _ in 0..multi.count {
-                        if let Part::Command(db, words) = multi.next_part()? {
-                            self.command(db, &words);
+                        match multi.next_part()? {
+                            Part::Command(db, words) => self.command(db, &words),
+                            Part::Stream(op, _) => self.stream(&op),
+                            Part::Literal(_) => {}
                         }
                     }
                 }
@@ -158,13 +173,43 @@ impl Held {
                 }
                 Unit::Unblock { .. } => self.count("wait ended"),
                 Unit::Keyspaces(_) => self.count("keyspaces"),
+                Unit::Etcd(command) => self.count(&format!("etcd {:?}", command.kind).to_lowercase()),
                 Unit::Change(change) => self.count(&format!("registry {}", change.word())),
                 Unit::Bounds(_) => self.count("limits"),
                 Unit::Cluster(change) => self.count(&format!("cluster {}", change.word())),
+                Unit::Queue(command, _) => self.count(command.word()),
+                Unit::Stream { op, .. } => self.stream(&op),
+                Unit::Topics(change) => self.count(change.word()),
+                Unit::Slots(change) => self.count(&format!("slots {}", change.word())),
+                Unit::Commit(step) => self.step(&step)?,
                 Unit::Literal(_) | Unit::Versions(_) => {}
             }
         }
         Ok(())
+    }
+
+    fn stream(&mut self, op: &StreamOp<'_>) {
+        match &op.what {
+            What::Queue(command, _) => self.count(command.word()),
+            What::Run { words, .. } => self.command(0, words),
+            What::Bury { words, .. } => {
+                self.count("dead letter");
+                self.command(0, words);
+            }
+        }
+    }
+
+    /// A step of a commit across shards; with the decision comes what was decided.
+    fn step(&mut self, step: &Step<'_>) -> Result<(), Corrupt> {
+        self.count(step.word());
+        match step {
+            Step::Decide { unit, .. } => self.units(Input::new(unit)),
+            Step::Prepare { keys, .. } => {
+                keys.iter().for_each(|key| self.key(0, key, false));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn command(&mut self, db: u8, words: Args<'_>) {

@@ -1,26 +1,27 @@
-//! A change on its way, to this node's log or to the node that leads.
+//! A unit on its way, to this node's log or to the node that leads.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use discovery::{Change, Outcome};
+use bytes::Bytes;
+use discovery::Outcome;
 
-use super::{Around, ChangeError, Fresh};
+use super::{Around, ChangeError, Fresh, Shown};
 use crate::resp::door::{Client, Door};
 
 /// What a shard says that does not lead any more ([`shard::live::Refusal::Elsewhere`]).
 const MOVED: &str = "TRYAGAIN";
 
-/// A change on its way. Dropped, it still happens; only nobody hears of it.
+/// A unit on its way. Dropped, it still happens; only nobody hears of it.
 #[must_use]
-pub struct Changing(State);
+pub struct Proposing(State);
 
 enum State {
     /// It was not taken.
     Refused(String),
     /// It waits for the log here. Where the lead moves before it was proposed, it goes there.
-    Here(Client, Option<Box<(Arc<Around>, Change)>>),
+    Here(Client, Option<Box<(Arc<Around>, Bytes, Shown)>>),
     /// It is under way to the node that leads.
     There(Away),
 }
@@ -29,7 +30,7 @@ struct Away {
     peer: Client,
     door: Arc<Door>,
     /// What came of it; told once it can be seen here.
-    outcome: Option<Outcome>,
+    outcome: Option<Vec<u8>>,
     seen: Fresh,
 }
 
@@ -40,22 +41,22 @@ impl Drop for Away {
     }
 }
 
-impl Changing {
-    pub(super) fn refused(why: String) -> Changing {
-        Changing(State::Refused(why))
+impl Proposing {
+    pub(super) fn refused(why: String) -> Proposing {
+        Proposing(State::Refused(why))
     }
 
-    pub(super) fn here(peer: Client, around: Option<Box<(Arc<Around>, Change)>>) -> Changing {
-        Changing(State::Here(peer, around))
+    pub(super) fn here(peer: Client, around: Option<Box<(Arc<Around>, Bytes, Shown)>>) -> Proposing {
+        Proposing(State::Here(peer, around))
     }
 
-    pub(super) fn there(peer: Client, door: Arc<Door>, seen: Fresh) -> Changing {
-        Changing(State::There(Away { peer, door, outcome: None, seen }))
+    pub(super) fn there(peer: Client, door: Arc<Door>, seen: Fresh) -> Proposing {
+        Proposing(State::There(Away { peer, door, outcome: None, seen }))
     }
 }
 
-/// What has come for a change, if anything has.
-fn heard(peer: &Client, context: &mut Context<'_>) -> Poll<Result<Outcome, ChangeError>> {
+/// What has come for a unit, if anything has.
+fn heard(peer: &Client, context: &mut Context<'_>) -> Poll<Result<Vec<u8>, ChangeError>> {
     if !peer.listen(context.waker()) {
         return Poll::Pending;
     }
@@ -70,12 +71,12 @@ fn heard(peer: &Client, context: &mut Context<'_>) -> Poll<Result<Outcome, Chang
     }
     Poll::Ready(match bytes.strip_prefix(b"-") {
         Some(error) => Err(ChangeError::Refused(String::from_utf8_lossy(error).trim_end().to_owned())),
-        None => Outcome::decode(&bytes).map_err(|_| ChangeError::Unknown),
+        None => Ok(bytes),
     })
 }
 
-impl Future for Changing {
-    type Output = Result<Outcome, ChangeError>;
+impl Future for Proposing {
+    type Output = Result<Vec<u8>, ChangeError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
@@ -83,8 +84,8 @@ impl Future for Changing {
                 State::Refused(why) => return Poll::Ready(Err(ChangeError::Refused(why.clone()))),
                 State::Here(peer, around) => match std::task::ready!(heard(peer, context)) {
                     Err(ChangeError::Refused(why)) if why.starts_with(MOVED) && around.is_some() => {
-                        let (around, change) = *around.take().expect("it was there a line ago");
-                        self.0 = around.change(&change).0;
+                        let (around, unit, shown) = *around.take().expect("it was there a line ago");
+                        self.0 = around.propose(unit, shown).0;
                     }
                     outcome => return Poll::Ready(outcome),
                 },
@@ -97,5 +98,18 @@ impl Future for Changing {
                 }
             }
         }
+    }
+}
+
+/// A change of the registry on its way; see [`Proposing`].
+#[must_use]
+pub struct Changing(pub(super) Proposing);
+
+impl Future for Changing {
+    type Output = Result<Outcome, ChangeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = std::task::ready!(Pin::new(&mut self.0).poll(context))?;
+        Poll::Ready(Outcome::decode(&outcome).map_err(|_| ChangeError::Unknown))
     }
 }

@@ -2,21 +2,26 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
-use base::{Instant, Limit, Limits, Millis, NodeId};
+use base::{Duration, GroupId, Instant, Limit, Limits, Millis, NodeId, SLOT_COUNT, SlotSet, key_slot};
 use parking_lot::{Mutex, RwLock};
+use queue::partition::Piece;
+use shard::commit::PARKED;
 use shard::entry::Unblock;
-use shard::live::Shard;
+use shard::live::{Shard, Shards};
 use shard::reply::{Protocol, Reply};
-use shard::slots::shard_of;
 use shard::state::Sink;
+use store::disk::ReadError;
 
+use super::commits::{Commits, NUMBERS};
 use super::forward::{AWAY, Forward};
 use super::introspect;
 use super::peer::Peer;
 use super::pubsub::{self, Delivery, Kind, Registry};
+use super::topics;
+use crate::kafka::Soon;
 use crate::secret::Secret;
 
 /// Clients that have left and are remembered.
@@ -81,6 +86,20 @@ pub trait World: Send + Sync {
         let _ = node;
         None
     }
+    /// Runs a task beside the sessions.
+    fn spawn(&self, task: Soon<()>) {
+        drop(task);
+    }
+    /// Waits.
+    fn sleep(&self, how_long: Duration) -> Soon<()> {
+        let _ = how_long;
+        Box::pin(std::future::pending())
+    }
+    /// The batches of pieces that were planned at this group, stamped, within their windows.
+    fn read(&self, group: GroupId, pieces: Vec<Piece>) -> Soon<Result<Vec<u8>, ReadError>> {
+        let _ = (group, pieces);
+        Box::pin(std::future::ready(Err(ReadError::Gone)))
+    }
     /// Hands a frame to the link to another node, behind those before it. Never waits. False: it was not taken.
     fn forward(&self, to: NodeId, frame: Vec<u8>) -> bool {
         let _ = (to, frame);
@@ -92,8 +111,14 @@ pub trait World: Send + Sync {
 pub struct Door {
     /// Bounds.
     pub limits: Limits,
-    /// Data shards in slot order.
-    pub shards: Vec<Arc<Shard<Client>>>,
+    /// Data shards, in the order in which they were made.
+    pub shards: Arc<Shards<Client>>,
+    /// The place of each slot's shard in there, as far as known.
+    slots: Box<[AtomicU16]>,
+    /// The cluster's index by which it was last looked up.
+    mapped: AtomicU64,
+    /// How many of the shards there were from the beginning.
+    founded: AtomicUsize,
     /// The password, if one is set.
     pub password: Option<Secret>,
     /// Who listens to what.
@@ -115,6 +140,10 @@ pub struct Door {
     next_client: AtomicU64,
     /// CONFIG's parameters.
     pub config: Mutex<introspect::Config>,
+    /// What it keeps for topics as streams.
+    pub(super) topic_counts: topics::Counts,
+    /// Transactions over several shards that are under way.
+    pub(super) commits: Commits,
     /// What it has to do with other nodes.
     pub forward: Forward,
     /// See [`World`].
@@ -131,11 +160,21 @@ impl Door {
         world: Box<dyn World>,
     ) -> Door {
         assert!(!shards.is_empty(), "a door leads somewhere");
+        let founded = shards.len();
+        let slots: Box<[AtomicU16]> = (0..SLOT_COUNT).map(|_| AtomicU16::new(0)).collect();
+        for at in 0..shards.len() {
+            SlotSet::share(at, shards.len())
+                .iter()
+                .for_each(|slot| slots[usize::from(slot)].store(at as u16, Ordering::Relaxed));
+        }
         Door {
             channels: RwLock::new(Registry::new(limits.clone())),
             connections_max: AtomicU64::new(limits.connections_max as u64),
             limits,
-            shards,
+            shards: Arc::new(Shards::new(shards)),
+            slots,
+            mapped: AtomicU64::new(0),
+            founded: AtomicUsize::new(founded),
             password,
             clients: Mutex::default(),
             counters: Counters::default(),
@@ -145,6 +184,8 @@ impl Door {
             idle_ms: AtomicU64::new(0),
             next_client: AtomicU64::new(0),
             config: Mutex::new(config),
+            topic_counts: topics::Counts::default(),
+            commits: Commits::default(),
             forward: Forward::default(),
             world,
         }
@@ -183,10 +224,67 @@ impl Door {
         here.or_else(|| self.departed.lock().iter().rev().find(|client| client.id == id).cloned())
     }
 
-    /// The shard of a slot.
+    /// The place of a key's shard.
     #[inline]
     pub fn shard_of(&self, key: &[u8]) -> usize {
-        shard_of(key, self.shards.len())
+        if self.shards.len() == 1 { 0 } else { self.shard_of_slot(key_slot(key)) }
+    }
+
+    /// Says how many of the shards there were from the beginning; the others were made later, and the map says what they have.
+    pub fn found(&self, count: usize) {
+        self.founded.store(count, Ordering::Relaxed);
+        for at in 0..count {
+            SlotSet::share(at, count)
+                .iter()
+                .for_each(|slot| self.slots[usize::from(slot)].store(at as u16, Ordering::Relaxed));
+        }
+    }
+
+    /// The place of the shard that something belongs to which is no key and does not move with slots: a partition of a topic, a
+    /// group of consumers. One of those that were there from the beginning.
+    pub fn home_of(&self, name: &[u8]) -> usize {
+        match self.founded.load(Ordering::Relaxed) {
+            0 | 1 => 0,
+            count => usize::from(key_slot(name)) * count / usize::from(SLOT_COUNT),
+        }
+    }
+
+    /// The place of a slot's shard.
+    #[inline]
+    pub fn shard_of_slot(&self, slot: u16) -> usize {
+        usize::from(self.slots[usize::from(slot)].load(Ordering::Relaxed))
+    }
+
+    /// The slots of the shard at a place.
+    pub fn slots_of(&self, at: usize) -> SlotSet {
+        let own = (0..SLOT_COUNT).filter(|slot| self.shard_of_slot(*slot) == at);
+        SlotSet::of(own.map(|slot| (slot, slot)))
+    }
+
+    /// Looks up which shard has which slots, if that has changed. A shard that this node has not yet is not named.
+    pub fn map_slots(&self) {
+        let Some(meta) = self.forward.meta.get() else { return };
+        let state = meta.state();
+        let index = state.cluster().index();
+        if index == self.mapped.load(Ordering::Relaxed) {
+            return;
+        }
+        let cluster = state.cluster().clone();
+        drop(state);
+        if cluster.founded_shards() == 0 {
+            return;
+        }
+        let mut is_whole = true;
+        for (slot, group) in cluster.route().into_iter().enumerate() {
+            let at = (group.0 as usize).wrapping_sub(1);
+            match self.shards.get(at) {
+                Some(shard) if shard.group == group => self.slots[slot].store(at as u16, Ordering::Relaxed),
+                _ => is_whole = false,
+            }
+        }
+        if is_whole {
+            self.mapped.store(index, Ordering::Relaxed);
+        }
     }
 
     /// Whether another node leads the shard, or perhaps none.
@@ -275,6 +373,7 @@ impl<'a> Outbox<'a> {
             self.door.forward_message(Kind::Channel, &channel, &message);
         }
         self.door.pump_guests();
+        self.door.pump_commits();
     }
 
     fn end_wait(&mut self, waiter: u64, how: Unblock) {
@@ -313,7 +412,37 @@ impl Sink<Client> for Outbox<'_> {
         }
     }
 
+    fn held(&mut self, client: &Client, ticket: u64) {
+        client.hold(ticket);
+        self.door.waits.lock().insert(ticket, client.clone());
+    }
+
+    fn waits_on(&mut self, ticket: u64, waiter: u64) {
+        let held = self.door.waits.lock().remove(&ticket);
+        if let Some(client) = held {
+            self.wakers.extend(client.unhold(ticket));
+            self.parked(&client, waiter);
+        }
+    }
+
+    fn abandoned(&mut self, ticket: u64) {
+        if let Some(client) = self.door.waits.lock().remove(&ticket) {
+            client.doom();
+        }
+    }
+
+    fn awaits(&self, ticket: u64) -> bool {
+        self.door.waits.lock().contains_key(&ticket)
+    }
+
     fn served(&mut self, waiter: u64, bytes: &[u8]) {
+        if waiter & PARKED != 0 {
+            let held = self.door.waits.lock().remove(&waiter);
+            if let Some(client) = held {
+                self.wakers.extend(client.fill(waiter, bytes));
+            }
+            return;
+        }
         if let Some(client) = self.door.waits.lock().remove(&waiter) {
             client.waiting.store(0, Ordering::SeqCst);
             self.wakers.extend(client.answer(bytes));
@@ -337,6 +466,6 @@ impl Sink<Client> for Outbox<'_> {
     }
 
     fn number(&self, client: &Client) -> u64 {
-        if client.is_guest() { 0 } else { client.id }
+        if client.id >= NUMBERS { 0 } else { client.id }
     }
 }

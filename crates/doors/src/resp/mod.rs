@@ -4,6 +4,7 @@
 //! modules are the protocol's parts. Sockets are the host's.
 
 pub mod client;
+mod commits;
 pub mod decode;
 pub mod door;
 pub mod forward;
@@ -13,4 +14,5 @@ pub mod peer;
 pub mod pubsub;
 pub mod session;
 pub mod text;
+mod topics;
 mod whole;

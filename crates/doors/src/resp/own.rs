@@ -60,7 +60,9 @@ impl Session {
         {
             return self.refuse(subscriber_only(name), out);
         }
-        if let Some(until) = self.paused(matches!(name, "publish" | "spublish")) {
+        if let Some(until) =
+            self.paused(matches!(name, "publish" | "spublish" | "q.commitoffset" | "q.xack" | "q.topic"))
+        {
             return Step::Later(until);
         }
         match name {
@@ -86,6 +88,12 @@ impl Session {
                 return Step::Next;
             }
             _ => {}
+        }
+        if matches!(name, "q.commitoffset" | "q.xack") {
+            return self.topic_command(name, args, out);
+        }
+        if name == "q.topic" {
+            return self.topic_settings(args, out);
         }
         if self.transaction.is_some() {
             return self.door_command_in_multi(name, args, out);

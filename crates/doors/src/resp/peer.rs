@@ -1,5 +1,6 @@
 //! One connected client as everybody else sees it: a mailbox for answers and messages, and what CLIENT LIST tells.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
@@ -23,6 +24,16 @@ struct Mail {
     nudged: bool,
     /// While set, answers come here: they are no client's but parts of one.
     aside: Option<Vec<u8>>,
+    /// Answers that are not there yet, and what has come behind them.
+    gaps: VecDeque<Gap>,
+}
+
+/// An answer that waits for a lock, or what has come behind one.
+#[derive(Debug)]
+enum Gap {
+    Open { ticket: u64 },
+    Filled { count: u64, bytes: Vec<u8> },
+    Refused { line: Vec<u8> },
 }
 
 /// What is known of a client beside its session. Written by the session, read by CLIENT LIST.
@@ -126,11 +137,57 @@ impl Peer {
             return self.answer(line);
         }
         let mut mail = self.mail.lock();
+        if !mail.gaps.is_empty() {
+            mail.gaps.push_back(Gap::Refused { line: line.to_vec() });
+            return None;
+        }
+        self.take_refusal(&mut mail, line)
+    }
+
+    fn take_refusal(&self, mail: &mut Mail, line: &[u8]) -> Option<Waker> {
         mail.refused += 1;
         mail.nudged = true;
         mail.refusal.clear();
         mail.refusal.extend_from_slice(line);
         mail.waker.take()
+    }
+
+    /// The answer to the oldest request that has none yet waits under this ticket; what comes behind it waits with it.
+    pub fn hold(&self, ticket: u64) {
+        self.mail.lock().gaps.push_back(Gap::Open { ticket });
+    }
+
+    /// The answer that was held is here.
+    pub fn fill(&self, ticket: u64, bytes: &[u8]) -> Option<Waker> {
+        let mut mail = self.mail.lock();
+        let is_it = |gap: &&mut Gap| matches!(gap, Gap::Open { ticket: own } if *own == ticket);
+        if let Some(gap) = mail.gaps.iter_mut().find(is_it) {
+            *gap = Gap::Filled { count: 1, bytes: bytes.to_vec() };
+        }
+        self.close_gaps(&mut mail)
+    }
+
+    /// What was held will be answered like any other.
+    pub fn unhold(&self, ticket: u64) -> Option<Waker> {
+        let mut mail = self.mail.lock();
+        mail.gaps.retain(|gap| !matches!(gap, Gap::Open { ticket: own } if *own == ticket));
+        self.close_gaps(&mut mail)
+    }
+
+    fn close_gaps(&self, mail: &mut Mail) -> Option<Waker> {
+        let mut waker = None;
+        while let Some(gap) = mail.gaps.pop_front() {
+            let woken = match gap {
+                Gap::Open { ticket } => {
+                    mail.gaps.push_front(Gap::Open { ticket });
+                    break;
+                }
+                Gap::Filled { count, bytes } => self.take_answers(mail, count, &bytes),
+                Gap::Refused { line } => self.take_refusal(mail, &line),
+            };
+            waker = woken.or(waker);
+        }
+        waker
     }
 
     /// Answers that were ever put here.
@@ -158,6 +215,20 @@ impl Peer {
     /// Puts several answers at once, as another node has gathered them.
     pub fn answers(&self, count: u64, bytes: &[u8]) -> Option<Waker> {
         let mut mail = self.mail.lock();
+        if !mail.gaps.is_empty() {
+            mail.gaps.push_back(Gap::Filled { count, bytes: bytes.to_vec() });
+            return None;
+        }
+        self.take_answers(&mut mail, count, bytes)
+    }
+
+    fn take_answers(&self, mail: &mut Mail, count: u64, bytes: &[u8]) -> Option<Waker> {
+        if mail.refused > 0 && count > 0 {
+            // What came after them was done, so they cannot be done later.
+            let lines = mail.refusal.repeat(mail.refused as usize);
+            mail.answers += std::mem::take(&mut mail.refused);
+            let _ = self.put(mail, &lines);
+        }
         mail.answers += count;
         mail.total += count;
         if let Some(aside) = &mut mail.aside {
@@ -165,27 +236,13 @@ impl Peer {
             return mail.waker.take();
         }
         let bytes = if self.muted.load(Ordering::Relaxed) { &[] } else { bytes };
-        self.put(&mut mail, bytes)
+        self.put(mail, bytes)
     }
 
     /// Puts an answer into the mailbox. Returns whom to wake, once, after everything has been put.
     #[inline]
     pub fn answer(&self, bytes: &[u8]) -> Option<Waker> {
-        let mut mail = self.mail.lock();
-        if mail.refused > 0 {
-            // What came after them was done, so they cannot be done later.
-            let lines = mail.refusal.repeat(mail.refused as usize);
-            mail.answers += std::mem::take(&mut mail.refused);
-            let _ = self.put(&mut mail, &lines);
-        }
-        mail.answers += 1;
-        mail.total += 1;
-        if let Some(aside) = &mut mail.aside {
-            aside.extend_from_slice(bytes);
-            return mail.waker.take();
-        }
-        let bytes = if self.muted.load(Ordering::Relaxed) { &[] } else { bytes };
-        self.put(&mut mail, bytes)
+        self.answers(1, bytes)
     }
 
     /// Puts a message that is no answer into the mailbox (pub/sub): it comes even to a client that wants no answers.

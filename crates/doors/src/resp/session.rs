@@ -82,10 +82,11 @@ pub struct Session {
     pub(super) readonly: bool,
     pub(super) transaction: Option<Transaction>,
     pub(super) watches: Vec<Watch>,
+    /// The shards in which they were watched, one for each.
+    watch_places: Vec<usize>,
     /// The watched keys again, to be found quickly, and their bytes.
     watched: HashSet<(u8, Vec<u8>), store::hash::State>,
     watched_bytes: usize,
-    watch_shard: Option<usize>,
     decode: DecodeState,
     words: decode::Words,
     limits: DecodeLimits,
@@ -103,8 +104,8 @@ pub struct Session {
     pub(super) blocked: bool,
     /// As many requests as may be are under way, which has been counted.
     deep: bool,
-    /// WATCH has asked for versions, and comes by again when they are here.
-    watching: bool,
+    /// WATCH has asked a shard for versions, and comes by again when they are here; those that it has by now.
+    watching: Option<multi::Watching>,
     /// A command that goes to one shard after the other.
     pub(super) round: Option<super::whole::Round>,
     /// Database to return to where the EXEC under way does nothing, because a watched key has changed.
@@ -146,7 +147,7 @@ impl Session {
             watches: Vec::new(),
             watched: HashSet::default(),
             watched_bytes: 0,
-            watch_shard: None,
+            watch_places: Vec::new(),
             decode: DecodeState::new(),
             words: decode::Words::new(),
             limits,
@@ -157,7 +158,7 @@ impl Session {
             there: false,
             travelled: false,
             departs: false,
-            watching: false,
+            watching: None,
             blocked: false,
             deep: false,
             round: None,
@@ -370,6 +371,9 @@ impl Session {
         if let Some(until) = self.paused(held_with_writes(spec)) {
             return Step::Later(until);
         }
+        if let Some(step) = self.on_topic(spec, args, out) {
+            return step;
+        }
         if self.transaction.is_some() {
             return self.enqueue(spec, args, out);
         }
@@ -378,12 +382,14 @@ impl Session {
         }
         let shard = match self.route(spec, args) {
             Ok(shard) => shard.unwrap_or(0),
+            Err(error) if self.may_cross(&error) => return self.cross_command(spec, args, out),
             Err(error) => return self.refuse(error, out),
         };
         if self.is_cluster && self.may_be_old(spec, shard) {
             return self.read_old(spec, shard, args, out);
         }
-        if !self.turn_to(shard) {
+        let taken = self.door.shards.len() == 1 || self.door.shards[shard].state().takes(spec, args);
+        if !self.turn_to(shard, taken) {
             return Step::Barrier;
         }
         if spec.is_write() || spec.flags.has(Flags::READ_ONLY) {
@@ -400,6 +406,11 @@ impl Session {
             return self.submit(spec, at, Place::Local, args, out);
         }
         let state = shard.state();
+        if state.is_locked(spec, args) {
+            // It waits behind whoever holds the key.
+            drop(state);
+            return self.submit(spec, at, Place::Local, args, out);
+        }
         let begun = out.bytes.len();
         let call = Call { may_block, ..Call::new(spec, self.db, args, shard.now(self.now)) };
         let block = state.read(&call, &mut self.rng, out);
@@ -573,6 +584,7 @@ pub(super) fn subscriber_only(name: &str) -> CommandError {
 }
 
 pub(super) mod ask;
+mod cross;
 #[cfg(test)]
 mod limits;
 mod multi;

@@ -97,12 +97,14 @@ impl Session {
 
     /// Asks the round's next shard.
     fn ask_round(&mut self, round: Round, ask: Ask<'_>, must: bool, out: &mut Reply) -> Step {
-        self.turn_to(round.asked);
+        self.turn_to(round.asked, true);
+        // Before the question: its answer may be here before the next line is reached.
+        self.client.set_aside();
         if let Err(error) = self.ask_for(round.asked, ask, must) {
+            self.client.take_aside();
             self.door.limits.hit(Limit::pending_bytes_max);
             return self.refuse(error, out);
         }
-        self.client.set_aside();
         self.blocked = true;
         self.round = Some(round);
         // It comes by again with every answer, until all have come.

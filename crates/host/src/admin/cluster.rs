@@ -7,6 +7,8 @@
 //!  POST /cluster/remove?node=N              its replicas move away, then it is forgotten
 //!  POST /cluster/move?group=G&from=A&to=B   a replica goes from one node to another, and stays there
 //!  POST /cluster/lead?group=G&to=N          this voter should lead
+//!  POST /cluster/split?group=G[&slots=S]     a new shard takes half of its slots, or these, as in 0-99,200
+//!  POST /cluster/move-slots?slots=S&from=G&to=H   a shard takes slots from another
 //!  POST /cluster/rebalance                  what was placed by hand is no longer
 //!  POST /cluster/replication?voters=N       3 or 5 replicas decide
 //! ```
@@ -15,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::cluster::{Assignment, Change, NodeState};
-use base::{GroupId, NodeId};
+use base::{GroupId, NodeId, SlotSet};
 use serde_json::json;
 
 use super::gateway::{Told, error, told};
@@ -36,8 +38,18 @@ pub async fn answer(member: &Arc<Member>, method: &str, path: &str, query: &str)
             }
             Err(why) => error(503, why),
         },
+        ("POST", "split") => match asked.split() {
+            Err(why) => error(400, why),
+            Ok((group, slots)) => match member.split(group, slots).await {
+                Ok(made) => told(200, json!({ "done": true, "shard": made.0 })),
+                Err(why) => error(409, why),
+            },
+        },
         ("POST", verb) => match asked.change(verb) {
-            Ok(None) => error(404, "below /cluster: token, drain, undrain, remove, move, lead, rebalance, replication"),
+            Ok(None) => error(
+                404,
+                "below /cluster: token, drain, undrain, remove, move, lead, split, move-slots, rebalance, replication",
+            ),
             Ok(Some(changes)) => {
                 for change in &changes {
                     if let Err(why) = member.change(change).await {
@@ -89,6 +101,23 @@ impl Asked<'_> {
     }
 
     /// The changes that a verb means; `None` for a verb that there is not.
+    fn slots(&self) -> Result<Option<SlotSet>, String> {
+        self.query.get("slots").map(|text| SlotSet::parse(text)).transpose()
+    }
+
+    /// Which shard is to be split, and what the new one takes: the upper half, where nothing is said.
+    fn split(&self) -> Result<(GroupId, SlotSet), String> {
+        let (group, _) = self.group()?;
+        if let Some(slots) = self.slots()? {
+            return Ok((group, slots));
+        }
+        let own = self.member.cluster().slots_of(group);
+        if own.len() < 2 {
+            return Err(format!("shard {} has {} slots, which cannot be split in two", group.0, own.len()));
+        }
+        Ok((group, SlotSet::of(own.iter().skip(own.len() / 2).map(|slot| (slot, slot)))))
+    }
+
     fn change(&self, verb: &str) -> Result<Option<Vec<Change>>, String> {
         let state = |state| Ok::<_, String>(Some(vec![Change::SetState { node: self.node("node")?, state }]));
         match verb {
@@ -135,6 +164,14 @@ impl Asked<'_> {
                 }
                 (to.leader, to.by_hand) = (Some(target), true);
                 Ok(Some(vec![Change::Assign { group, to }]))
+            }
+            "move-slots" => {
+                let slots = self.slots()?.ok_or("?slots= is missing, as in slots=0-99,200")?;
+                let shard = |name| {
+                    let number = self.number(name)?;
+                    u32::try_from(number).map(GroupId).map_err(|_| format!("there is no shard {number}"))
+                };
+                Ok(Some(vec![Change::MoveSlots { from: shard("from")?, to: shard("to")?, slots }]))
             }
             "rebalance" => {
                 let cluster = self.member.cluster();

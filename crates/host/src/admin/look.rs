@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use doors::admin::rates::Sample;
 use doors::admin::registry::{self, Registry, Times};
-use doors::admin::status::{Disk, Door, Found, Group, Keyspace, Log, Memory, Peer, Process, Snapshots, Status};
+use doors::admin::status::{
+    Disk, Door, Forwarded, Found, Group, Keyspace, Log, Memory, Peer, Process, Snapshots, Status,
+};
 use store::keyspace::{Durability, Eviction};
 
 use super::{Admin, CONNECTIONS_MAX};
@@ -42,7 +44,7 @@ pub(super) async fn every_second(admin: Arc<Admin>) {
         figures.commands_per_second.store(rates.commands_per_second as u64, Ordering::Relaxed);
         figures.bytes_in_per_second.store(rates.bytes_in_per_second as u64, Ordering::Relaxed);
         figures.bytes_out_per_second.store(rates.bytes_out_per_second as u64, Ordering::Relaxed);
-        figures.note_peak(&admin.node.shards[1..]);
+        figures.note_peak(admin.node.shards.iter().skip(1));
         if admin.told.receiver_count() > 0 {
             admin.told.send_replace(status(&admin).json().into());
         }
@@ -92,9 +94,10 @@ pub(super) fn status(admin: &Admin) -> Status {
         ready: not_ready.is_none(),
         not_ready,
         problems: Vec::new(),
-        doors: [redis, own(admin)].into_iter().chain(consul(node)).collect(),
+        doors: [redis, own(admin)].into_iter().chain(consul(node)).chain(kafka(node)).chain(etcd(node)).collect(),
         groups,
         peers: peers(node),
+        forwarded: forwarded(node),
         log,
         registry: admin.services.lock().look(node),
         snapshots: snapshots(node),
@@ -189,11 +192,49 @@ fn consul(node: &Node) -> Option<Door> {
     })
 }
 
+fn kafka(node: &Node) -> Option<Door> {
+    let figures = node.kafka.get()?;
+    let counters = figures.counters();
+    Some(Door {
+        name: "kafka".into(),
+        address: figures.address.to_string(),
+        connections: figures.open(),
+        connections_max: crate::kafka::CONNECTIONS_MAX as u64,
+        connections_total: figures.connections.load(Ordering::Relaxed),
+        refused_total: figures.refused.load(Ordering::Relaxed),
+        commands_total: counters.requests.load(Ordering::Relaxed),
+        errors_total: counters.errors.load(Ordering::Relaxed),
+        protocol_errors_total: counters.garbage.load(Ordering::Relaxed),
+        auth_failures_total: counters.auth_failures.load(Ordering::Relaxed),
+        bytes_in_total: counters.bytes_produced.load(Ordering::Relaxed),
+        bytes_out_total: counters.bytes_fetched.load(Ordering::Relaxed),
+        ..Door::default()
+    })
+}
+
+fn etcd(node: &Node) -> Option<Door> {
+    let figures = node.etcd.get()?;
+    let counters = figures.counters();
+    Some(Door {
+        name: "etcd".into(),
+        address: figures.address.to_string(),
+        connections: figures.open(),
+        connections_max: crate::etcd::CONNECTIONS_MAX as u64,
+        connections_total: figures.connections.load(Ordering::Relaxed),
+        refused_total: figures.refused.load(Ordering::Relaxed),
+        commands_total: counters.calls.load(Ordering::Relaxed),
+        errors_total: counters.errors.load(Ordering::Relaxed),
+        auth_failures_total: counters.auth_failures.load(Ordering::Relaxed),
+        waiting: figures.watchers() as u64,
+        ..Door::default()
+    })
+}
+
 fn groups_and_memory(node: &Node) -> (Vec<Group>, Memory) {
     let mut memory = Memory { resident_bytes: resident_bytes(), ..Memory::default() };
     let mut groups = Vec::new();
     let known = node.groups();
-    for shard in &node.shards {
+    for shard in node.shards.iter() {
         let state = shard.state();
         let mut group = Group { group: shard.group.to_string(), role: "starting".into(), ..Group::default() };
         if let Some(status) = known.iter().find(|status| status.group == shard.group) {
@@ -249,6 +290,21 @@ fn peers(node: &Node) -> Vec<Peer> {
         error: link.error,
     });
     peers.collect()
+}
+
+fn forwarded(node: &Node) -> Forwarded {
+    let figures = node.door.forward_figures();
+    let latency = node.door.forward.latency.snapshot();
+    let micros = |share| latency.quantile(share).map(|span| span.as_micros() as u64);
+    Forwarded {
+        away: figures.away as u64,
+        away_bytes: figures.away_bytes as u64,
+        guests: figures.guests as u64,
+        answered_total: latency.count(),
+        p50_us: micros(0.5),
+        p99_us: micros(0.99),
+        latency,
+    }
 }
 
 fn log(node: &Node, now: &Sample) -> Log {

@@ -21,7 +21,7 @@ use crate::peers::join::{Accepted, Request};
 use crate::peers::keys::PublicKey;
 use crate::peers::token::Token;
 use crate::peers::{Directory, LinkStatus, PeerAddress};
-use crate::start::FIRST_NODE;
+use crate::start::{FIRST_NODE, note_peers};
 
 /// How often this node looks what it has to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -33,6 +33,8 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 const STEP_EVERY: Duration = Duration::from_millis(500);
 /// A node is silent after so long without a link.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
+/// Others are asked where a node is that is not found, this often.
+const WHERE_EVERY: Duration = Duration::from_millis(300);
 /// A word on this node is tried again after so long.
 const DESCRIBE_EVERY: Duration = Duration::from_secs(5);
 /// An append that takes so long means that somebody else should lead.
@@ -49,6 +51,10 @@ pub struct Details {
     admin: String,
     zone: String,
     roles: String,
+    #[serde(default)]
+    kafka: String,
+    #[serde(default)]
+    etcd: String,
 }
 
 /// What a node that has joined must know before its first start.
@@ -61,13 +67,13 @@ pub struct Welcome {
 impl Details {
     /// Of this place.
     pub fn of(place: &Place) -> Details {
-        let Place { peer, redis, redis_cluster, admin, zone, roles } = place.clone();
-        Details { peer, redis, redis_cluster, admin, zone, roles: roles.to_string() }
+        let Place { peer, redis, redis_cluster, admin, kafka, etcd, zone, roles } = place.clone();
+        Details { peer, redis, redis_cluster, admin, zone, roles: roles.to_string(), kafka, etcd }
     }
 
     fn place(self) -> Result<Place, String> {
-        let Details { peer, redis, redis_cluster, admin, zone, roles } = self;
-        Ok(Place { peer, redis, redis_cluster, admin, zone, roles: Roles::from_words(roles.split(','))? })
+        let Details { peer, redis, redis_cluster, admin, zone, roles, kafka, etcd } = self;
+        Ok(Place { peer, redis, redis_cluster, admin, kafka, etcd, zone, roles: Roles::from_words(roles.split(','))? })
     }
 
     /// As it is sent.
@@ -94,6 +100,10 @@ struct Memory {
     told: Option<u64>,
     planned: Instant,
     described: Option<Instant>,
+    /// What was last written down about whether there are others.
+    peers: Option<bool>,
+    /// When others were last asked where somebody is.
+    searched: Option<Instant>,
     /// When a group took its last step.
     steps: BTreeMap<GroupId, Instant>,
     /// Since when this node has led the meta group without a break.
@@ -123,6 +133,16 @@ impl Member {
             self.peers.set_directory(&directory(&cluster));
             memory.told = Some(cluster.index());
         }
+        let has_peers = cluster.nodes().len() > 1;
+        if self.own == FIRST_NODE && !cluster.is_empty() && memory.peers != Some(has_peers) {
+            let disk = self.disk.clone();
+            let noted = tokio::task::spawn_blocking(move || note_peers(&disk, has_peers)).await;
+            memory.peers = matches!(noted, Ok(Ok(()))).then_some(has_peers);
+        }
+        if self.lacks_shards(&cluster) {
+            self.clone().add_shards(&cluster).await;
+        }
+        self.move_slots(&cluster);
         let links = self.links();
         let groups = self.status.lock().clone();
         // Those that still know this node were not asked yet, or are gone themselves: one word from a member is enough, since
@@ -131,6 +151,7 @@ impl Member {
         if links.iter().any(|link| !link.out_up && link.error.ends_with(&farewell)) {
             self.removed.send_replace(true);
         }
+        self.search(memory, &links, now);
         let leads_meta = groups.iter().any(|group| group.group == GroupId::META && group.leads);
         if leads_meta && cluster.is_empty() && self.own == FIRST_NODE {
             self.found().await;
@@ -165,6 +186,28 @@ impl Member {
         }
     }
 
+    /// Asks those that answer where the others are. Where each node is stands in the meta group's log; of two that came back at other
+    /// addresses, neither may have read there of the other, and both may be needed for its next entry.
+    fn search(self: &Arc<Self>, memory: &mut Memory, links: &[LinkStatus], now: Instant) {
+        let is_lost = |link: &&LinkStatus| !link.out_up && !link.error.is_empty();
+        let lost: BTreeSet<u64> = links.iter().filter(is_lost).map(|link| link.node).collect();
+        if lost.is_empty() || memory.searched.is_some_and(|at| now.since(at) < WHERE_EVERY) {
+            return;
+        }
+        memory.searched = Some(now);
+        for link in links.iter().filter(|link| link.out_up) {
+            let (member, lost, from) = (self.clone(), lost.clone(), NodeId(link.node));
+            tokio::spawn(async move {
+                let asked = member.peers.ask(from, links::where_question(), REPORT_PATIENCE).await;
+                for (node, addresses) in links::read_where_answer(&asked.unwrap_or_default()) {
+                    if lost.contains(&node) && !addresses.is_empty() {
+                        member.peers.hint(NodeId(node), addresses);
+                    }
+                }
+            });
+        }
+    }
+
     /// The first node founds the cluster, once.
     async fn found(self: &Arc<Self>) {
         let identity = &self.identity;
@@ -178,7 +221,7 @@ impl Member {
             node: self.own,
             key: identity.pin(),
             place: self.place.clone(),
-            groups: self.shards.iter().map(|shard| shard.group).collect(),
+            groups: (0..=self.options.data_shards as u32).map(GroupId).collect(),
         };
         if let Ok(Outcome::Done) = self.change_here(&change).await {
             let _ = self.token.set(token.encode());
@@ -212,7 +255,7 @@ impl Member {
             .map_err(|_| "what the node says of itself cannot be understood")?;
         match self.change(&Change::Join { key, place: details.place()? }).await? {
             Outcome::Joined(node) => {
-                let welcome = Welcome { data_shards: self.shards.len() - 1 };
+                let welcome = Welcome { data_shards: self.options.data_shards };
                 Ok(Accepted { node, details: serde_json::to_vec(&welcome).unwrap_or_default().into() })
             }
             _ => Err("the cluster has not said which node this is".into()),
@@ -289,7 +332,7 @@ impl Member {
 
     fn count_loads(&self) {
         let mut loads = self.loads.lock();
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let counted = shard.state().counts().0;
             let load = loads.entry(shard.group).or_default();
             let fresh = if load.counted == 0 { 0 } else { counted.saturating_sub(load.counted) };
@@ -325,7 +368,7 @@ impl Member {
             if age > PLAN_EVERY + REPORT_PATIENCE {
                 continue;
             }
-            if report.slow_disk {
+            if report.condition.slow_disk {
                 sight.slow.insert(node);
             }
             for group in report.groups.iter().filter(|group| group.role == "leader") {

@@ -1,5 +1,6 @@
 //! What comes over the links, and where it goes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 
 use ::cluster::{Change, Outcome};
@@ -9,6 +10,7 @@ use consensus::Envelope;
 use parking_lot::RwLock;
 use shard::driver::{Arrived, Input};
 use shard::open::OpenOptions;
+use shard::slots::{SlotAnswer, SlotChange};
 
 use super::Member;
 use super::change::bytes_of;
@@ -21,18 +23,46 @@ use crate::peers::{Handler, Later, Message};
 const REPORT: u8 = b'r';
 const CHANGE: u8 = b'c';
 const SHUN: u8 = b's';
+const SLOTS: u8 = b'm';
+const WHERE: u8 = b'w';
 /// Answers to a change.
-const MADE: u8 = 0;
-const NOT_HERE: u8 = 1;
+pub(super) const MADE: u8 = 0;
+pub(super) const NOT_HERE: u8 = 1;
 
 /// A question for a report.
 pub(super) fn report_question() -> Bytes {
     Bytes::from_static(&[REPORT])
 }
 
+/// A question where the others are.
+pub(super) fn where_question() -> Bytes {
+    Bytes::from_static(&[WHERE])
+}
+
+/// What a node knows of where others are. Nothing where it makes no sense.
+pub(super) fn read_where_answer(answer: &[u8]) -> BTreeMap<u64, Vec<String>> {
+    serde_json::from_slice(answer).unwrap_or_default()
+}
+
 /// A question that makes a change.
 pub(super) fn change_question(change: &Change) -> Bytes {
     bytes_of(CHANGE, &change.encode())
+}
+
+/// A question that changes the slots of a shard.
+pub(super) fn slots_question(group: GroupId, change: &SlotChange) -> Bytes {
+    let mut body = group.0.to_le_bytes().to_vec();
+    body.extend_from_slice(&change.encode());
+    bytes_of(SLOTS, &body)
+}
+
+/// What came of it. `Err` says why it is to be tried again.
+pub(super) fn read_slots_answer(answer: &[u8]) -> Result<SlotAnswer, String> {
+    match answer.split_first() {
+        Some((&MADE, answer)) => SlotAnswer::decode(answer).map_err(|corrupt| corrupt.to_string()),
+        Some((&NOT_HERE, why)) => Err(String::from_utf8_lossy(why).into_owned()),
+        _ => Err("that node does not understand the question: is it of an older version?".into()),
+    }
 }
 
 /// A word that this node does not want to lead anything, or does again.
@@ -123,6 +153,10 @@ impl Handler for Links {
         Box::pin(async move {
             match request.split_first() {
                 Some((&REPORT, _)) => member.report().encode().into(),
+                Some((&WHERE, _)) => {
+                    let known = member.peers.whereabouts().into_iter().map(|(node, addresses)| (node.0, addresses));
+                    serde_json::to_vec(&known.collect::<BTreeMap<u64, _>>()).unwrap_or_default().into()
+                }
                 Some((&CHANGE, change)) => {
                     let made = match Change::decode(change) {
                         Ok(change) => member.change_here(&change).await,
@@ -135,6 +169,10 @@ impl Handler for Links {
                         Err(why) => bytes_of(NOT_HERE, why.as_bytes()),
                     }
                 }
+                Some((&SLOTS, question)) => match question.split_first_chunk::<4>() {
+                    Some((group, change)) => member.slots_asked(GroupId(u32::from_le_bytes(*group)), change).await,
+                    None => Bytes::new(),
+                },
                 Some((&SHUN, word)) => {
                     let mut shunned = member.shunned.lock();
                     if word == [1] {

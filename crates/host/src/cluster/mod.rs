@@ -12,6 +12,7 @@
 mod change;
 mod keeper;
 mod links;
+mod moving;
 mod report;
 mod view;
 
@@ -25,21 +26,24 @@ use base::{GroupId, Instant, NodeId};
 use doors::resp::door::Client;
 use parking_lot::Mutex;
 use shard::driver::Input;
-use shard::live::Shard;
+use shard::live::{Shard, Shards};
+use shard::open::OpenOptions;
 use store::keyspace::Durability;
 use store::table::DATABASES;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::files::Directory;
 use crate::log::LogThread;
-use crate::node::GroupStatus;
+use crate::node::{Fresh, GroupStatus};
 use crate::peers::{Identity, LinkStatus, Peers, Settings};
 use crate::start::FIRST_NODE;
 
 pub use keeper::{Details, Welcome};
 pub use links::{Forwarded, Links};
-pub use report::{GroupReport, Report};
+pub use moving::Progress;
+pub use report::{Condition, GroupReport, Report};
 pub use view::{GroupView, NodeView, View};
 
 /// What a node needs to be part of a cluster.
@@ -68,12 +72,18 @@ pub struct Member {
     /// The join token, where this node has just founded the cluster.
     pub token: OnceLock<String>,
     replace_after: Duration,
-    shards: Vec<Arc<Shard<Client>>>,
+    shards: Arc<Shards<Client>>,
     put: Box<dyn Fn(Input) + Send + Sync>,
+    /// Gives the driver a group that the node has not had.
+    add: Box<dyn Fn(Fresh) + Send + Sync>,
+    disk: Directory,
+    options: OpenOptions,
+    /// Slots that this node's shards give away, by shard.
+    moving: Mutex<BTreeMap<GroupId, moving::Progress>>,
     /// The groups, as the driver last wrote them down.
-    status: Arc<Mutex<Vec<GroupStatus>>>,
+    status: Arc<Mutex<Vec<Arc<GroupStatus>>>>,
     /// This node's own word, without its groups.
-    own_report: Box<dyn Fn() -> Report + Send + Sync>,
+    own_report: Box<dyn Fn() -> Condition + Send + Sync>,
     /// What the others last said, and when.
     reports: Mutex<BTreeMap<NodeId, (Instant, Report)>>,
     /// Commands a second of each group here, smoothed.
@@ -92,10 +102,13 @@ pub struct Member {
 /// What a member is made of, beside its configuration.
 pub(crate) struct Parts {
     pub(crate) peers: Peers,
-    pub(crate) shards: Vec<Arc<Shard<Client>>>,
+    pub(crate) shards: Arc<Shards<Client>>,
+    pub(crate) add: Box<dyn Fn(Fresh) + Send + Sync>,
+    pub(crate) disk: Directory,
+    pub(crate) options: OpenOptions,
     pub(crate) put: Box<dyn Fn(Input) + Send + Sync>,
-    pub(crate) status: Arc<Mutex<Vec<GroupStatus>>>,
-    pub(crate) own_report: Box<dyn Fn() -> Report + Send + Sync>,
+    pub(crate) status: Arc<Mutex<Vec<Arc<GroupStatus>>>>,
+    pub(crate) own_report: Box<dyn Fn() -> Condition + Send + Sync>,
     pub(crate) log: Arc<LogThread>,
 }
 
@@ -107,7 +120,7 @@ struct Load {
 
 impl Member {
     pub(crate) fn new(identity: Identity, place: Place, replace_after: Duration, parts: Parts) -> Member {
-        let Parts { peers, shards, put, status, own_report, log } = parts;
+        let Parts { peers, shards, add, disk, options, put, status, own_report, log } = parts;
         Member {
             own: identity.node,
             peers,
@@ -117,6 +130,10 @@ impl Member {
             replace_after,
             shards,
             put,
+            add,
+            disk,
+            options,
+            moving: Mutex::default(),
             status,
             own_report,
             reports: Mutex::default(),
@@ -160,7 +177,7 @@ impl Member {
             });
         }
         let leaderless = |shard: &&Arc<Shard<Client>>| shard.leader().is_none() && self.holds(shard.group);
-        let group = self.shards.iter().find(leaderless)?.group;
+        let group = self.shards.iter().take(self.options.data_shards + 1).find(leaderless)?.group;
         let name = if group == GroupId::META { "the meta group".to_owned() } else { format!("shard {}", group.0) };
         let missing: Vec<String> = {
             let up: BTreeSet<u64> = self.links().iter().filter(|link| link.is_up()).map(|link| link.node).collect();
@@ -210,17 +227,22 @@ impl Member {
     /// This node's word on itself.
     pub fn report(&self) -> Report {
         let loads = self.loads.lock().iter().map(|(group, load)| (*group, load.smooth)).collect();
-        let mut groups = self.status.lock().clone();
+        let mut groups: Vec<GroupStatus> = self.status.lock().iter().map(|group| (**group).clone()).collect();
         for group in &mut groups {
-            let Some(shard) = self.shards.iter().find(|shard| shard.group == group.group) else { continue };
+            // They mostly stand in the same order.
+            let place = self.shards.get(group.group.0 as usize).filter(|shard| shard.group == group.group);
+            let Some(shard) = place.or_else(|| self.shards.iter().find(|shard| shard.group == group.group)) else {
+                continue;
+            };
             let state = shard.state();
             group.applied = state.applied();
             let tables = [state.tables(Durability::Fsync), state.tables(Durability::Memory)];
             group.keys = tables.iter().flat_map(|tables| (0..DATABASES as u8).map(|db| tables.len(db) as u64)).sum();
         }
         let groups = Report::groups(&groups, &loads);
-        let slow_disk = self.is_slow.load(Ordering::Relaxed);
-        Report { node: self.own.0, groups, slow_disk, ..(self.own_report)() }
+        let condition = Condition { slow_disk: self.is_slow.load(Ordering::Relaxed), ..(self.own_report)() };
+        let moving = self.moving().into_values().collect();
+        Report { node: self.own.0, condition, groups, moving }
     }
 
     /// What each node last said of itself, and how long ago; this one included.

@@ -8,11 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::GroupStatus;
 
-/// One node's word on itself.
+/// How a node is, as it says itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Report {
-    /// Who.
-    pub node: u64,
+pub struct Condition {
     /// Of the program.
     pub version: String,
     /// Why it is not ready; empty: it is.
@@ -25,8 +23,21 @@ pub struct Report {
     pub memory: u64,
     /// Bytes of its log.
     pub log_bytes: u64,
+}
+
+/// One node's word on itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Who.
+    pub node: u64,
+    /// How it is.
+    #[serde(flatten)]
+    pub condition: Condition,
     /// Groups that it has.
     pub groups: Vec<GroupReport>,
+    /// Slots that leave shards which it leads.
+    #[serde(default)]
+    pub moving: Vec<super::Progress>,
 }
 
 /// One group as this node knows it.

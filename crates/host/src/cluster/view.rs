@@ -8,7 +8,7 @@ use ::cluster::NodeState;
 use base::{GroupId, NodeId};
 use serde::Serialize;
 
-use super::{GroupReport, Member, Report};
+use super::{Condition, GroupReport, Member, Progress, Report};
 
 /// A report older than this says nothing of now.
 const FRESH: Duration = Duration::from_secs(3);
@@ -28,6 +28,8 @@ pub struct View {
     pub problems: Vec<String>,
     /// Moves that are under way, in words.
     pub moves: Vec<String>,
+    /// Slots that are under way from one shard to another.
+    pub slot_moves: Vec<SlotsView>,
     /// Nodes by number.
     pub nodes: Vec<NodeView>,
     /// Groups by number; 0 is the meta group.
@@ -57,18 +59,9 @@ pub struct NodeView {
     pub redis: String,
     /// See `peer`.
     pub admin: String,
-    /// Its program.
-    pub version: String,
-    /// Why it is not ready; empty: it is.
-    pub not_ready: String,
-    /// Its disk does not keep up.
-    pub slow_disk: bool,
-    /// Seconds since its start.
-    pub uptime: u64,
-    /// Resident memory.
-    pub memory: u64,
-    /// Bytes of its log.
-    pub log_bytes: u64,
+    /// How it is, as it says itself; empty while it says nothing.
+    #[serde(flatten)]
+    pub condition: Condition,
     /// Groups that it leads.
     pub leads: usize,
     /// Groups that it holds.
@@ -106,6 +99,18 @@ pub struct GroupView {
     pub keys: u64,
     /// Commands a second, smoothed.
     pub load: u64,
+    /// The slots that it has: `0-8191`; empty for the meta group.
+    pub slots: String,
+}
+
+/// Slots that are under way.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SlotsView {
+    /// Which.
+    pub slots: String,
+    /// How far they are, as the leader of the shard knows that they leave; its numbers are 0 while there is none.
+    #[serde(flatten)]
+    pub progress: Progress,
 }
 
 impl Member {
@@ -123,15 +128,18 @@ impl Member {
         for (group, to) in cluster.groups() {
             let wanted = to.voters.iter().chain(&to.learners).map(|id| id.0).collect();
             let (wanted_leader, by_hand) = (to.leader.map_or(0, |leader| leader.0), to.by_hand);
-            groups
-                .insert(group.0, GroupView { group: group.0, wanted, wanted_leader, by_hand, ..GroupView::default() });
+            let slots = cluster.slots_of(*group).to_string();
+            groups.insert(
+                group.0,
+                GroupView { group: group.0, wanted, wanted_leader, by_hand, slots, ..GroupView::default() },
+            );
         }
         for (node, report) in &reports {
             for told in report.groups.iter().filter(|told| told.role == "leader") {
                 let Some(view) = groups.get_mut(&told.group).filter(|view| told.term >= view.term) else { continue };
                 let GroupReport { term, voters, learners, last, followers, keys, load, .. } = told.clone();
                 let lag = followers.iter().map(|(id, matched)| (*id, last.saturating_sub(*matched))).collect();
-                let GroupView { group, wanted, wanted_leader, by_hand, .. } = std::mem::take(view);
+                let GroupView { group, wanted, wanted_leader, by_hand, slots, .. } = std::mem::take(view);
                 *view = GroupView {
                     group,
                     leader: node.0,
@@ -145,6 +153,7 @@ impl Member {
                     lag,
                     keys,
                     load,
+                    slots,
                 };
             }
         }
@@ -167,12 +176,7 @@ impl Member {
                     peer: place.peer.clone(),
                     redis: place.redis.clone(),
                     admin: place.admin.clone(),
-                    version: report.version,
-                    not_ready: report.not_ready,
-                    slow_disk: report.slow_disk,
-                    uptime: report.uptime,
-                    memory: report.memory,
-                    log_bytes: report.log_bytes,
+                    condition: report.condition,
                     leads: groups.values().filter(|group| group.leader == node.id.0).count(),
                     holds: groups
                         .values()
@@ -184,12 +188,22 @@ impl Member {
             })
             .collect();
         let groups: Vec<GroupView> = groups.into_values().collect();
+        let slot_moves: Vec<SlotsView> = cluster
+            .moves()
+            .iter()
+            .map(|(from, own)| {
+                let told = reports.values().flat_map(|report| &report.moving).find(|told| told.from == from.0);
+                let waiting = || Progress { from: from.0, to: own.to.0, ..Progress::default() };
+                SlotsView { slots: own.slots.to_string(), progress: told.cloned().unwrap_or_else(waiting) }
+            })
+            .collect();
         let mut view = View {
             cluster: cluster.id().to_string(),
             asked: self.own.0,
             replication: cluster.replication(),
             problems: Vec::new(),
-            moves: groups.iter().filter_map(move_of).collect(),
+            moves: groups.iter().filter_map(move_of).chain(slot_moves.iter().map(slots_of)).collect(),
+            slot_moves,
             nodes,
             groups,
         };
@@ -206,6 +220,16 @@ pub fn name(group: u32) -> String {
 fn list(ids: &[u64]) -> String {
     let words: Vec<String> = ids.iter().map(u64::to_string).collect();
     words.join(", ")
+}
+
+fn slots_of(view: &SlotsView) -> String {
+    let Progress { from, to, step, keys, bytes, attempts, .. } = &view.progress;
+    let slots = &view.slots;
+    if step.is_empty() {
+        return format!("slots {slots} go from shard {from} to shard {to} (they wait for the leader of shard {from})");
+    }
+    let again = if *attempts > 1 { format!(", attempt {attempts}") } else { String::new() };
+    format!("slots {slots} go from shard {from} to shard {to}: {step} ({keys} keys, {} MiB{again})", bytes >> 20)
 }
 
 fn move_of(group: &GroupView) -> Option<String> {
@@ -254,7 +278,7 @@ fn problems(view: &View) -> Vec<String> {
             let why = if node.error.is_empty() { String::new() } else { format!(": {}", node.error) };
             all.push(format!("node {} at {} does not answer ({since}){why}", node.node, node.peer));
         }
-        if node.slow_disk {
+        if node.condition.slow_disk {
             all.push(format!("the disk of node {} does not keep up: it leads nothing until it does", node.node));
         }
         if !node.fenced.is_empty() {
@@ -265,8 +289,8 @@ fn problems(view: &View) -> Vec<String> {
                 groups.join(", ")
             ));
         }
-        if !node.not_ready.is_empty() {
-            all.push(format!("node {} is not ready: {}", node.node, node.not_ready));
+        if !node.condition.not_ready.is_empty() {
+            all.push(format!("node {} is not ready: {}", node.node, node.condition.not_ready));
         }
     }
     for group in &view.groups {
@@ -283,7 +307,7 @@ fn problems(view: &View) -> Vec<String> {
         }
     }
     let versions: std::collections::BTreeSet<&str> =
-        view.nodes.iter().map(|node| node.version.as_str()).filter(|version| !version.is_empty()).collect();
+        view.nodes.iter().map(|node| node.condition.version.as_str()).filter(|version| !version.is_empty()).collect();
     if versions.len() > 1 {
         all.push(format!("nodes run different versions: {}", versions.into_iter().collect::<Vec<_>>().join(", ")));
     }

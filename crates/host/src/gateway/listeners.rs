@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ::gateway::model::{Listener, Protocol};
 use base::{Limit, Limits};
-use proxy::{Certificate, Certificates, Decide, Io, Peer, PeerTls, Proxy};
+use proxy::{Certificate, Certificates, Decide, Io, Peer, PeerTls, Proxy, borrowed_bytes};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -174,6 +174,8 @@ impl Listeners {
             }),
             places: places.clone(),
             stop: stopping,
+            memory_max: self.front.config.memory_max,
+            front: self.front.clone(),
         };
         let limits = self.front.config.limits.clone();
         tokio::spawn(accept(socket.clone(), Arc::new(serving), limits));
@@ -275,6 +277,9 @@ struct Serving {
     acceptor: Option<tokio_rustls::TlsAcceptor>,
     places: Places,
     stop: watch::Receiver<bool>,
+    /// Bytes that the gateway's connections may hold.
+    memory_max: u64,
+    front: Arc<Front>,
 }
 
 async fn accept(socket: Arc<TcpListener>, serving: Arc<Serving>, limits: Limits) {
@@ -287,6 +292,16 @@ async fn accept(socket: Arc<TcpListener>, serving: Arc<Serving>, limits: Limits)
             place = serving.places.free.clone().acquire_owned() => place,
         };
         let Ok(place) = place else { return };
+        // Nor are there more while those that are there hold as much as the gateway may.
+        if borrowed_bytes() >= serving.memory_max {
+            let what =
+                "its connections hold as much as gateway.memory_max allows: no more are accepted until that is less";
+            serving.front.trouble("memory", Some(what.into()));
+            while !*stop.borrow() && borrowed_bytes() >= serving.memory_max {
+                tokio::time::sleep(REST).await;
+            }
+            serving.front.trouble("memory", None);
+        }
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return,

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use ::gateway::live::{Event, Gateway, Settings, Snapshot};
 use ::gateway::model::{Body, Document, Listener, Locality, Upstream};
+use ::gateway::resilience::ShedConfig;
 use ::gateway::{Compiled, Config};
 use base::{Instant, Limits, Rng};
 use discovery::watch::Watch;
@@ -58,7 +59,7 @@ const FILES_EVERY: Duration = Duration::from_secs(1);
 const TICK_MAX: Duration = Duration::from_secs(1);
 
 /// How the front door is told to be.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct GatewayConfig {
     /// Where the access log goes: empty for nowhere, `-` for standard output, else a file that is appended to.
     pub access_log: String,
@@ -70,8 +71,25 @@ pub struct GatewayConfig {
     pub locations: String,
     /// How long connections may take when the node stops.
     pub drain: Duration,
+    /// Bytes that the gateway may hold for requests (heads, kept bodies), and in its connections' buffers: beyond it requests are
+    /// refused, and connections not accepted.
+    pub memory_max: u64,
     /// Where limits that are hit are counted.
     pub limits: Limits,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> GatewayConfig {
+        GatewayConfig {
+            access_log: String::new(),
+            insecure_bind: false,
+            zone: String::new(),
+            locations: String::new(),
+            drain: Duration::ZERO,
+            memory_max: 512 << 20,
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// What [`Front::sync`] has seen.
@@ -118,7 +136,9 @@ impl Front {
     pub fn new(registry: Arc<Registry>, own: SocketAddr, config: GatewayConfig) -> Result<Arc<Front>, String> {
         let own = Listener { bind: own, ..Listener::default() };
         let access = AccessLog::open(&config.access_log)?;
-        let settings = Settings { zone: config.zone.as_str().into(), ..Settings::default() };
+        let shed = ShedConfig::default();
+        let shed = ShedConfig { bytes_max: shed.bytes_max.min(config.memory_max), ..shed };
+        let settings = Settings { zone: config.zone.as_str().into(), shed, ..Settings::default() };
         let gateway = Gateway::new(settings);
         let locations = match config.locations.as_str() {
             "" => None,

@@ -1,7 +1,9 @@
 //! Who this node is, kept in its data directory.
 //!
 //! `IDENTITY` is written once, when the node founds a cluster or has joined one: whole or absent (another name, fsync, rename, fsync of
-//! the directory), readable by the owner only. A data directory that has it starts as that node without being asked to join.
+//! the directory), readable by the owner only. A data directory that has it starts as that node without being asked to join. It is there
+//! twice (`IDENTITY.copy`), and whichever is sound mends the other: a bit that rots in it must not cost a whole replica.
+//! Once the node has started it says so in it: who finds it without a log has lost what it had vouched for, and is that node no more.
 //! `JOINING` holds the key of a node that is about to join, so that one that was interrupted asks again as the same and is given the
 //! same id. Neither is ever sent, copied into a snapshot or shown.
 
@@ -19,6 +21,9 @@ use super::tls;
 use super::token::{from_base64url, to_base64url};
 
 const FILE: &str = "IDENTITY";
+const COPY: &str = "IDENTITY.copy";
+/// A line of its own: the node has been up.
+const STARTED: &str = "started";
 const JOINING: &str = "JOINING";
 const FIRST_LINE: &str = "quorate identity 1";
 /// Larger than any identity.
@@ -37,6 +42,8 @@ pub struct Identity {
     pub certificate: CertificateDer<'static>,
     /// This node's own key.
     pub key: Key,
+    /// Whether it was ever up with this data directory.
+    pub started: bool,
 }
 
 impl Identity {
@@ -48,7 +55,7 @@ impl Identity {
         let cluster = ClusterId(random()?);
         let (authority, key, node) = (Authority::found(cluster)?, Key::create()?, NodeId(1));
         let certificate = authority.sign_node(node, &key.public())?;
-        Ok(Identity { cluster, node, authority, certificate, key })
+        Ok(Identity { cluster, node, authority, certificate, key, started: false })
     }
 
     /// What the cluster's directory has to know this node by.
@@ -64,14 +71,41 @@ impl Identity {
         let path = directory.join(FILE);
         let wrong = |why: &str| {
             format!(
-                "{}: {why}; without it this node cannot prove who it is: restore it from a backup, or set data_dir (--data) to a new directory and join anew",
+                "{}: {why}, nor can {COPY} beside it be used; without it this node cannot prove who it is. Restore it from a backup, or join as a new \
+                 node: on a member `quorate cluster token` prints the command, to be run here with --data set to a new directory; then \
+                 `quorate cluster remove N` there, N being the number that this node had",
                 path.display()
             )
         };
-        let Some(text) = read_file(&path).map_err(|why| wrong(&why))? else {
-            return Ok(None);
+        let read = |name| match read_file(&directory.join(name)) {
+            Ok(None) => Ok(None),
+            Ok(Some(text)) => Identity::parse(&text).map(Some),
+            Err(why) => Err(why),
         };
-        Identity::parse(&text).map(Some).map_err(|why| wrong(&why))
+        match (read(FILE), read(COPY)) {
+            (Ok(None), Ok(None)) => Ok(None),
+            (Ok(Some(own)), Ok(Some(copy))) if own.to_text() == copy.to_text() => Ok(Some(own)),
+            // A disk that takes nothing now is told of when it matters.
+            (Ok(Some(own)), _) => {
+                let _ = own.store(directory);
+                Ok(Some(own))
+            }
+            (own, Ok(Some(copy))) => {
+                let why = own.err().unwrap_or_else(|| "it is gone".to_owned());
+                eprintln!("quorate: {}: {why}; it is made anew from {COPY}", path.display());
+                let _ = copy.store(directory);
+                Ok(Some(copy))
+            }
+            (own, _) => Err(wrong(&own.err().unwrap_or_else(|| "it is gone".to_owned()))),
+        }
+    }
+
+    /// Remembers that the node has been up.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub fn note_start(&self, directory: &Path) -> Result<(), String> {
+        if self.started { Ok(()) } else { Identity { started: true, ..self.clone() }.store(directory) }
     }
 
     /// Writes it, durably. One that is there already is replaced.
@@ -79,7 +113,9 @@ impl Identity {
     /// # Errors
     /// A sentence for people.
     pub fn store(&self, directory: &Path) -> Result<(), String> {
-        write_file(directory, FILE, &self.to_text())?;
+        for name in [COPY, FILE] {
+            write_file(directory, name, &self.to_text())?;
+        }
         match std::fs::remove_file(directory.join(JOINING)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(format!("{}: {error}", directory.join(JOINING).display()))
@@ -98,6 +134,9 @@ impl Identity {
             to_base64url(&self.certificate),
             to_base64url(self.key.pkcs8()),
         );
+        if self.started {
+            text.push_str(&format!("{STARTED}\n"));
+        }
         let check = to_base64url(&sha256(text.as_bytes())[..16]);
         text.push_str(&format!("check {check}\n"));
         text
@@ -124,6 +163,7 @@ impl Identity {
             authority: Authority::read(cluster, &bytes("authority")?, &bytes("authority-key")?)?,
             certificate: CertificateDer::from(bytes("certificate")?),
             key: Key::read(&bytes("key")?)?,
+            started: checked.lines().any(|line| line == STARTED),
         };
         identity.check()?;
         Ok(identity)
@@ -224,9 +264,37 @@ mod tests {
             // The line's end at the very end is not looked at.
             assert!(Identity::parse(&wrong).is_err() || at + 1 == text.len(), "byte {at}");
         }
+        let copy = scratch.path().join("IDENTITY.copy");
         for cut in [0, 1, 20, text.len() / 2, text.len() - 20] {
+            for other in [&file, &copy] {
+                std::fs::write(other, &text[..cut]).expect("it can be written");
+                let healed = Identity::load(scratch.path()).expect("the other one is whole").expect("it is there");
+                assert_eq!(healed.to_text().as_bytes(), text);
+                assert_eq!(std::fs::read(other).expect("it is there"), text, "cut at {cut}");
+            }
             std::fs::write(&file, &text[..cut]).expect("it can be written");
-            assert!(Identity::load(scratch.path()).expect_err("it is cut").contains("restore it from a backup"));
+            std::fs::write(&copy, &text[..cut]).expect("it can be written");
+            let why = Identity::load(scratch.path()).expect_err("both are cut");
+            assert!(
+                ["IDENTITY", "backup", "quorate cluster token", "quorate cluster remove"]
+                    .iter()
+                    .all(|word| why.contains(word)),
+                "{why}"
+            );
+            std::fs::write(&copy, &text).expect("it can be written");
+            std::fs::remove_file(&file).expect("it is there");
+            assert!(Identity::load(scratch.path()).expect("the copy is whole").is_some());
         }
+    }
+
+    #[test]
+    fn an_identity_remembers_that_it_was_up() {
+        let scratch = Scratch::new();
+        let identity = Identity::found().expect("random bytes");
+        identity.store(scratch.path()).expect("it can be written");
+        let load = || Identity::load(scratch.path()).expect("it is whole").expect("it is there");
+        assert!(!load().started);
+        load().note_start(scratch.path()).expect("it can be written");
+        assert!(load().started);
     }
 }

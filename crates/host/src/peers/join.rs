@@ -151,6 +151,7 @@ fn settle(token: &Token, key: &Key, joined: Joined) -> Result<(Identity, Bytes),
         authority: Authority::read(joined.cluster, &joined.authority, &joined.authority_key)?,
         certificate: CertificateDer::from(joined.certificate.to_vec()),
         key: key.clone(),
+        started: false,
     };
     identity.check()?;
     Ok((identity, joined.details))

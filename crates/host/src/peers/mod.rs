@@ -217,6 +217,25 @@ impl Peers {
         }
     }
 
+    /// Where those nodes are whose links to us stand, by their own word: `host:port`, the best first. What another node that does not find
+    /// them may be told.
+    pub fn whereabouts(&self) -> BTreeMap<NodeId, Vec<String>> {
+        let peers = self.0.shared.peers.read();
+        let standing = peers.iter().filter(|(_, peer)| peer.status().in_up);
+        standing.map(|(node, peer)| (*node, peer.place.lock().learned.clone())).collect()
+    }
+
+    /// A third node says where `node` is. It is dialled there too, at once; who answers there must show the key of `node` all the same.
+    pub fn hint(&self, node: NodeId, addresses: Vec<String>) {
+        if let Some(peer) = self.0.shared.peer(node) {
+            let mut place = peer.place.lock();
+            if place.learned != addresses {
+                place.learned = addresses;
+                peer.kick.notify_one();
+            }
+        }
+    }
+
     /// Queues a message behind those of its kind before it; never waits. False: nothing was queued, for the link is down, or its queue is full
     /// (then [`Handler::unreachable`] is told as well). Messages of consensus need our own link only, those of the doors the pair
     /// ([`Handler::link`]). True promises no delivery: if the link breaks, the handler is told.

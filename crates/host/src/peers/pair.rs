@@ -88,7 +88,7 @@ struct Pair {
 pub struct Place {
     /// What the directory says.
     pub told: Vec<String>,
-    /// What it says itself.
+    /// What it says itself, or another node of it.
     pub learned: Vec<String>,
     /// Its key.
     pub pin: Option<KeyPin>,

@@ -6,6 +6,7 @@
 
 use base::{ClusterId, GroupId, NodeId};
 use bytes::{Buf, BufMut, Bytes};
+use store::extent::ExtentId;
 
 /// How a hello begins.
 const MAGIC: &[u8; 6] = b"QRPEER";
@@ -143,28 +144,38 @@ pub fn take_number(body: &mut Bytes) -> Option<u64> {
     body.try_get_u64_le().ok()
 }
 
-/// Which snapshot is to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which snapshot is to be sent, and the extent files that come before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// Whose.
     pub group: GroupId,
     /// The last index that it covers.
     pub index: u64,
-    /// Bytes of its file.
+    /// Bytes of all files together.
     pub bytes: u64,
-    /// Names the file beyond group and index, for two nodes may each have one of the same index: what came of one must not be
+    /// Names the files beyond group and index, for two nodes may each have one of the same index: what came of one must not be
     /// continued with the other.
     pub print: u64,
+    /// The extent files that the snapshot may name, and their bytes, in the order in which they come.
+    pub extents: Vec<(ExtentId, u64)>,
 }
+
+/// Extent files that one offer may name.
+const EXTENTS_MAX: usize = 4096;
 
 impl Offer {
     /// The bytes to send.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(28);
+        let mut out = Vec::with_capacity(32 + 24 * self.extents.len());
         out.put_u32_le(self.group.0);
         out.put_u64_le(self.index);
         out.put_u64_le(self.bytes);
         out.put_u64_le(self.print);
+        for (id, bytes) in &self.extents {
+            out.put_u64_le(id.index);
+            out.put_u64_le(id.node);
+            out.put_u64_le(*bytes);
+        }
         out
     }
 
@@ -173,7 +184,14 @@ impl Offer {
         let group = GroupId(input.try_get_u32_le().ok()?);
         let (index, bytes) = (input.try_get_u64_le().ok()?, input.try_get_u64_le().ok()?);
         let print = input.try_get_u64_le().ok()?;
-        input.is_empty().then_some(Offer { group, index, bytes, print })
+        let (mut extents, mut rest) = (Vec::new(), bytes);
+        while !input.is_empty() && extents.len() < EXTENTS_MAX {
+            let (index, node) = (input.try_get_u64_le().ok()?, input.try_get_u64_le().ok()?);
+            let bytes = input.try_get_u64_le().ok()?;
+            rest = rest.checked_sub(bytes)?;
+            extents.push((ExtentId { group, index, node }, bytes));
+        }
+        input.is_empty().then_some(Offer { group, index, bytes, print, extents })
     }
 }
 
@@ -285,7 +303,10 @@ mod tests {
             authority_key: "k".into(),
             details: "d".into(),
         };
-        let offer = Offer { group: GroupId(3), index: 4, bytes: 5, print: 6 };
+        let id = ExtentId { group: GroupId(3), index: 2, node: 7 };
+        let offer = Offer { group: GroupId(3), index: 4, bytes: 5, print: 6, extents: vec![(id, 5)] };
+        let beyond = Offer { extents: vec![(id, 3), (id, 3)], ..offer.clone() };
+        assert_eq!(Offer::decode(beyond.encode().into()), None);
         let more = |bytes: Vec<u8>| Bytes::from([bytes, vec![0]].concat());
         assert_eq!(Hello::decode(hello().encode().into()), Ok(hello()));
         assert_eq!(Hello::decode(more(hello().encode())), Err(BadHello::Malformed));
@@ -293,7 +314,7 @@ mod tests {
         assert!(Join::decode(more(join.encode())).is_err());
         assert!(Joined::decode(joined.encode().into()) == Some(joined.clone()));
         assert!(Joined::decode(more(joined.encode())).is_none());
-        assert_eq!(Offer::decode(offer.encode().into()), Some(offer));
+        assert_eq!(Offer::decode(offer.encode().into()), Some(offer.clone()));
         assert_eq!(Offer::decode(more(offer.encode())), None);
     }
 

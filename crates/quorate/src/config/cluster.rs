@@ -61,6 +61,10 @@ pub struct Bound {
     pub redis_cluster: Option<SocketAddr>,
     /// The admin door.
     pub admin: SocketAddr,
+    /// The Kafka door.
+    pub kafka: SocketAddr,
+    /// The etcd door.
+    pub etcd: SocketAddr,
 }
 
 impl ClusterSettings {
@@ -97,7 +101,7 @@ impl ClusterSettings {
     }
 
     /// What the node says of itself.
-    pub fn place(&self, bound: Bound) -> Place {
+    pub fn place(&self, bound: Bound, kafka_advertise: &str) -> Place {
         let host = match self.advertise.rsplit_once(':') {
             Some((host, port)) if port.parse::<u16>().is_ok() => host.to_owned(),
             _ if !self.advertise.is_empty() => self.advertise.clone(),
@@ -116,6 +120,8 @@ impl ClusterSettings {
             redis: reach(bound.redis),
             redis_cluster: bound.redis_cluster.map(reach).unwrap_or_default(),
             admin: reach(bound.admin),
+            kafka: if kafka_advertise.is_empty() { reach(bound.kafka) } else { kafka_advertise.to_owned() },
+            etcd: reach(bound.etcd),
             zone: self.zone.clone(),
             roles: self.roles(),
         }

@@ -5,16 +5,25 @@
 
 mod balance;
 mod canary;
+mod consumer_crash;
+mod coordinator_crash;
 mod dead_backend;
+mod dual_write;
 mod durable;
+mod exactly_once;
+mod exactly_once_effect;
 mod failover;
 mod front;
+mod group;
 mod limits;
 mod live_registry;
 mod one_commit;
 mod partition;
+mod replay;
 mod retry_storm;
 mod rolling_restart;
+mod split;
+mod stream;
 mod trio;
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -35,7 +44,7 @@ struct Demo {
     run: fn(&Path) -> Result<(), String>,
 }
 
-const DEMOS: [Demo; 11] = [
+const DEMOS: [Demo; 18] = [
     Demo {
         name: "durable",
         promise: "a write that was answered is never lost: kill -9 under load, five times",
@@ -60,6 +69,41 @@ const DEMOS: [Demo; 11] = [
         name: "rolling-restart",
         promise: "all nodes are restarted in turn under load: no write fails that is asked once more, of another node, and none is lost",
         run: rolling_restart::run,
+    },
+    Demo {
+        name: "split",
+        promise: "a shard is split while clients write, and once more while its leader is killed: no answered write is lost",
+        run: split::run,
+    },
+    Demo {
+        name: "replay",
+        promise: "a stream is read again from any offset and any time, also after kill -9 and when the log is long gone: the same bytes",
+        run: replay::run,
+    },
+    Demo {
+        name: "exactly-once-producer",
+        promise: "an idempotent producer's records are there once and in order, though connections break and the leader is killed",
+        run: exactly_once::run,
+    },
+    Demo {
+        name: "consumer-crash",
+        promise: "a consumer that dies without a word loses its partitions to the others, and no record is skipped",
+        run: consumer_crash::run,
+    },
+    Demo {
+        name: "exactly-once-effect",
+        promise: "an effect and the progress of the consumer that has it are one commit: killed forty times, every sum is exact",
+        run: exactly_once_effect::run,
+    },
+    Demo {
+        name: "dual-write",
+        promise: "a row here and a message there come apart when their writer dies; in one commit they cannot",
+        run: dual_write::run,
+    },
+    Demo {
+        name: "coordinator-crash",
+        promise: "the node that drives transactions over two shards is killed in the middle: the others finish them, and no lock stands for good",
+        run: coordinator_crash::run,
     },
     Demo {
         name: "limits",
@@ -98,7 +142,7 @@ pub fn run(name: Option<&str>) -> Result<ExitCode, String> {
     let Some(name) = name else {
         println!("Demonstrations with the real program, in less than 30 seconds each:\n");
         for demo in &DEMOS {
-            println!("  {:<15}  {}", demo.name, demo.promise);
+            println!("  {:<21}  {}", demo.name, demo.promise);
         }
         println!("\nRun one:  quorate tour {}", DEMOS[0].name);
         return Ok(ExitCode::SUCCESS);
@@ -155,6 +199,7 @@ struct Server {
     admin: SocketAddr,
     gateway: SocketAddr,
     consul: SocketAddr,
+    kafka: SocketAddr,
     /// How long the start took.
     took: Duration,
 }
@@ -175,6 +220,10 @@ impl Server {
             "0",
             "--gateway-port",
             "0",
+            "--kafka-port",
+            "0",
+            "--etcd-port",
+            "0",
             "--dns-port",
             "0",
             "--print-ready",
@@ -192,8 +241,8 @@ impl Server {
         let mut child = command.spawn().map_err(|error| format!("the node cannot be started: {error}"))?;
         let (out, errors) = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
         let none = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (redis, admin, gateway, consul) = (none, none, none, none);
-        let mut server = Server { child, redis, admin, gateway, consul, took: Duration::ZERO };
+        let (redis, admin, gateway, consul, kafka) = (none, none, none, none, none);
+        let mut server = Server { child, redis, admin, gateway, consul, kafka, took: Duration::ZERO };
         let (sender, lines) = mpsc::channel();
         // The thread ends with the child's output.
         std::thread::spawn(move || {
@@ -216,6 +265,7 @@ impl Server {
                         server.admin = address("admin")?;
                         server.gateway = address("gateway")?;
                         server.consul = address("consul")?;
+                        server.kafka = address("kafka")?;
                         server.took = began.elapsed();
                         return Ok(server);
                     }

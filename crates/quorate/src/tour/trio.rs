@@ -70,6 +70,17 @@ impl Trio {
         self.nodes.iter().flatten().map(|server| server.redis).collect()
     }
 
+    /// The Kafka doors of the nodes that run.
+    pub fn streams(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().flatten().map(|server| server.kafka).collect()
+    }
+
+    /// The node whose Kafka door this is.
+    pub fn of_stream(&self, door: &str) -> Result<u64, String> {
+        let at = self.nodes.iter().position(|node| node.as_ref().is_some_and(|own| own.kafka.to_string() == door));
+        at.map(|at| at as u64 + 1).ok_or_else(|| format!("no node's Kafka door is at {door}"))
+    }
+
     /// `quorate cluster status --json` of any node that answers.
     pub fn view(&self) -> Result<Json, String> {
         self.ask("GET", "/cluster")
@@ -141,6 +152,8 @@ pub struct Load {
     /// When the last write was answered, and the longest time without one since it was asked last, microseconds.
     last_us: AtomicU64,
     gap_us: AtomicU64,
+    /// The longest time that one write took since it was asked last, tries that failed included.
+    slowest_us: AtomicU64,
 }
 
 impl Load {
@@ -155,6 +168,7 @@ impl Load {
             began: Instant::now(),
             last_us: AtomicU64::new(0),
             gap_us: AtomicU64::new(0),
+            slowest_us: AtomicU64::new(0),
         }
     }
 
@@ -199,10 +213,16 @@ impl Load {
         Duration::from_micros(self.gap_us.swap(0, Ordering::Relaxed).max(open))
     }
 
+    /// The longest time that one write took since this was last asked.
+    pub fn slowest(&self) -> Duration {
+        Duration::from_micros(self.slowest_us.swap(0, Ordering::Relaxed))
+    }
+
     fn write(&self, client: usize) {
         let (mut turn, mut connection) = (client, None::<Connection>);
         let mut next = 1;
         let mut failed = false;
+        let mut asked = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
             if connection.is_none() {
                 let door = {
@@ -224,6 +244,8 @@ impl Load {
                     self.gap_us.fetch_max(now.saturating_sub(last), Ordering::Relaxed);
                     next += 1;
                     failed = false;
+                    self.slowest_us.fetch_max(asked.elapsed().as_micros() as u64, Ordering::Relaxed);
+                    asked = Instant::now();
                     continue;
                 }
                 // Whoever says "try again" may be about to stop: the next node is asked, as a balancer would.

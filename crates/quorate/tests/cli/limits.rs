@@ -93,8 +93,10 @@ fn hit(limit: Limit, scratch: &Scratch) {
         Limit::open_files => {
             let node = start(&[]);
             let process = Pid::from_raw(node.child.id() as i32).expect("a process");
+            let own = std::fs::read_dir(format!("/proc/{}/fd", node.child.id())).expect("it runs").count() as u64;
             let held: Vec<TcpStream> = (0..20).map(|_| connect(node.redis)).collect();
-            let most = Rlimit { current: Some(20), maximum: Some(20) };
+            // With the clients' gone there is room for who looks at it.
+            let most = Rlimit { current: Some(own + 4), maximum: Some(own + 4) };
             prlimit(Some(process), Resource::Nofile, most).expect("it is ours");
             let waiting: Vec<TcpStream> = (0..5).map(|_| connect(node.redis)).collect();
             std::thread::sleep(Duration::from_millis(50));
@@ -173,6 +175,16 @@ fn hit(limit: Limit, scratch: &Scratch) {
             assert_eq!(connect(node.dns).read(&mut [0; 1]).expect("it closes"), 0);
             wait_for(&node, limit);
         }
+        Limit::kafka_request_bytes_max => {
+            let node = start(&[]);
+            let mut stream = connect(node.kafka);
+            stream.write_all(&[0x7f, 0, 0, 0]).expect("it reads");
+            assert_eq!(stream.read(&mut [0; 1]).expect("it closes"), 0);
+            wait_for(&node, limit);
+        }
+        // Four thousand connections, a quarter of a gigabyte: not here.
+        Limit::etcd_connections_max | Limit::etcd_request_bytes_max | Limit::etcd_requests_bytes_max => {}
+        Limit::kafka_connections_max | Limit::kafka_requests_bytes_max | Limit::kafka_fetched_bytes_max => {}
         // `doors::dns` cuts answers; here nothing is registered that would be as long.
         Limit::dns_udp_bytes_max => {}
         // `host::peers` has a third list: these take other nodes.
@@ -202,6 +214,10 @@ fn hit(limit: Limit, scratch: &Scratch) {
         | Limit::scripts_max
         | Limit::waiters_max
         | Limit::forward_wait
+        | Limit::commit_bytes_max
+        | Limit::commit_parked_max
+        | Limit::commit_prepared_max
+        | Limit::commit_wait
         | Limit::keyspace_max_bytes => {}
     }
 }

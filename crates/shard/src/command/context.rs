@@ -3,6 +3,7 @@
 use base::{Limits, Millis, Rng};
 use store::table::Tables;
 
+use crate::commit::Commits;
 use crate::reply::Reply;
 use crate::script::Scripts;
 use crate::slots::Slots;
@@ -20,7 +21,7 @@ pub struct Reading<'a> {
     /// Not replicated: only for what a client asked to be random.
     pub rng: &'a mut Rng,
     /// Which keys may be here at all.
-    pub slots: Slots,
+    pub slots: &'a Slots,
     /// Whether what is answered may steer writes (in a script) and so must not depend on how a table came to be laid out.
     pub repeatable: bool,
     /// Whether the command may ask to wait (XREAD BLOCK): not inside MULTI or a script.
@@ -83,7 +84,9 @@ pub struct Writing<'a> {
     /// Messages to publish when the whole unit has been applied (PUBLISH in MULTI or in a script): channel, message.
     pub published: &'a mut Vec<(Vec<u8>, Vec<u8>)>,
     /// Which keys may be here at all.
-    pub slots: Slots,
+    pub slots: &'a Slots,
+    /// Which of them transactions across shards hold.
+    pub commits: &'a Commits,
 }
 
 impl Writing<'_> {

@@ -15,13 +15,16 @@ mod context;
 
 mod bitfield;
 mod bits;
+mod dump;
 mod elements;
 mod expire;
 mod generic;
 mod hash;
+mod hyperloglog;
 mod lcs;
 mod list;
 mod long_double;
+pub mod named;
 mod number;
 pub(crate) mod scan;
 mod script;
@@ -39,6 +42,8 @@ pub use args::{float, integer, is, milliseconds, timeout, upper};
 pub use container::{check, subcommand};
 pub use context::{Block, Reading, Served, Writing};
 pub use spec::{Args, Flags, Keys, Outcome, Run, Spec};
+pub use stream::stream_id;
+pub(crate) use stream::{GroupQuery, begin_stream, group_query, no_group, reply_streams};
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -51,14 +56,18 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
         bits::SPECS,
         expire::SPECS,
         generic::SPECS,
+        dump::SPECS,
         scan::SPECS,
         sort::SPECS,
         list::SPECS,
         hash::SPECS,
         set::SPECS,
         zset::SPECS,
+        zset::GEO_SPECS,
+        hyperloglog::SPECS,
         stream::SPECS,
         script::SPECS,
+        named::SPECS,
     ]
     .into_iter()
     .flatten()

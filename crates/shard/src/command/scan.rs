@@ -41,7 +41,7 @@ fn randomkey(reading: &mut Reading<'_>, _: Args<'_>, reply: &mut Reply) -> Outco
 
 /// A key by chance.
 pub(crate) fn pick(reading: &mut Reading<'_>) -> Option<Vec<u8>> {
-    let Reading { db, now, tables, other, rng, repeatable, .. } = reading;
+    let Reading { db, now, tables, other, rng, repeatable, slots, .. } = reading;
     let (here, there) = (tables.len(*db), other.len(*db));
     let first = here + there > 0 && rng.index(here + there) < here;
     let [one, two] = if first { [*tables, *other] } else { [*other, *tables] };
@@ -50,7 +50,10 @@ pub(crate) fn pick(reading: &mut Reading<'_>) -> Option<Vec<u8>> {
         found.map(|entry| entry.key().to_vec())
     };
     // Where one class holds only expired keys the other one may still have a live one.
-    random(one).or_else(|| random(two))
+    let mut either = || random(one).or_else(|| random(two));
+    // Keys on their way to or from another shard are not for everybody; few keys may be left between them.
+    let tries = if slots.is_mixed() { 100 } else { 1 };
+    (0..tries).find_map(|_| either().filter(|key| slots.shows(key)))
 }
 
 fn dbsize(reading: &mut Reading<'_>, _: Args<'_>, reply: &mut Reply) -> Outcome {
@@ -117,7 +120,7 @@ pub(crate) fn list(reading: &Reading<'_>, pattern: &[u8], reply: &mut Reply) -> 
     let mut count = 0;
     for tables in [reading.tables, reading.other] {
         tables.scan(reading.db, 0, usize::MAX, reading.now, |entry| {
-            if glob_selects(pattern, entry.key()) {
+            if glob_selects(pattern, entry.key()) && reading.slots.shows(entry.key()) {
                 reply.bulk(entry.key());
                 count += 1;
             }
@@ -182,7 +185,7 @@ impl Page {
             let count = wanted.count.saturating_sub(*seen).max(1);
             let at = tables.scan(reading.db, next >> 1, count, reading.now, |entry| {
                 *seen += 1;
-                if wanted.includes(entry) {
+                if wanted.includes(entry) && reading.slots.shows(entry.key()) {
                     found.bulk(entry.key());
                     *hits += 1;
                 }

@@ -16,6 +16,7 @@ use store::keyspace::Keyspaces;
 use store::table::Tables;
 
 use super::{Block, Reading, Run, Served, Writing, check, find};
+use crate::commit::Commits;
 use crate::error::CommandError;
 use crate::reply::{Protocol, Reply};
 use crate::script::Scripts;
@@ -104,7 +105,7 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
     match spec.run {
         Run::Read(read) => {
             let World { db, now, tables, other, rng, may_block, block, .. } = world;
-            let (db, now, may_block, slots) = (*db, *now, *may_block, Slots::ALL);
+            let (db, now, may_block, slots) = (*db, *now, *may_block, &Slots::default());
             let mut reading = Reading { db, now, tables, other, rng, slots, repeatable: false, may_block, block: None };
             let outcome = read(&mut reading, args, reply);
             *block = reading.block;
@@ -124,7 +125,8 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
                 scripts,
                 limits,
                 published,
-                slots: Slots::ALL,
+                slots: &Slots::default(),
+                commits: &Commits::default(),
             };
             let outcome = write(&mut writing, args, reply);
             *block = writing.block;

@@ -43,6 +43,7 @@ pub(super) fn run<C: Clone, S: Sink<C>>(
 enum Event<C> {
     Reply(C, Range<usize>),
     Parked(C, u64),
+    Held(C, u64),
     Served(u64, Range<usize>),
     Lost(C),
     Publish(Range<usize>, Range<usize>),
@@ -69,6 +70,9 @@ impl<C: Clone, S: Sink<C>> Held<'_, C, S> {
                 Event::Reply(client, range) if may_answer => self.sink.reply(&client, &self.bytes[range]),
                 Event::Reply(client, _) | Event::Lost(client) => self.sink.lost(&client),
                 Event::Parked(client, waiter) => self.sink.parked(&client, waiter),
+                // What it will read has to be at least as new as what others have been told of by now.
+                Event::Held(client, ticket) if may_answer => self.sink.held(&client, ticket),
+                Event::Held(client, _) => self.sink.lost(&client),
                 Event::Served(waiter, range) => self.sink.served(waiter, &self.bytes[range]),
                 Event::Publish(channel, message) => self.sink.publish(&self.bytes[channel], &self.bytes[message]),
             }
@@ -83,6 +87,9 @@ impl<C: Clone, S: Sink<C>> Sink<C> for Held<'_, C, S> {
     }
     fn parked(&mut self, client: &C, waiter: u64) {
         self.events.push(Event::Parked(client.clone(), waiter));
+    }
+    fn held(&mut self, client: &C, ticket: u64) {
+        self.events.push(Event::Held(client.clone(), ticket));
     }
     fn served(&mut self, waiter: u64, bytes: &[u8]) {
         let range = self.keep(bytes);

@@ -3,7 +3,9 @@
 use base::{GroupId, Millis, NodeId};
 use bytes::Bytes;
 use consensus::{Change, Entry, Envelope, HardState, Membership, Position};
+use queue::extents::Copying;
 use smallvec::SmallVec;
+use store::extent::{ExtentId, Stretch};
 
 use super::Arrived;
 use crate::state::State;
@@ -26,6 +28,8 @@ pub enum Input {
     Message(GroupId, Envelope),
     /// The last snapshot output has been written; the next may come.
     SnapshotWritten(GroupId),
+    /// What [`Output::CopyOut`] asked for is durable under its name, and holds this.
+    CopiedOut(GroupId, Vec<Stretch>),
     /// The snapshot is durable under its name.
     SnapshotDurable(GroupId),
     /// The snapshot could not be written.
@@ -121,6 +125,11 @@ pub enum Output {
     },
     /// Append a chunk to the snapshot file, then say [`Input::SnapshotWritten`].
     SnapshotChunk(GroupId, Vec<u8>),
+    /// Copy this out of the log ([`crate::topics::copy`]), then say [`Input::CopiedOut`]; if it cannot be done,
+    /// [`Input::SnapshotFailed`].
+    CopyOut(Copying),
+    /// The snapshot that is newest needs these extent files of the group, and no others do.
+    KeepExtents(GroupId, Vec<ExtentId>),
     /// Finish the snapshot file; say [`Input::SnapshotDurable`] when it is.
     SnapshotEnd(GroupId),
     /// Drop the unfinished snapshot file.

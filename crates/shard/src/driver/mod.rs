@@ -16,14 +16,15 @@
 
 mod beside;
 mod io;
+mod litter;
 mod nodes;
+mod rounds;
 mod snapshots;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use base::{Duration, GroupId, Instant, Limit, Limits, Millis, NodeId, Rng};
-use bytes::Bytes;
+use base::{Duration, Instant, Limit, Limits, Millis, NodeId, Rng};
 use consensus::{
     DropReason, Entry, EntryKind, Group, GroupConfig, HardState, Input as Told, Membership, Output as Asked, Position,
 };
@@ -39,6 +40,9 @@ use crate::state::{MEMORY_WAIT, Sink, State};
 pub use io::{Append, Applied, Input, Output, Room};
 pub use nodes::Arrived;
 use nodes::Installing;
+pub use rounds::GroupStatus;
+use rounds::{NEVER, Rounds};
+use snapshots::Extents;
 
 /// Keys that one expiry entry removes at most, so that it stays short work.
 const EXPIRE_KEYS_MAX: usize = 512;
@@ -54,6 +58,8 @@ const ENTRIES_MAX: usize = 8;
 const APPEND_BYTES_MAX: usize = 32 << 20;
 /// How often the driver looks at expiries while some are set.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// And while more is due than one look takes.
+const LOOK_SOON: Duration = Duration::from_millis(1);
 
 /// Tokens of proposals: requests, and who belongs to the group.
 const BATCH: u64 = 0;
@@ -105,6 +111,10 @@ enum Snapshot {
     Wanted,
     /// Chunks are being written; the position it will have.
     Walking(Position, bool),
+    /// What lies in the log only is being copied out.
+    Copying(Position),
+    /// The chunk that names the extent files is being written.
+    Naming(Position),
     /// The file is being made durable.
     Ending(Position),
 }
@@ -139,6 +149,7 @@ struct Lane<C> {
     applied: Position,
     rng: Rng,
     snapshot: Snapshot,
+    extents: Extents,
     /// Another node waits for a snapshot; when one that failed is tried again.
     needed: bool,
     again_at: Option<Instant>,
@@ -151,6 +162,13 @@ struct Lane<C> {
     /// Bytes of applied entries that consensus may still hold in memory.
     bytes_held: usize,
     looked: Instant,
+    /// It is on the list of those that are looked at now; of those that propose next; and when it is looked at by itself.
+    touched: bool,
+    eager: bool,
+    changed: bool,
+    alarm: Instant,
+    /// How far it has looked for keys that are not the shard's.
+    sweep: Option<litter::Sweep>,
     #[cfg(any(test, feature = "planted"))]
     planted: Planted,
 }
@@ -194,8 +212,9 @@ pub struct Driver<C> {
     lanes: Vec<Lane<C>>,
     appending: bool,
     next: Append,
-    /// The group that proposes first, in turn.
-    first: usize,
+    rounds: Rounds,
+    /// How many groups this node leads.
+    leading: usize,
     /// Bytes of all groups' entries, those found at the start included.
     log_bytes: u64,
     room: Room,
@@ -216,7 +235,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             lanes: Vec::new(),
             appending: false,
             next: Append::fresh(),
-            first: 0,
+            rounds: Rounds::default(),
+            leading: 0,
             log_bytes: 0,
             room: Room::Plenty,
             stopped: false,
@@ -248,6 +268,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             // Others decide who leads; nobody here knows it yet.
             shard.set_refusal(Some(Refusal::Elsewhere(None)));
         }
+        let at = self.lanes.len();
+        self.rounds.add(name, at);
         self.lanes.push(Lane {
             own: self.config.node,
             shard: shard.clone(),
@@ -269,6 +291,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             applied,
             rng: Rng::new(seed ^ 0x0071_756f_7261_7465),
             snapshot: Snapshot::None,
+            extents: Extents::default(),
             needed: false,
             again_at: None,
             bytes_since_snapshot: recovered.bytes,
@@ -276,15 +299,22 @@ impl<C: Clone + PartialEq> Driver<C> {
             covered: recovered.snapshot,
             bytes_held: 0,
             looked: Instant::default(),
+            touched: false,
+            eager: false,
+            changed: false,
+            alarm: NEVER,
+            sweep: None,
             #[cfg(any(test, feature = "planted"))]
             planted: self.config.planted,
         });
+        self.touch(at);
         Ok(shard)
     }
 
     /// Says how long the log was that was found at the start: an old one is not kept for a group that has little in it.
     pub fn found_log(&mut self, bytes: u64) {
         self.log_bytes = bytes;
+        self.respan();
     }
 
     /// The shards, in the order they were added.
@@ -293,13 +323,13 @@ impl<C: Clone + PartialEq> Driver<C> {
     }
 
     /// Role, term, leader, applied and last index of each group, for people.
-    pub fn status(&self) -> Vec<(GroupId, consensus::Status, Position)> {
-        self.lanes.iter().map(|lane| (lane.shard.group, lane.group.status(), lane.applied)).collect()
+    pub fn status(&self) -> Vec<GroupStatus> {
+        self.lanes.iter().map(Lane::status).collect()
     }
 
     /// How many groups this node leads.
     pub fn leading(&self) -> usize {
-        self.lanes.iter().filter(|lane| lane.leads).count()
+        self.leading
     }
 
     /// How many requests wait, and for how many to wait.
@@ -322,44 +352,59 @@ impl<C: Clone + PartialEq> Driver<C> {
     /// Proposes keyspace settings and limits to every group whose own differ, whenever this node takes its lead.
     pub fn propose_settings(&mut self, keyspaces: &Keyspaces) {
         self.keyspaces = Some(keyspaces.clone());
-        self.lanes.iter_mut().for_each(|lane| lane.unsettled = true);
-        self.settle_settings();
+        for at in 0..self.lanes.len() {
+            self.lanes[at].unsettled = true;
+            self.settle_settings(at);
+        }
     }
 
     /// When the state of a group that is led shows all that was decided before, and again where a full disk may have refused them.
-    fn settle_settings(&mut self) {
+    fn settle_settings(&mut self, at: usize) {
         let (Some(keyspaces), limits) = (&self.keyspaces, &self.config.limits) else {
             return;
         };
-        for lane in self.lanes.iter_mut().filter(|lane| lane.leads && lane.unsettled) {
-            lane.unsettled = false;
-            let state = lane.shard.state();
-            let (other_keyspaces, other_bounds) =
-                (**state.keyspaces() != *keyspaces, !bounds::same(state.bounds(), limits));
-            drop(state);
-            if other_keyspaces {
-                lane.shard.put(|batch| batch.keyspaces(keyspaces));
-            }
-            if other_bounds {
-                lane.shard.put(|batch| batch.bounds(limits));
-            }
+        let lane = &mut self.lanes[at];
+        if !lane.leads || !std::mem::take(&mut lane.unsettled) {
+            return;
+        }
+        let state = lane.shard.state();
+        let (other_keyspaces, other_bounds) =
+            (**state.keyspaces() != *keyspaces, !bounds::same(state.bounds(), limits));
+        drop(state);
+        if other_keyspaces {
+            lane.shard.put(|batch| batch.keyspaces(keyspaces));
+        }
+        if other_bounds {
+            lane.shard.put(|batch| batch.bounds(limits));
         }
     }
 
     /// When [`Input::Wake`] is due at the latest.
-    pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let consensus = self.lanes.iter().filter_map(|lane| lane.group.deadline());
-        let due = self.lanes.iter().filter(|lane| lane.leads).filter_map(|lane| {
-            let due = lane.shard.clock.when(lane.shard.state().next_due()?);
-            Some(due.max(lane.looked + LOOK_EVERY).max(now + Duration::from_millis(1)))
-        });
-        let again = self.lanes.iter().filter_map(|lane| lane.again_at);
-        let leftovers = self.lanes.iter().any(|lane| lane.shard.state().has_leftovers());
-        consensus.chain(due).chain(again).chain(leftovers.then(|| now + Duration::from_millis(1))).min()
+    pub fn deadline(&self) -> Option<Instant> {
+        self.rounds.next_alarm()
     }
 
     /// One step. `wall` is the wall clock in milliseconds since the Unix epoch.
     pub fn step<S: Sink<C>>(&mut self, now: Instant, wall: Millis, input: Input, sink: &mut S, out: &mut Vec<Output>) {
+        self.step_all(now, wall, [input], sink, out);
+    }
+
+    /// One step for all that has happened meanwhile, in order: what it leads to shares an append.
+    pub fn step_all<S: Sink<C>>(
+        &mut self,
+        now: Instant,
+        wall: Millis,
+        inputs: impl IntoIterator<Item = Input>,
+        sink: &mut S,
+        out: &mut Vec<Output>,
+    ) {
+        for input in inputs {
+            self.take(now, wall, input, sink, out);
+        }
+        self.pump(now, wall, sink, out);
+    }
+
+    fn take<S: Sink<C>>(&mut self, now: Instant, wall: Millis, input: Input, sink: &mut S, out: &mut Vec<Output>) {
         match input {
             Input::Wake => {}
             // Too late: their clients have been let go, and nothing makes the log go on but a restart.
@@ -367,11 +412,12 @@ impl<C: Clone + PartialEq> Driver<C> {
             Input::Appended => self.appended(now, wall, sink, out),
             Input::AppendFull => self.append_full(),
             Input::Room(room) => self.set_room(room),
-            Input::LogStopped(why) => return self.log_stopped(&why, sink),
+            Input::LogStopped(why) => self.log_stopped(&why, sink),
             Input::Message(group, envelope) => {
                 self.tell_group(group, now, wall, Told::Message(envelope), sink, out);
             }
             Input::SnapshotWritten(group) => self.walk(group, out),
+            Input::CopiedOut(group, stretches) => self.copied_out(group, stretches, out),
             Input::SnapshotDurable(group) => self.snapshot_durable(group, now, wall, sink, out),
             Input::SnapshotFailed(group) => self.snapshot_failed(group, now),
             Input::SnapshotArrived(arrived) => self.snapshot_arrived(arrived, now, wall, sink, out),
@@ -380,11 +426,13 @@ impl<C: Clone + PartialEq> Driver<C> {
             }
             Input::Unreachable(node) => {
                 for at in 0..self.lanes.len() {
+                    self.touch(at);
                     self.tell(at, now, wall, Told::Unreachable { node }, sink, out);
                 }
             }
             Input::LinkLost(node) => {
                 for at in 0..self.lanes.len() {
+                    self.touch(at);
                     self.tell(at, now, wall, Told::LinkLost { node }, sink, out);
                 }
             }
@@ -396,99 +444,94 @@ impl<C: Clone + PartialEq> Driver<C> {
             }
             Input::Read(group, token) => self.tell_group(group, now, wall, Told::ReadIndex { token }, sink, out),
             Input::SnapshotWanted(group) => {
-                for lane in self.lanes.iter_mut().filter(|lane| lane.shard.group == group) {
+                if let Some(at) = self.rounds.at(group) {
+                    let lane = &mut self.lanes[at];
                     if matches!(lane.snapshot, Snapshot::None) {
                         lane.snapshot = Snapshot::Wanted;
                     }
+                    self.touch(at);
                 }
             }
         }
-        self.pump(now, wall, sink, out);
     }
 
     fn pump<S: Sink<C>>(&mut self, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
-        self.free_leftovers();
-        if self.stopped {
-            return self.pump_stopped(now, sink, out);
+        self.wake_lanes(now);
+        loop {
+            self.hear();
+            while let Some(at) = self.rounds.next() {
+                self.lanes[at].touched = false;
+                self.tend(at, now, wall, sink, out);
+            }
+            self.begin_append(out);
+            // Nothing is taken while an append is under way, so nobody need wake us.
+            if !self.gate.listen(self.stopped || (!self.appending && !self.held)) {
+                break;
+            }
         }
-        for turn in 0..self.lanes.len() {
-            let at = (self.first + turn) % self.lanes.len();
-            let lane = &mut self.lanes[at];
-            if lane.group.deadline().is_some_and(|deadline| deadline <= now) {
-                self.tell(at, now, wall, Told::Wake, sink, out);
+    }
+
+    /// Does what is due in a lane.
+    fn tend<S: Sink<C>>(&mut self, at: usize, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
+        self.note_change(at);
+        self.lanes[at].free_leftovers();
+        if self.stopped {
+            self.lanes[at].tend_stopped(now, sink, out);
+            return self.arm(at, now);
+        }
+        if self.lanes[at].group.deadline().is_some_and(|deadline| deadline <= now) {
+            self.tell(at, now, wall, Told::Wake, sink, out);
+        }
+        let lane = &mut self.lanes[at];
+        if lane.leads {
+            // Followers go by the leader's stamps: a wrong clock of theirs must not come with them into the lead.
+            lane.shard.clock.slew(now, wall);
+        }
+        if lane.leads && now.since(lane.looked) >= LOOK_EVERY {
+            lane.look(now, sink);
+            if lane.has_litter() {
+                lane.sweep(now);
             }
-            let lane = &mut self.lanes[at];
-            if lane.leads {
-                // Followers go by the leader's stamps: a wrong clock of theirs must not come with them into the lead.
-                lane.shard.clock.slew(now, wall);
-            }
-            if lane.leads && now.since(lane.looked) >= LOOK_EVERY {
-                lane.look(now, sink);
-            }
-            if !self.lanes[at].leads {
-                self.lanes[at].send_elsewhere(sink);
-            } else if !self.appending && !self.held && !self.lanes[at].group.is_handing_over() {
-                // While the lead is handed over nothing is taken: what waits is turned away when it has moved, or goes on here.
+        }
+        if !self.lanes[at].leads {
+            self.lanes[at].send_elsewhere(sink);
+        } else {
+            // While the lead is handed over nothing is taken: what waits is turned away when it has moved, or goes on here.
+            if !self.appending && !self.held && !self.lanes[at].group.is_handing_over() {
                 self.propose(at, now, wall, sink, out);
             }
+            if self.lanes[at].shard.has_queued() {
+                self.wait_for_turn(at);
+            }
+        }
+        let lane = &mut self.lanes[at];
+        if lane.again_at.take_if(|at| *at <= now).is_some() && matches!(lane.snapshot, Snapshot::None) {
+            lane.snapshot = Snapshot::Wanted;
+        }
+        let (each, lanes) = self.snapshot_bytes();
+        self.lanes[at].begin_snapshot(each, lanes, self.log_bytes, out);
+        self.arm(at, now);
+    }
+
+    fn begin_append(&mut self, out: &mut Vec<Output>) {
+        if self.appending || self.stopped || self.next.is_empty() {
+            return;
+        }
+        self.appending = true;
+        for at in self.rounds.lazy.drain(..) {
             let lane = &mut self.lanes[at];
-            if lane.again_at.take_if(|at| *at <= now).is_some() && matches!(lane.snapshot, Snapshot::None) {
-                lane.snapshot = Snapshot::Wanted;
-            }
-            let (each, lanes) = (self.config.snapshot_log_bytes, self.lanes.len() as u64);
-            // On a full disk every group lets go of old segments soon, and again whenever a little more was written.
-            let (each, lanes) =
-                if self.room == Room::Reserve { (each.min(RESERVE_LOG_BYTES), 1) } else { (each, lanes) };
-            self.lanes[at].begin_snapshot(each, lanes, self.log_bytes, out);
-        }
-        if !self.appending && !self.next.is_empty() {
-            self.appending = true;
-            self.first += 1;
-            for lane in &mut self.lanes {
-                if let Some(hard_state) = lane.lazy.take() {
-                    self.next.hard_states.retain(|(group, _)| *group != lane.shard.group);
-                    self.next.hard_states.push((lane.shard.group, hard_state));
-                    lane.written = hard_state;
-                }
-                lane.persisting = lane.waiting.take();
-            }
-            out.push(Output::Append(std::mem::replace(&mut self.next, Append::fresh())));
-        }
-    }
-
-    /// Frees some of what was removed and was too large to be freed at once: about a quarter of a millisecond's worth.
-    fn free_leftovers(&self) {
-        const STEPS: usize = 32;
-        for lane in self.lanes.iter().filter(|lane| lane.shard.state().has_leftovers()) {
-            let mut state = lane.shard.state_mut();
-            let _ = (0..STEPS).all(|_| state.free_some());
-        }
-    }
-
-    /// The log has stopped: what needs no log still runs, the rest is refused.
-    fn pump_stopped<S: Sink<C>>(&mut self, now: Instant, sink: &mut S, out: &mut Vec<Output>) {
-        for lane in &mut self.lanes {
-            if now.since(lane.looked) >= LOOK_EVERY {
-                lane.look(now, sink);
-            }
-            while let Some(batch) = lane.shard.take() {
-                if batch.needs_entry() {
-                    if let Some(refusal) = lane.shard.current_refusal() {
-                        refuse(&batch, &refusal, sink);
-                    }
-                    continue;
-                }
-                let ran = beside::run(&lane.shard, &mut lane.shard.state_mut(), &batch, now, sink);
-                match ran {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        let refusal = lane.shard.current_refusal().unwrap_or(Refusal::Elsewhere(None));
-                        refuse(&batch, &refusal, sink);
-                    }
-                    Err(why) => out.push(Output::Fatal(why)),
-                }
+            if let Some(hard_state) = lane.lazy.take() {
+                self.next.hard_states.retain(|(group, _)| *group != lane.shard.group);
+                self.next.hard_states.push((lane.shard.group, hard_state));
+                lane.written = hard_state;
             }
         }
+        std::mem::swap(&mut self.rounds.wanting, &mut self.rounds.writing);
+        for at in &self.rounds.writing {
+            let lane = &mut self.lanes[*at];
+            lane.persisting = lane.waiting.take();
+        }
+        out.push(Output::Append(std::mem::replace(&mut self.next, Append::fresh())));
     }
 
     /// Turns what waits into entries, until the append is large enough; what needs no entry or is refused is none of its load.
@@ -523,14 +566,16 @@ impl<C: Clone + PartialEq> Driver<C> {
                 continue;
             }
             proposed += 1;
-            let data = Bytes::from(batch.take_entry(stamp, lane.rng.next_u64()));
+            let data = lane.shard.keep(batch.take_entry(stamp, lane.rng.next_u64()));
             self.next.frees_only &= frees_only;
             let first = batch.clients().next().cloned();
             let same =
                 first.as_ref().is_some_and(|first| self.last_client.as_ref() == Some(first) && batch.only_of(first));
-            self.next.lone_client &= same;
+            // Where others have to write it too, it must be on its way to them before it is written here.
+            self.next.lone_client &= same && lane.group.membership().is_lone();
             self.last_client = first;
             lane.flights.push_back(Flight { index: 0, term: 0, kind: Kind::Own, before: false, batch });
+            self.fly(at);
             self.tell(at, now, wall, Told::Propose { token: BATCH, data }, sink, out);
         }
     }
@@ -557,6 +602,9 @@ impl<C: Clone + PartialEq> Driver<C> {
                         hard_state.is_none_or(|hard| (hard.term, hard.vote) == (lane.written.term, lane.written.vote));
                     if !needed && only_commit && lane.waiting.is_none() && lane.persisting.is_none() {
                         // A commit index alone may be lost without harm: it rides along with the next append.
+                        if lane.lazy.is_none() && hard_state.is_some() {
+                            self.rounds.lazy.push(at);
+                        }
                         lane.lazy = hard_state.or(lane.lazy);
                         lane.durable = token;
                         lane.group.step(now, Told::Persisted { token }, &mut more);
@@ -569,7 +617,9 @@ impl<C: Clone + PartialEq> Driver<C> {
                             self.next.hard_states.retain(|(other, _)| *other != group);
                             self.next.hard_states.push((group, hard_state));
                         }
-                        lane.waiting = Some(token);
+                        if lane.waiting.replace(token).is_none() {
+                            self.rounds.wanting.push(at);
+                        }
                     }
                 }
                 Asked::Send { message, after } => lane.send(Output::Send(lane.shard.group, message), after, out),
@@ -613,7 +663,9 @@ impl<C: Clone + PartialEq> Driver<C> {
                     }
                 }
                 Asked::Role { role, leader, .. } => {
+                    let led = lane.leads;
                     lane.take_role(role, leader, now, wall, sink);
+                    self.leading = self.leading + usize::from(lane.leads) - usize::from(led);
                 }
                 Asked::Lease { until } => {
                     #[cfg(any(test, feature = "planted"))]
@@ -622,7 +674,7 @@ impl<C: Clone + PartialEq> Driver<C> {
                     if lane.leads && until.is_some() {
                         let full = self.room == Room::Reserve;
                         lane.shard.set_refusal(full.then_some(Refusal::Full));
-                        self.settle_settings();
+                        self.settle_settings(at);
                     }
                 }
                 Asked::ReadReady { token, index } if index <= lane.applied.index => out.push(Output::ReadReady(token)),
@@ -653,7 +705,9 @@ impl<C: Clone + PartialEq> Driver<C> {
     fn appended<S: Sink<C>>(&mut self, now: Instant, wall: Millis, sink: &mut S, out: &mut Vec<Output>) {
         assert!(self.appending, "an append ends only where one was under way");
         self.appending = false;
-        for at in 0..self.lanes.len() {
+        let mut written = std::mem::take(&mut self.rounds.writing);
+        for at in written.drain(..) {
+            self.touch(at);
             let lane = &mut self.lanes[at];
             let Some(token) = lane.persisting.take() else {
                 continue;
@@ -665,6 +719,8 @@ impl<C: Clone + PartialEq> Driver<C> {
             }
             self.tell(at, now, wall, Told::Persisted { token }, sink, out);
         }
+        // Kept for its room.
+        self.rounds.writing = written;
     }
 
     fn append_full(&mut self) {
@@ -691,9 +747,13 @@ impl<C: Clone + PartialEq> Driver<C> {
                 lane.snapshot = Snapshot::Wanted;
             }
         }
+        self.touch_all();
+        self.respan();
         if room == Room::Plenty {
-            self.lanes.iter_mut().for_each(|lane| lane.unsettled = true);
-            self.settle_settings();
+            for at in 0..self.lanes.len() {
+                self.lanes[at].unsettled = true;
+                self.settle_settings(at);
+            }
         }
     }
 
@@ -703,6 +763,7 @@ impl<C: Clone + PartialEq> Driver<C> {
             return;
         }
         self.appending = false;
+        self.touch_all();
         for lane in &mut self.lanes {
             let refusal = Refusal::Stopped(why.to_owned());
             lane.shard.set_refusal(Some(refusal.clone()));
@@ -716,6 +777,39 @@ impl<C: Clone + PartialEq> Driver<C> {
 }
 
 impl<C: Clone> Lane<C> {
+    /// Frees some of what was removed and was too large to be freed at once: about a quarter of a millisecond's worth.
+    fn free_leftovers(&self) {
+        const STEPS: usize = 32;
+        if self.shard.state().has_leftovers() {
+            let mut state = self.shard.state_mut();
+            let _ = (0..STEPS).all(|_| state.free_some());
+        }
+    }
+
+    /// The log has stopped: what needs no log still runs, the rest is refused.
+    fn tend_stopped<S: Sink<C>>(&mut self, now: Instant, sink: &mut S, out: &mut Vec<Output>) {
+        if now.since(self.looked) >= LOOK_EVERY {
+            self.look(now, sink);
+        }
+        while let Some(batch) = self.shard.take() {
+            if batch.needs_entry() {
+                if let Some(refusal) = self.shard.current_refusal() {
+                    refuse(&batch, &refusal, sink);
+                }
+                continue;
+            }
+            let ran = beside::run(&self.shard, &mut self.shard.state_mut(), &batch, now, sink);
+            match ran {
+                Ok(true) => {}
+                Ok(false) => {
+                    let refusal = self.shard.current_refusal().unwrap_or(Refusal::Elsewhere(None));
+                    refuse(&batch, &refusal, sink);
+                }
+                Err(why) => out.push(Output::Fatal(why)),
+            }
+        }
+    }
+
     fn apply<S: Sink<C>>(
         &mut self,
         entry: &Entry,
@@ -752,13 +846,14 @@ impl<C: Clone> Lane<C> {
             }
         }
         self.applied = Position { index: entry.index, term: entry.term };
-        if !self.leads {
-            self.shard.clock.follow(now, state.stamp());
-        }
+        // A leader's own entries are behind its clock; what came with slots from another shard may be ahead of it.
+        self.shard.clock.follow(now, state.stamp());
         while let Some((_, token)) = self.reads.pop_front_if(|(index, _)| *index <= entry.index) {
             out.push(Output::ReadReady(token));
         }
-        let (changed, stamp) = (state.catalog().index(), state.stamp());
+        let (changed, stamp, grown) = (state.catalog().index(), state.stamp(), state.take_grown());
+        let revision = state.coordination().store().revision();
+        self.note_litter(&state);
         drop(state);
         self.run_beside(entry.index, now, sink)?;
         if !entry.data.is_empty() {
@@ -769,6 +864,12 @@ impl<C: Clone> Lane<C> {
         }
         // Whoever wakes up reads.
         self.shard.bell.ring(changed);
+        self.shard.etcd_bell.ring(revision as u64);
+        if entry.data.is_empty() {
+            self.shard.board.ring_all()
+        } else {
+            self.shard.board.ring(&grown)
+        }
         Ok(())
     }
 
@@ -786,16 +887,19 @@ impl<C: Clone> Lane<C> {
         let mut keys = Vec::new();
         state.tables(Fsync).expired(stamp, EXPIRE_KEYS_MAX, |db, key| keys.push((db, key.to_vec())));
         let overdue = state.waiters(Fsync).overdue(stamp);
+        let leases_end = state.coordination().next_due().is_some_and(|due| due <= stamp);
         drop(state);
         if keys.len() == EXPIRE_KEYS_MAX {
-            // More is due: look again at once.
-            self.looked = Instant::default();
+            self.look_soon(now);
         }
-        if !keys.is_empty() || !overdue.is_empty() {
+        if !keys.is_empty() || !overdue.is_empty() || leases_end {
             // Where the queue is full, they are found again by the next look.
             let _ = self.shard.submit(|batch| {
                 if !keys.is_empty() {
                     batch.expire(&keys);
+                }
+                if leases_end {
+                    batch.etcd_expire();
                 }
                 for waiter in overdue.iter().filter(|id| **id & crate::waiters::LOCAL == 0) {
                     batch.unblock(*waiter, Unblock::Timeout);
@@ -809,8 +913,15 @@ impl<C: Clone> Lane<C> {
         if memory_due.into_iter().flatten().any(|due| due <= stamp)
             && state.sweep_memory(stamp, EXPIRE_KEYS_MAX, sink) == EXPIRE_KEYS_MAX
         {
-            self.looked = Instant::default();
+            drop(state);
+            self.look_soon(now);
         }
+    }
+
+    /// More is due than one look takes.
+    fn look_soon(&mut self, now: Instant) {
+        let (every, soon) = (LOOK_EVERY.as_nanos() as u64, LOOK_SOON.as_nanos() as u64);
+        self.looked = Instant(now.0.saturating_sub(every - soon));
     }
 
     /// Refuses a batch of which nothing was proposed, behind what is under way. The ends of waits in it were asked for by

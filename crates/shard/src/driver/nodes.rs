@@ -4,6 +4,7 @@
 use base::{GroupId, Instant, Millis, NodeId};
 use consensus::{Envelope, HardState, Input as Told, Membership, Position, Role};
 
+use super::snapshots::Extents;
 use super::{Driver, Lane, Output, Snapshot};
 use crate::live::Refusal;
 use crate::state::{Sink, State};
@@ -41,7 +42,8 @@ impl<C: Clone + PartialEq> Driver<C> {
         sink: &mut S,
         out: &mut Vec<Output>,
     ) {
-        if let Some(at) = self.lanes.iter().position(|lane| lane.shard.group == group) {
+        if let Some(at) = self.rounds.at(group) {
+            self.touch(at);
             self.tell(at, now, wall, told, sink, out);
         }
     }
@@ -55,9 +57,10 @@ impl<C: Clone + PartialEq> Driver<C> {
         out: &mut Vec<Output>,
     ) {
         let Arrived { group, announcement, index, state } = arrived;
-        let Some(at) = self.lanes.iter().position(|lane| lane.shard.group == group) else {
+        let Some(at) = self.rounds.at(group) else {
             return;
         };
+        self.touch(at);
         if state.applied() == index && !self.stopped {
             self.lanes[at].arrived = Some((index, state));
             self.tell(at, now, wall, Told::Message(announcement), sink, out);
@@ -97,7 +100,10 @@ impl<C: Clone + PartialEq> Driver<C> {
             self.next.installs.push((group, position));
         }
         self.next.hard_states.push((group, hard_state));
-        (lane.lazy, lane.written, lane.waiting) = (None, hard_state, Some(token));
+        (lane.lazy, lane.written) = (None, hard_state);
+        if lane.waiting.replace(token).is_none() {
+            self.rounds.wanting.push(at);
+        }
         lane.installing = Some(Installing { token, position, membership, state });
         Ok(())
     }
@@ -126,15 +132,21 @@ impl<C: Clone> Lane<C> {
         let mut own = self.shard.state_mut();
         own.end_waits(MOVED, sink);
         let old = own.replace(*state);
-        let changed = own.catalog().index();
+        let (changed, files) = (own.catalog().index(), own.files_to_keep());
+        let revision = own.coordination().store().revision();
+        self.note_litter(&own);
         drop(own);
         self.shard.bell.ring(changed);
+        self.shard.etcd_bell.ring(revision as u64);
+        self.shard.board.ring_all();
         (self.applied, self.installed, self.membership) = (position, position.index, membership);
         (self.bytes_since_snapshot, self.bytes_held, self.covered) = (0, 0, position.index);
         while let Some((_, token)) = self.reads.pop_front_if(|(index, _)| *index <= position.index) {
             out.push(Output::ReadReady(token));
         }
+        self.extents = Extents::default();
         out.push(Output::SnapshotInstalled(self.shard.group, position, Box::new(old)));
+        out.push(Output::KeepExtents(self.shard.group, files));
     }
 
     pub(super) fn take_role<S: Sink<C>>(

@@ -3,23 +3,46 @@
 use base::{Duration, GroupId, Instant, Millis};
 use consensus::{Input as Told, Position};
 
+use queue::extents::Copying;
+use store::extent::{ExtentId, Stretch};
+
 use super::{Driver, Lane, Output, Snapshot};
-use crate::state::Sink;
+use crate::state::{Sink, State};
 
 /// After so long a snapshot that failed is tried again if another node waits for it.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// What of a snapshot lies in extent files.
+#[derive(Default)]
+pub(super) struct Extents {
+    /// To be copied out of the log.
+    copying: Option<Copying>,
+    /// What has been, for the state once the snapshot is durable.
+    copied: Option<(ExtentId, Vec<Stretch>)>,
+    /// The files that the snapshot names.
+    named: Vec<ExtentId>,
+}
+
 impl<C: Clone + PartialEq> Driver<C> {
     pub(super) fn walk(&mut self, group: GroupId, out: &mut Vec<Output>) {
-        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.shard.group == group) else {
+        let Some(at) = self.rounds.at(group) else {
             return;
         };
-        let Snapshot::Walking(position, done) = lane.snapshot else {
-            return;
+        self.touch(at);
+        let lane = &mut self.lanes[at];
+        let (position, done) = match lane.snapshot {
+            Snapshot::Walking(position, done) => (position, done),
+            Snapshot::Naming(position) => return lane.end_snapshot(position, out),
+            _ => return,
         };
         if done {
-            lane.snapshot = Snapshot::Ending(position);
-            return out.push(Output::SnapshotEnd(group));
+            return match lane.extents.copying.take() {
+                Some(copying) => {
+                    lane.snapshot = Snapshot::Copying(position);
+                    out.push(Output::CopyOut(copying));
+                }
+                None => lane.name_files(position, out),
+            };
         }
         let bytes = self.config.snapshot_chunk_bytes;
         let mut chunk = Vec::with_capacity(bytes * 2);
@@ -35,6 +58,20 @@ impl<C: Clone + PartialEq> Driver<C> {
         }
     }
 
+    /// What the log is about to let go of lies in an extent file.
+    pub(super) fn copied_out(&mut self, group: GroupId, stretches: Vec<Stretch>, out: &mut Vec<Output>) {
+        let Some(at) = self.rounds.at(group) else {
+            return;
+        };
+        self.touch(at);
+        let lane = &mut self.lanes[at];
+        if let Snapshot::Copying(position) = lane.snapshot {
+            let file = ExtentId { group, index: position.index, node: lane.own.0 };
+            lane.extents.copied = Some((file, stretches));
+            lane.name_files(position, out);
+        }
+    }
+
     pub(super) fn snapshot_durable<S: Sink<C>>(
         &mut self,
         group: GroupId,
@@ -43,9 +80,10 @@ impl<C: Clone + PartialEq> Driver<C> {
         sink: &mut S,
         out: &mut Vec<Output>,
     ) {
-        let Some(at) = self.lanes.iter().position(|lane| lane.shard.group == group) else {
+        let Some(at) = self.rounds.at(group) else {
             return;
         };
+        self.touch(at);
         let Snapshot::Ending(position) = std::mem::replace(&mut self.lanes[at].snapshot, Snapshot::None) else {
             return;
         };
@@ -55,21 +93,30 @@ impl<C: Clone + PartialEq> Driver<C> {
         self.tell(at, now, wall, Told::Snapshotted { index: position.index }, sink, out);
         self.tell(at, now, wall, Told::Compact { index: position.index }, sink, out);
         // An older one than what another node has sent meanwhile is of no use to the log.
-        if position.index > self.lanes[at].installed {
+        let lane = &mut self.lanes[at];
+        let Extents { copied, named, .. } = std::mem::take(&mut lane.extents);
+        if position.index > lane.installed {
+            if let Some((file, stretches)) = copied {
+                lane.shard.state_mut().queue_mut().copied(file, &stretches);
+            }
             out.push(Output::CompactLog(group, position));
+            out.push(Output::KeepExtents(group, named));
         }
     }
 
     pub(super) fn snapshot_failed(&mut self, group: GroupId, now: Instant) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.shard.group == group) {
-            lane.shard.state_mut().abort_walk();
-            lane.snapshot = Snapshot::None;
-            // Tried again after as many bytes once more: a full disk must not be asked at every entry.
-            lane.bytes_since_snapshot = 0;
-            lane.log_at_snapshot = self.log_bytes;
-            // Consensus asks once, and another node waits.
-            lane.again_at = lane.needed.then(|| now + AGAIN_AFTER);
-        }
+        let Some(at) = self.rounds.at(group) else {
+            return;
+        };
+        self.touch(at);
+        let lane = &mut self.lanes[at];
+        lane.shard.state_mut().abort_walk();
+        (lane.snapshot, lane.extents) = (Snapshot::None, Extents::default());
+        // Tried again after as many bytes once more: a full disk must not be asked at every entry.
+        lane.bytes_since_snapshot = 0;
+        lane.log_at_snapshot = self.log_bytes;
+        // Consensus asks once, and another node waits.
+        lane.again_at = lane.needed.then(|| now + AGAIN_AFTER);
     }
 }
 
@@ -85,7 +132,11 @@ impl<C: Clone> Lane<C> {
         if !due && !matches!(self.snapshot, Snapshot::Wanted) || self.applied.index == 0 {
             return;
         }
-        let (index, chunk) = self.shard.state_mut().begin_snapshot();
+        let mut state = self.shard.state_mut();
+        let (index, chunk) = state.begin_snapshot();
+        let copying = state.queue().to_copy(self.shard.group, index, self.own.0);
+        drop(state);
+        self.extents = Extents { copying, ..Extents::default() };
         let position = Position { index, term: self.applied.term };
         self.snapshot = Snapshot::Walking(position, false);
         self.bytes_since_snapshot = 0;
@@ -96,5 +147,22 @@ impl<C: Clone> Lane<C> {
             out.push(Output::CompactLog(self.shard.group, position));
         }
         out.push(Output::SnapshotBegin { group: self.shard.group, position, membership, chunk });
+    }
+
+    /// All else is in the snapshot: its last chunk names the extent files.
+    fn name_files(&mut self, position: Position, out: &mut Vec<Output>) {
+        let mut files = self.shard.state().queue().files();
+        files.extend(self.extents.copied.as_ref().map(|(file, _)| *file));
+        if files.is_empty() {
+            return self.end_snapshot(position, out);
+        }
+        self.snapshot = Snapshot::Naming(position);
+        out.push(Output::SnapshotChunk(self.shard.group, State::files_chunk(&files)));
+        self.extents.named = files;
+    }
+
+    fn end_snapshot(&mut self, position: Position, out: &mut Vec<Output>) {
+        self.snapshot = Snapshot::Ending(position);
+        out.push(Output::SnapshotEnd(self.shard.group));
     }
 }

@@ -133,7 +133,11 @@ fn keys_expire_by_an_entry_when_their_time_has_come() {
     world.ask(1, Place::Logged, "SET k 1");
     world.run();
     let stamp = world.shard.state().stamp();
-    world.shard.state_mut().tables_mut(store::keyspace::Durability::Fsync).set_expire(0, b"k", stamp + 500, stamp);
+    let mut state = world.shard.state_mut();
+    state.tables_mut(store::keyspace::Durability::Fsync).set_expire(0, b"k", stamp + 500, stamp);
+    assert!(world.shard.is_due_earlier(&state), "nobody else tells the driver");
+    drop(state);
+    world.run();
     world.now += 400;
     world.run();
     assert_eq!(world.shard.state().tables(store::keyspace::Durability::Fsync).len(0), 1);

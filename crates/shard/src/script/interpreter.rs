@@ -86,7 +86,7 @@ pub(super) fn run(
 ) -> Result<(), CommandError> {
     let limits = writing.limits;
     let begun = reply.bytes.len();
-    let session = RefCell::new(Session::new(writing, keys.first().copied(), read_only));
+    let session = RefCell::new(Session::new(writing, keys, read_only));
     let task = Task { script, session: &session, limits, keys, arguments };
     let ended = match warm(&task, reply) {
         Some(ended) => Ok(ended),

@@ -106,6 +106,11 @@ impl Scripts {
     /// at its end, so none that could be half-changed outlives it.
     pub fn forget_interpreter(&mut self) {}
 
+    /// Their sources, and whether each was loaded by SCRIPT LOAD.
+    pub fn sources(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        self.kept.values().map(|kept| (&*kept.source, kept.loaded))
+    }
+
     /// Forgets all.
     pub fn flush(&mut self) {
         *self = Scripts { clock: self.clock, ..Scripts::default() };

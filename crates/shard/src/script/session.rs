@@ -75,12 +75,21 @@ const READ_ONLY: CommandError = CommandError::new("ERR Write commands are not al
 const NOT_LOCAL: CommandError = CommandError::new(
     "ERR Script attempted to access a non local key in a cluster node: all its keys must be in one shard",
 );
+const NOT_DECLARED: CommandError = CommandError::new(
+    "TRYAGAIN Script attempted to access a key that it did not declare and that a transaction across shards holds; declare it in KEYS",
+);
 const NOT_WHOLE: CommandError = CommandError::new(
     "ERR This command works on all shards and is not allowed from script while data_shards is above 1",
 );
 const MIXED: CommandError = CommandError::new(
     "ERR Script attempted to access a key of another durability than its own: \
      one script cannot use keyspaces in memory together with keyspaces on disk",
+);
+
+/// What names of topics begin with.
+const TOPIC: &[u8] = b"topic:";
+const UNDECLARED_TOPIC: CommandError = CommandError::new(
+    "ERR Script has to declare (KEYS) a stream whose name begins with 'topic:', so that it can be told from a topic",
 );
 
 /// A running script's view of the shard. It remembers the answers of commands while a warm interpreter runs the script:
@@ -92,6 +101,8 @@ pub struct Session<'a, 'w> {
     read_only: bool,
     /// The class of the unit's keys; `None` where all keyspaces are of one class.
     class: Option<Durability>,
+    /// Declared keys whose names could be those of topics: the door has seen that they are none.
+    declared: Vec<Vec<u8>>,
     /// Answers, one after another; their ends.
     answers: Vec<u8>,
     ends: Vec<usize>,
@@ -104,8 +115,10 @@ pub struct Session<'a, 'w> {
 }
 
 impl<'a, 'w> Session<'a, 'w> {
-    /// `first_key` is the first declared key: its class is the unit's. A script without keys is logged.
-    pub fn new(writing: &'a mut Writing<'w>, first_key: Option<&[u8]>, read_only: bool) -> Session<'a, 'w> {
+    /// The class of the first of the declared keys is the unit's. A script without keys is logged.
+    pub fn new(writing: &'a mut Writing<'w>, keys: &[&[u8]], read_only: bool) -> Session<'a, 'w> {
+        let first_key = keys.first().copied();
+        let declared = keys.iter().filter(|key| key.starts_with(TOPIC)).map(|key| key.to_vec()).collect();
         let tables = &writing.tables;
         let class = match tables.keyspaces().classes() {
             (true, true) => Some(first_key.map_or(Durability::Fsync, |key| tables.durability(key))),
@@ -115,6 +128,7 @@ impl<'a, 'w> Session<'a, 'w> {
             db: writing.db,
             read_only,
             class,
+            declared,
             writing,
             answers: Vec::new(),
             ends: Vec::new(),
@@ -186,6 +200,9 @@ impl<'a, 'w> Session<'a, 'w> {
         if self.read_only && spec.is_write() {
             return Err(READ_ONLY);
         }
+        if spec.name == "xadd" && words[1].starts_with(TOPIC) && !self.declared.iter().any(|key| key == words[1]) {
+            return Err(UNDECLARED_TOPIC);
+        }
         if let Some(class) = self.class {
             let tables = &self.writing.tables;
             let foreign = |place: &usize| tables.durability(words[*place]) != class;
@@ -201,8 +218,12 @@ impl<'a, 'w> Session<'a, 'w> {
         if slots.is_split() && spec.flags.has(Flags::WHOLE) {
             return Err(NOT_WHOLE);
         }
-        if slots.is_split() && spec.key_places(words).iter().any(|place| !slots.owns(words[*place])) {
+        if slots.is_split() && spec.key_places(words).iter().any(|place| !slots.serves(words[*place])) {
             return Err(NOT_LOCAL);
+        }
+        let commits = self.writing.commits;
+        if commits.locks_any() && spec.key_places(words).iter().any(|place| commits.locks(words[*place])) {
+            return Err(NOT_DECLARED);
         }
         let now: Millis = self.writing.now;
         let outer = &mut *self.writing;
@@ -225,6 +246,7 @@ impl<'a, 'w> Session<'a, 'w> {
                     limits: outer.limits,
                     published: outer.published,
                     slots,
+                    commits,
                 };
                 run(&mut writing, words, reply)
             }

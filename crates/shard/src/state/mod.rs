@@ -9,26 +9,39 @@
 //!
 //! Here: what a shard is, and its units. `run`: one command. `wait`: who waits, and who is served. `snapshot`: out and in.
 
+mod commits;
+mod etcd;
+mod moving;
+mod named;
+mod queue;
 mod registry;
 mod run;
 mod sink;
 mod snapshot;
+mod streams;
 mod wait;
 
+pub use moving::{NOT_HERE, keys_of};
 pub use run::Call;
 pub use sink::{Silent, Sink};
+pub use streams::{DELIVERIES_MAX, GROUPS_MAX, HELD_MAX, stream_id_of};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ::queue::{PartitionId, Queue, Topics};
 use base::{GroupId, Limits, Millis, Rng};
 use cluster::Cluster;
+use coordination::Coordination;
 use discovery::Catalog;
 use store::codec::{Corrupt, Input, put_u64};
 use store::keyspace::{Durability, Keyspaces};
 use store::table::Tables;
+use store::value::Stream;
 
 use crate::bounds;
 use crate::command::{self, Args, Flags, Spec};
+use crate::commit::Commits;
 use crate::entry::{self, Multi, Part, Unit, Watch};
 use crate::error::CommandError;
 use crate::pending::{Batch, Place};
@@ -36,6 +49,7 @@ use crate::reply::Reply;
 use crate::script::Scripts;
 use crate::slots::Slots;
 use crate::waiters::Waiters;
+use commits::Asker;
 use run::Ran;
 
 /// Set in the ids of waits on memory keyspaces.
@@ -57,15 +71,43 @@ pub struct State {
     local_rng: Rng,
     /// The registry: the meta group's; empty in any other.
     catalog: Catalog,
+    /// etcd's keys, leases and users: the meta group's; empty in any other.
+    coordination: Coordination,
+    /// Whether the snapshot that is being written holds them, and whether it has come to them.
+    holds_etcd: bool,
+    /// See `holds_etcd`.
+    walks_etcd: bool,
     /// The cluster: the meta group's; empty in any other. Shared, for its readers keep it.
     cluster: Arc<Cluster>,
+    /// The topics: the meta group's; empty in any other. Shared, for its readers keep it.
+    topics: Arc<Topics>,
+    /// Partitions, groups and transactional ids: a data group's.
+    queue: Queue,
+    /// Groups of the Redis door, by partition of a topic.
+    streams: BTreeMap<PartitionId, Box<Stream>>,
+    /// What those groups have met out of turn.
+    turns: streams::AllTurns,
+    /// Where their commands run; empty but for that.
+    stream_tables: Option<Box<Tables>>,
+    /// What a snapshot that is being written still has to say of them, and what has been read of one.
+    streams_form: Vec<u8>,
+    walks_streams: bool,
+    /// Whether a snapshot has come to the queue.
+    walks_queue: bool,
     /// Whether a snapshot has come to the registry.
     walks_catalog: bool,
+    /// Extent files that the snapshot named which was read.
+    files: Vec<store::extent::ExtentId>,
+    /// The same, once they have been asked for.
+    named: Vec<store::extent::ExtentId>,
     applied: u64,
     stamp: Millis,
     /// Replicated where they can matter, the defaults elsewhere.
     limits: Limits,
     slots: Slots,
+    /// Commits across shards.
+    commits: Commits,
+    group: GroupId,
     /// Bytes of one answer to this node's clients.
     answer_bytes_max: usize,
     scratch: Reply,
@@ -89,6 +131,30 @@ pub struct Planted {
     pub applied_twice: bool,
     /// EXEC runs whatever has become of the watched keys.
     pub watch_ignored: bool,
+    /// An entry changes keys of slots that the shard does not answer for.
+    pub freeze_unchecked: bool,
+    /// A word to answer for slots is believed though a newer attempt has begun.
+    pub stale_open: bool,
+    /// A snapshot's reader forgets the locks.
+    pub locks_forgotten: bool,
+    /// A read passes a lock.
+    pub lock_read_through: bool,
+    /// Whoever asks what has become of a transaction is told nothing, and it may be decided all the same.
+    pub no_tombstone: bool,
+    /// A participant locks whatever has become of the watched keys.
+    pub prepare_unwatched: bool,
+    /// A transaction is decided behind its deadline, when its tombstone may have gone.
+    pub decided_late: bool,
+    /// A word to finish is obeyed by whoever has finished already.
+    pub finished_twice: bool,
+    /// Slots are frozen while transactions hold keys in them.
+    pub freeze_over_locks: bool,
+    /// A snapshot's reader forgets what has been decided.
+    pub decisions_forgotten: bool,
+    /// A transaction that was told to begin again gets its locks all the same.
+    pub locks_shared: bool,
+    /// A commit is done again whatever is known under its name.
+    pub names_ignored: bool,
 }
 
 impl std::fmt::Debug for State {
@@ -111,12 +177,27 @@ impl State {
             memory: half(seed),
             local_rng: Rng::new(!seed),
             catalog: Catalog::default(),
+            coordination: Coordination::default(),
+            holds_etcd: false,
+            walks_etcd: false,
             cluster: Arc::default(),
+            topics: Arc::default(),
+            queue: Queue::new(group),
+            streams: BTreeMap::new(),
+            turns: streams::AllTurns::new(),
+            stream_tables: None,
+            streams_form: Vec::new(),
+            walks_streams: false,
+            walks_queue: false,
+            files: Vec::new(),
+            named: Vec::new(),
             walks_catalog: false,
             applied: 0,
             stamp: 0,
             limits: Limits { hits: limits.hits.clone(), ..bounds::first() },
-            slots: Slots::ALL,
+            slots: Slots::default(),
+            commits: Commits::new(group),
+            group,
             answer_bytes_max: limits.output_bytes_max,
             scratch: Reply::default(),
             published: Vec::new(),
@@ -187,7 +268,7 @@ impl State {
         }
     }
 
-    /// Makes it one shard of several.
+    /// Makes it one shard of several: what it has from the beginning.
     pub fn set_slots(&mut self, slots: Slots) {
         self.slots = slots;
     }
@@ -265,7 +346,10 @@ impl State {
             assert_eq!(index, self.applied + 1, "entries are applied in order, each once");
             self.applied = index;
         }
+        self.queue.take_grown();
         if data.is_empty() {
+            self.queue.new_leader();
+            self.coordination.new_leader();
             // A new leader's first entry: whoever waited, waited at another leader.
             for waiter in self.logged.waiters.clear() {
                 sink.served(waiter, b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n");
@@ -283,12 +367,17 @@ impl State {
                 Place::Logged => &mut input,
                 Place::Local => &mut local,
             };
+            let begun = *source;
             let unit = entry::read_unit(source)?;
-            self.unit(unit, request.place, self.stamp, request.client.as_ref(), sink);
+            let raw = begun.until(source);
+            let end = data.len() - input.len();
+            self.unit(unit, raw, end, request.place, self.stamp, request.client.as_ref(), sink);
         }
         while !input.is_empty() {
+            let begun = input;
             let unit = entry::read_unit(&mut input)?;
-            self.unit::<C, S>(unit, Place::Logged, self.stamp, None, sink);
+            let end = data.len() - input.len();
+            self.unit::<C, S>(unit, begun.until(&input), end, Place::Logged, self.stamp, None, sink);
         }
         Ok(())
     }
@@ -304,18 +393,47 @@ impl State {
         let now = now.max(self.stamp);
         for request in batch.requests() {
             assert_eq!(request.place, Place::Local, "a batch without an entry has local requests only");
+            let begun = local;
             let unit = entry::read_unit(&mut local)?;
-            self.unit(unit, Place::Local, now, request.client.as_ref(), sink);
+            self.unit(unit, begun.until(&local), 0, Place::Local, now, request.client.as_ref(), sink);
         }
         Ok(())
     }
 
+    /// One unit, whose form is `raw` and ends at `end` of the entry's data where it stands there.
+    #[allow(clippy::too_many_arguments)]
     fn unit<C: Clone, S: Sink<C>>(
         &mut self,
         unit: Unit<'_>,
+        raw: &[u8],
+        end: usize,
         place: Place,
         now: Millis,
         client: Option<&C>,
+        sink: &mut S,
+    ) {
+        if self.is_elsewhere(&unit) {
+            if let Some(client) = client {
+                sink.refused(client, format!("-{}\r\n", NOT_HERE.0).as_bytes());
+            }
+            return;
+        }
+        if self.held_back(&unit, raw, place, client, sink) {
+            return;
+        }
+        let asker = client.map_or(Asker::Nobody, Asker::Client);
+        self.run(unit, end, place, now, asker, sink);
+        self.run_ready::<C, S>(now, sink);
+    }
+
+    /// A unit that nothing holds back.
+    fn run<C: Clone, S: Sink<C>>(
+        &mut self,
+        unit: Unit<'_>,
+        end: usize,
+        place: Place,
+        now: Millis,
+        asker: Asker<'_, C>,
         sink: &mut S,
     ) {
         let mut reply = std::mem::take(&mut self.scratch);
@@ -330,11 +448,11 @@ impl State {
                 // Only an entry of a newer build can hold an unknown one: refused alike on every replica of this build.
                 let spec = command::find(words[0]).ok_or(CommandError::new("ERR unknown command"));
                 let call = spec.map(|spec| Call { may_block: true, ..Call::new(spec, db, &words, now) });
-                self.unit_command(call, place, client, &mut reply, sink)
+                self.unit_command(call, place, asker, &mut reply, sink)
             }
             Unit::Multi(multi) => {
                 reply.protocol = multi.protocol;
-                self.unit_multi(multi, place, now, &mut reply, sink);
+                self.unit_multi(multi, end, place, now, &mut reply, sink);
                 true
             }
             Unit::Expire(mut keys) => {
@@ -375,6 +493,34 @@ impl State {
                 self.change(&change, &mut reply);
                 true
             }
+            Unit::Etcd(command) => {
+                assert_eq!(place, Place::Logged, "etcd's keys are changed by entries only");
+                self.etcd_command(&command, &mut reply);
+                true
+            }
+            Unit::Queue(command, bytes) => {
+                assert_eq!(place, Place::Logged, "the queue is changed by entries only");
+                self.queue_command(&command, bytes, end, &mut reply);
+                true
+            }
+            Unit::Stream { protocol, op } => {
+                reply.protocol = protocol;
+                self.stream_op(&op, end, place, now, &mut reply);
+                true
+            }
+            Unit::Topics(change) => {
+                self.topics_change(&change, &mut reply);
+                true
+            }
+            Unit::Commit(step) => {
+                self.step::<C, S>(&step, end, now, &mut reply, sink);
+                true
+            }
+            Unit::Slots(change) => {
+                let answer = self.slot_change(change, now, sink);
+                reply.bytes.extend_from_slice(&answer.encode());
+                true
+            }
             Unit::Cluster(change) => {
                 let outcome = Arc::make_mut(&mut self.cluster).apply(&change, self.applied, now);
                 reply.bytes.extend_from_slice(&outcome.encode());
@@ -384,14 +530,21 @@ impl State {
         if place == Place::Local {
             std::mem::swap(&mut self.logged.rng, &mut self.local_rng);
         }
-        if answered && let Some(client) = client {
-            sink.reply(client, &reply.bytes);
+        match asker {
+            Asker::Client(client) if answered => sink.reply(client, &reply.bytes),
+            Asker::Ticket(ticket) if answered => {
+                if sink.awaits(ticket) {
+                    self.publish(sink);
+                }
+                sink.served(ticket, &reply.bytes);
+            }
+            _ => {}
         }
         // A scratch that one huge answer has blown up is not kept.
         if reply.bytes.capacity() <= 1 << 20 {
             self.scratch = reply;
         }
-        if client.is_some() {
+        if matches!(asker, Asker::Client(_)) {
             self.publish(sink);
         } else {
             // Whoever leads has clients that asked, and tells those of the other nodes.
@@ -408,7 +561,7 @@ impl State {
         &mut self,
         call: Result<Call<'_>, CommandError>,
         place: Place,
-        client: Option<&C>,
+        asker: Asker<'_, C>,
         reply: &mut Reply,
         sink: &mut S,
     ) -> bool {
@@ -423,7 +576,7 @@ impl State {
         match self.guarded(class, &call, reply) {
             Ran::Answered => true,
             Ran::Waits(block) => {
-                self.park(class, &call, reply.protocol, block, client, sink);
+                self.park(class, &call, reply.protocol, block, asker, sink);
                 false
             }
         }
@@ -432,6 +585,7 @@ impl State {
     fn unit_multi<C: Clone, S: Sink<C>>(
         &mut self,
         mut multi: Multi<'_>,
+        end: usize,
         place: Place,
         now: Millis,
         reply: &mut Reply,
@@ -442,24 +596,41 @@ impl State {
             // Its outcome would differ where that key is not: on replicas, and here after a restart.
             return reply.error(&MIXED.0);
         }
+        let begun = reply.bytes.len();
+        // Before anything that was watched is looked at: by itself it may have been changed.
+        let Ok(named) = self.named(&multi, place, now, reply) else {
+            return;
+        };
+        let mut is_first = named.is_some();
         let changed = multi.watches.iter().any(|Watch { db, key, version }| self.version(*db, key, now) != *version);
         #[cfg(any(test, feature = "planted"))]
         let changed = changed && !self.planted.watch_ignored;
         if changed {
             return reply.null_array();
         }
+        if let Some(error) = self.streams_refusal(&multi) {
+            return reply.error(&format!("EXECABORT Transaction discarded because of: {}", error.0));
+        }
         reply.array(multi.count);
         for _ in 0..multi.count {
             match multi.next_part() {
                 Ok(Part::Literal(bytes)) => reply.bytes.extend_from_slice(bytes),
+                // The parts end where the unit does.
+                Ok(Part::Stream(op, behind)) => {
+                    self.stream_op(&op, end.saturating_sub(behind), place, now, reply);
+                }
+                Ok(Part::Command(..)) if std::mem::take(&mut is_first) => reply.ok(),
                 Ok(Part::Command(db, words)) => match command::find(words[0]) {
                     Some(spec) => {
-                        self.unit_command(Ok(Call::new(spec, db, &words, now)), place, None::<&C>, reply, sink);
+                        self.unit_command(Ok(Call::new(spec, db, &words, now)), place, Asker::<C>::Nobody, reply, sink);
                     }
                     None => self.door_command(&words, reply, sink),
                 },
                 Err(corrupt) => reply.error(&format!("ERR {corrupt}")),
             }
+        }
+        if let Some(named) = named {
+            self.keep_named(&named, &reply.bytes[begun..], reply, now);
         }
     }
 

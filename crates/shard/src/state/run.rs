@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use base::{Limit, Millis, Rng};
 use store::keyspace::{Durability, Eviction};
 
+use super::commits::Asker;
 use super::{Sink, State};
 use crate::command::{Args, Block, Flags, Reading, Run, Served, Spec, Writing};
 use crate::error::CommandError;
@@ -53,6 +54,10 @@ impl State {
                 return None;
             }
         };
+        if !self.takes(call.spec, call.args) {
+            reply.error(&super::NOT_HERE.0);
+            return None;
+        }
         let Run::Read(run) = call.spec.run else {
             reply.error("ERR a write cannot run as a read");
             return None;
@@ -69,7 +74,7 @@ impl State {
             Durability::Fsync => (&self.logged.tables, &self.memory.tables),
             Durability::Memory => (&self.memory.tables, &self.logged.tables),
         };
-        let (now, slots) = (now.max(self.stamp), self.slots);
+        let (now, slots) = (now.max(self.stamp), &self.slots);
         Reading { db, now, tables, other, rng, slots, repeatable: false, may_block: false, block: None }
     }
 
@@ -90,7 +95,7 @@ impl State {
         reply.bytes_max = reply.bytes.len().saturating_add(self.answer_bytes_max);
         match self.guarded(Durability::Memory, &call, reply) {
             Ran::Waits(block) => {
-                self.park(Durability::Memory, &call, reply.protocol, block, Some(client), sink);
+                self.park(Durability::Memory, &call, reply.protocol, block, Asker::Client(client), sink);
                 false
             }
             Ran::Answered => {
@@ -123,6 +128,7 @@ impl State {
     fn command(&mut self, class: Durability, call: &Call<'_>, reply: &mut Reply) -> Ran {
         let begun = reply.bytes.len();
         let Call { spec, db, args, now, may_block, served } = *call;
+        self.note_clearing(spec);
         if spec.flags.has(Flags::GROWS)
             && let Err(error) = self.make_room(spec, class, args, now)
         {
@@ -136,7 +142,7 @@ impl State {
         let (outcome, block) = match spec.run {
             Run::Read(run) => {
                 let (tables, other, rng) = (&half.tables, &other.tables, &mut half.rng);
-                let (slots, repeatable) = (self.slots, false);
+                let (slots, repeatable) = (&self.slots, false);
                 let mut reading = Reading { db, now, tables, other, rng, slots, repeatable, may_block, block: None };
                 (run(&mut reading, args, reply), reading.block)
             }
@@ -154,7 +160,8 @@ impl State {
                     scripts: &mut half.scripts,
                     limits: &self.limits,
                     published: &mut self.published,
-                    slots: self.slots,
+                    slots: &self.slots,
+                    commits: &self.commits,
                 };
                 let outcome = run(&mut writing, args, reply);
                 let block = writing.block;
@@ -175,7 +182,13 @@ impl State {
     }
 
     /// Before a command that grows memory: evicts from a memory keyspace over its budget, or refuses.
-    fn make_room(&mut self, spec: &Spec, class: Durability, args: Args<'_>, now: Millis) -> Result<(), CommandError> {
+    pub(super) fn make_room(
+        &mut self,
+        spec: &Spec,
+        class: Durability,
+        args: Args<'_>,
+        now: Millis,
+    ) -> Result<(), CommandError> {
         const OOM: CommandError = CommandError::new("OOM command not allowed when used memory > 'maxmemory'.");
         const SAMPLES: usize = 5;
         let keyspaces = self.keyspaces().clone();

@@ -10,6 +10,18 @@ pub trait Sink<C> {
     fn parked(&mut self, client: &C, waiter: u64);
     /// The answer of a request that waited. Ids that nobody on this node waits for are ignored.
     fn served(&mut self, waiter: u64, bytes: &[u8]);
+    /// The client's request waits for a lock under this ticket; its answer comes by [`Sink::served`], in its place among the client's.
+    fn held(&mut self, client: &C, ticket: u64) {
+        self.parked(client, ticket);
+    }
+    /// What was held has run, and waits for data from now on.
+    fn waits_on(&mut self, _ticket: u64, _waiter: u64) {}
+    /// The outcome of what was held will not be known here: its client's connection must be closed.
+    fn abandoned(&mut self, _ticket: u64) {}
+    /// Whether somebody on this node waits under this ticket.
+    fn awaits(&self, _ticket: u64) -> bool {
+        false
+    }
     /// Nothing was done of this client's request, and this line says why. It is the answer, unless the request can go elsewhere.
     fn refused(&mut self, client: &C, line: &[u8]) {
         self.reply(client, line);

@@ -233,18 +233,42 @@ fn snapshots_of_this_version_and_of_those_before_are_read_and_none_that_ends_in_
     let members: Vec<String> = (0..9000).map(|n| format!("member:{n}")).collect();
     pair.ask(&[(Place::Logged, &format!("SADD s {}", members.join(" ")))]);
     let mut chunks = snapshot(&mut pair.leader, 4000, |_| ());
-    assert_eq!(chunks[0][0], 4);
+    assert_eq!(chunks[0][0], 9);
     assert!(restored(&chunks).expect("as written").is_whole());
     let cut = restored(&chunks[..chunks.len() / 2]).expect("what there is can be read");
     assert!(!cut.is_whole());
-    // Before version 4 there was no cluster in it, before 3 no bounds, and version 1 never parted a key.
+    // Before version 9 there was no word of etcd's keys, before 8 there were no commits across shards, before 7 there were no groups of topics as streams, before 6 there were no slots in it, before 5 no topics and no queue, before 4 no cluster, before 3 no bounds, and version 1 never parted a key.
     let mut cluster = Vec::new();
     pair.leader.cluster().encode(&mut cluster);
     let mut bounds = Vec::new();
     crate::bounds::encode(pair.leader.bounds(), &mut bounds);
     let at = chunks[0].windows(bounds.len()).position(|bytes| bytes == bounds).expect("they are in it");
-    let mut before = chunks.clone();
     let after = at + bounds.len();
+    let mut queue = Vec::new();
+    pair.leader.topics().encode(&mut queue);
+    pair.leader.queue().encode_books(&mut queue);
+    let mut slots = Vec::new();
+    pair.leader.slots().encode(&mut slots);
+    let mut commits = Vec::new();
+    pair.leader.commits().encode(&mut commits);
+    let mut before = chunks.clone();
+    let begins = after + cluster.len() + queue.len() + slots.len();
+    assert_eq!(before[0].remove(begins + commits.len()), 0, "none are there");
+    before[0][0] = 8;
+    assert!(restored(&before).expect("the version before").is_whole());
+    assert_eq!(before[0].drain(begins..begins + commits.len()).as_slice(), commits.as_slice());
+    for version in [7, 6] {
+        before[0][0] = version;
+        assert!(restored(&before).expect("a version before").is_whole());
+    }
+    for (version, part, begins) in
+        [(5, &slots, after + cluster.len() + queue.len()), (4, &queue, after + cluster.len())]
+    {
+        assert_eq!(before[0].drain(begins..begins + part.len()).as_slice(), part.as_slice());
+        before[0][0] = version;
+        pair.replica = restored(&before).expect("a version before");
+        pair.read("SMEMBERS s");
+    }
     assert_eq!(before[0].drain(after..after + cluster.len()).as_slice(), cluster);
     before[0][0] = 3;
     pair.replica = restored(&before).expect("the version before");
@@ -256,7 +280,7 @@ fn snapshots_of_this_version_and_of_those_before_are_read_and_none_that_ends_in_
         pair.replica = restored(&chunks).expect("a version before");
         pair.read("SMEMBERS s");
     }
-    chunks[0][0] = 5;
+    chunks[0][0] = 10;
     assert!(restored(&chunks).is_err());
 }
 
@@ -345,4 +369,98 @@ fn an_answer_that_repeats_one_large_value_is_refused_before_it_grows() {
     let words: Vec<&[u8]> = line.into_iter().chain(keys.trim().split(' ').map(str::as_bytes)).collect();
     let answer = pair.entry(|batch| batch.command(Place::Logged, false, 1, 0, Protocol::Resp2, &words));
     assert_eq!(answer, ":11\r\n", "what a script may see does not depend on a node's own settings");
+}
+
+/// The queue's units: a batch lies where the partition says, whatever stands before it in the entry; offsets, topics and the
+/// leader's epoch are the same on every replica and in a snapshot.
+#[test]
+fn what_is_produced_lies_in_the_entry_where_the_partition_says() {
+    use queue::partition::{Isolation, Source};
+    use queue::{Command, Outcome, TopicId, topics};
+
+    let topic = TopicId(7 << 64 | 1);
+    let mut pair = Pair::new(Keyspaces::default());
+    let mut entries: Vec<Vec<u8>> = Vec::new();
+    let mut answers = Vec::new();
+    struct Answers<'a>(&'a mut Vec<Outcome>);
+    impl Sink<u64> for Answers<'_> {
+        fn reply(&mut self, _: &u64, bytes: &[u8]) {
+            self.0.extend(Outcome::decode(bytes).ok());
+        }
+        fn parked(&mut self, _: &u64, _: u64) {}
+        fn served(&mut self, _: u64, _: &[u8]) {}
+        fn lost(&mut self, _: &u64) {}
+        fn publish(&mut self, _: &[u8], _: &[u8]) {}
+        fn receivers(&self, _: &[u8]) -> i64 {
+            0
+        }
+    }
+    let mut stored = Vec::new();
+    for round in 0..20u8 {
+        let mut batch = Batch::default();
+        for number in 0..round % 4 {
+            batch.command(Place::Logged, false, 1, 0, Protocol::Resp2, &[b"SET", b"k", &[number; 3]]);
+            batch.command(Place::Local, false, 1, 0, Protocol::Resp2, &[b"GET", b"k"]);
+            let batches = queue::batch::example(&[&[round, number], b"x"], 5, (-1, -1, -1), false);
+            let (place, append_time, transaction) = ("orders", false, None);
+            batch.queue(
+                1,
+                &Command::Produce {
+                    topic,
+                    place,
+                    partition: 0,
+                    append_time,
+                    transaction,
+                    marks: Vec::new(),
+                    batches: &batches,
+                },
+            );
+            stored.push(batches);
+        }
+        let index = entries.len() as u64 + 1;
+        let entry = if round % 5 == 0 { Vec::new() } else { batch.take_entry(STAMP, 7) };
+        let asked = (!entry.is_empty()).then_some(&batch);
+        if asked.is_none() {
+            stored.truncate(stored.len() - usize::from(round % 4));
+        }
+        pair.leader.apply(index, &entry, asked, &mut Answers(&mut answers)).expect("readable");
+        let grown = usize::from(!entry.is_empty() && round % 4 > 0);
+        assert_eq!(pair.leader.take_grown().first(), [(topic, 0)][..grown].first());
+        pair.replica.apply::<u64, _>(index, &entry, None, &mut Silent).expect("readable");
+        entries.push(entry);
+    }
+    let restored = restored(&snapshot(&mut pair.leader, 50, |_| ())).expect("as written");
+    let leaders = entries.iter().filter(|entry| entry.is_empty()).count() as i32;
+    for state in [&pair.leader, &pair.replica, &restored] {
+        assert_eq!(state.queue().epoch(), leaders, "an empty entry is a new leader's");
+        let own = state.queue().partition(topic, 0).expect("written");
+        assert_eq!(own.high(), 2 * stored.len() as u64);
+    }
+    // What was stored is copied out before a snapshot lets the log go: the restored one knows no place in the log.
+    for state in [&pair.leader, &pair.replica] {
+        let own = state.queue().partition(topic, 0).expect("written");
+        let plan = own.plan(0, u64::MAX, Isolation::Committed).expect("in range");
+        assert_eq!(plan.pieces.len(), stored.len());
+        for (piece, batches) in plan.pieces.iter().zip(&stored) {
+            let Source::Entry { index, at, bytes } = piece.source else { panic!("nothing was copied out") };
+            assert_eq!(&entries[index as usize - 1][at as usize..][..bytes as usize], &batches[..]);
+        }
+    }
+    let bases = answers.iter().map(|answer| match answer {
+        Outcome::Produced { base, .. } => *base,
+        other => panic!("{other:?}"),
+    });
+    assert!(bases.eq((0..stored.len() as u64).map(|at| 2 * at)));
+
+    // Topics are the meta group's, but a state is a state.
+    let create = topics::Change::Create { name: "orders".into(), partitions: 2, settings: Vec::new() };
+    let mut batch = Batch::default();
+    batch.topics(1, &create);
+    let (index, entry) = (entries.len() as u64 + 1, batch.take_entry(STAMP, 7));
+    for state in [&mut pair.leader, &mut pair.replica] {
+        state.apply::<u64, _>(index, &entry, None, &mut Silent).expect("readable");
+        assert_eq!(state.take_grown(), [crate::board::TOPICS]);
+        assert_eq!(state.topics().get("orders").map(|topic| (topic.id.born(), topic.partitions)), Some((index, 2)));
+    }
+    assert_eq!(pair.leader.topics(), pair.replica.topics());
 }

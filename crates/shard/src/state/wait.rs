@@ -4,6 +4,7 @@ use base::Millis;
 use store::keyspace::Durability;
 use store::value::View;
 
+use super::commits::Asker;
 use super::run::Ran;
 use super::{Call, MEMORY_WAIT, Sink, State};
 use crate::command::{self, Block, Served, Spec};
@@ -20,7 +21,7 @@ impl State {
         call: &Call<'_>,
         protocol: Protocol,
         block: Block,
-        client: Option<&C>,
+        asker: Asker<'_, C>,
         sink: &mut S,
     ) {
         let words = call.args.iter().map(|word| word.to_vec()).collect();
@@ -32,8 +33,10 @@ impl State {
         if class == Durability::Memory {
             id |= MEMORY_WAIT;
         }
-        if let Some(client) = client {
-            sink.parked(client, id);
+        match asker {
+            Asker::Nobody => {}
+            Asker::Client(client) => sink.parked(client, id),
+            Asker::Ticket(ticket) => sink.waits_on(ticket, id),
         }
     }
 
@@ -65,6 +68,7 @@ impl State {
         for waiter in self.logged.waiters.clear() {
             sink.served(waiter, answer);
         }
+        self.end_holds(sink);
         self.update_watching();
     }
 
@@ -87,7 +91,7 @@ impl State {
         self.update_watching();
     }
 
-    fn try_serve<C, S: Sink<C>>(&mut self, class: Durability, id: u64, now: Millis, sink: &mut S) {
+    pub(super) fn try_serve<C, S: Sink<C>>(&mut self, class: Durability, id: u64, now: Millis, sink: &mut S) {
         let Some(wait) = self.half_mut(class).waiters.get(id).cloned() else {
             return;
         };
@@ -95,6 +99,10 @@ impl State {
         let Some(spec) = command::find(args[0]) else {
             return;
         };
+        if !self.commits.is_quiet() && spec.key_places(&args).iter().any(|place| self.commits.locks(args[*place])) {
+            // It is looked at again when the key is free.
+            return;
+        }
         let mut reply = Reply::bounded(wait.protocol, self.answer_bytes_max);
         let call = Call { may_block: true, served: Served::Again, ..Call::new(spec, wait.db, &args, now) };
         let ran = self.guarded(class, &call, &mut reply);
@@ -141,6 +149,7 @@ impl State {
     /// When something next becomes due: an expiry or the end of a wait.
     pub fn next_due(&self) -> Option<Millis> {
         let halves = [&self.logged, &self.memory];
-        halves.iter().flat_map(|half| [half.tables.next_expiry(), half.waiters.next_until()]).flatten().min()
+        let dues = halves.iter().flat_map(|half| [half.tables.next_expiry(), half.waiters.next_until()]);
+        dues.chain([self.coordination.next_due()]).flatten().min()
     }
 }

@@ -14,7 +14,23 @@ impl World {
     }
 
     fn victim(&mut self) -> NodeId {
-        if self.rng.chance(1, 2) { self.leader(DATA).unwrap_or_else(|| self.any()) } else { self.any() }
+        let group = self.target();
+        if self.rng.chance(1, 2) { self.leader(group).unwrap_or_else(|| self.any()) } else { self.any() }
+    }
+
+    /// The data group that something is to befall.
+    fn target(&mut self) -> GroupId {
+        let born = self.moving.born.is_some();
+        if self.options.commits {
+            let groups = self.groups();
+            return groups[1 + self.rng.index(groups.len() - 1)];
+        }
+        if born && self.rng.chance(1, 2) { self.child() } else { DATA }
+    }
+
+    fn any_group(&mut self) -> GroupId {
+        let groups = self.groups();
+        groups[self.rng.index(groups.len())]
     }
 
     fn links(&self, of: &[NodeId]) -> Vec<(NodeId, NodeId)> {
@@ -80,7 +96,7 @@ impl World {
             10 => self.swizzle(),
             11..=13 => self.change_members(),
             14 => {
-                let group = GroupId(self.rng.below(GROUPS as u64) as u32);
+                let group = self.any_group();
                 self.hand_over(group);
             }
             15 => {
@@ -90,7 +106,11 @@ impl World {
             }
             16 => {
                 self.report.jumps += 1;
-                self.machine(id).wall_offset = 1_600_000_000_000 + self.rng.below(200_000_000_000);
+                let to = match self.commits_have_names() {
+                    true => 1_700_000_000_000 + self.rng.below(3_600_000),
+                    false => 1_600_000_000_000 + self.rng.below(200_000_000_000),
+                };
+                self.machine(id).wall_offset = to;
             }
             17 => {
                 if self.machines[&id].runs() {
@@ -114,8 +134,11 @@ impl World {
             19 => self.tempt(),
             20 | 21 => self.late_answers(),
             22 => {
-                if let Some(node) = self.machine(id).node.as_mut() {
-                    node.want_snapshot(DATA);
+                let group = self.target();
+                if let Some(node) = self.machine(id).node.as_mut()
+                    && node.shards.len() > group.0 as usize
+                {
+                    node.want_snapshot(group);
                 }
             }
             23 => self.flap(id),
@@ -167,7 +190,8 @@ impl World {
     /// One follower cannot hear the leader and stands for election again and again; the other one, on whose word the lease
     /// runs, is restarted meanwhile.
     fn tempt(&mut self) {
-        let Some(leader) = self.leader(DATA) else { return };
+        let group = self.target();
+        let Some(leader) = self.leader(group) else { return };
         let others: Vec<NodeId> = self.ids().into_iter().filter(|id| *id != leader).collect();
         if others.len() < 2 {
             return;
@@ -220,7 +244,10 @@ impl World {
             status.is_some_and(|all| all.iter().all(|(_, status, _)| status.last == status.committed))
         };
         let calm = calm && self.machines.values().all(decided);
-        settled && calm && self.memberships.len() == GROUPS && self.machines.values().all(|machine| !machine.rotten)
+        settled
+            && calm
+            && self.memberships.len() == self.groups().len()
+            && self.machines.values().all(|machine| !machine.rotten)
     }
 
     /// A power cut of a node, and some bytes of what it had made durable are not what they were: the end of its log, or anything.
@@ -230,7 +257,9 @@ impl World {
         self.stop(id, false);
         let disk = self.machines[&id].disk.clone();
         let mut names = disk.names();
-        names.retain(|name| !name.starts_with("spare") && name != "SHARDS" && name != "BALLAST");
+        names.retain(|name| {
+            !name.starts_with("spare") && name != "SHARDS" && name != "SHARDS.copy" && name != "BALLAST"
+        });
         for _ in 0..1 + self.rng.below(3) {
             let last = format!("{segment:016x}.log");
             let name = if tail { last } else { names[self.rng.index(names.len())].clone() };
@@ -251,8 +280,9 @@ impl World {
     /// A follower lags, the other one acknowledges; then that one's log rots at its end, and the leader falls: the two that are left
     /// must not make do without what the leader has.
     fn rot_and_fall(&mut self) {
-        let Some(leader) = self.leader(DATA).filter(|_| self.may_rot()) else { return };
-        let voters = self.memberships[&DATA].voters.clone();
+        let group = self.target();
+        let Some(leader) = self.leader(group).filter(|_| self.may_rot()) else { return };
+        let voters = self.memberships[&group].voters.clone();
         let runs = |id: &&NodeId| **id != leader && self.machines[id].runs();
         let followers: Vec<NodeId> = voters.iter().filter(runs).copied().collect();
         // So many as make no majority with the leader's are left out.
@@ -296,7 +326,8 @@ impl World {
     /// What the leader hears is late; then nobody hears the leader any more, or it is asked to hand over: a lease must not count
     /// from answers that were on their way for long.
     fn late_answers(&mut self) {
-        let Some(leader) = self.leader(DATA) else { return };
+        let group = self.target();
+        let Some(leader) = self.leader(group) else { return };
         self.report.late += 1;
         let to: Vec<_> = self.links(&[leader]).into_iter().filter(|(_, to)| *to == leader).collect();
         let from: Vec<_> = to.iter().map(|(from, to)| (*to, *from)).collect();
@@ -362,7 +393,7 @@ impl World {
     }
 
     fn change_members(&mut self) {
-        let group = GroupId(self.rng.below(GROUPS as u64) as u32);
+        let group = self.any_group();
         let Some(leader) = self.leader(group) else { return };
         if self.machines.values().any(|machine| machine.rotten) {
             return;

@@ -6,9 +6,15 @@
 //! members alike to the byte, and writing goes on. Last, each list's history is checked (`history`).
 
 mod clients;
+mod commits;
 mod faults;
+mod moving;
+mod network;
 mod report;
+mod rest;
+mod streams;
 mod tape;
+mod transactions;
 
 pub use report::{Failure, Report};
 
@@ -59,15 +65,29 @@ pub struct Options {
     pub nodes: u64,
     /// Virtual milliseconds of faults.
     pub millis: u64,
+    /// Whether a shard is split, and slots move.
+    pub moves: bool,
     /// See [`Bugs`].
     pub bugs: Bugs,
+    /// Whether there are producers and consumers of a topic too.
+    pub streams: bool,
+    /// Whether there are two data shards, and transactions over them.
+    pub commits: bool,
     /// Is told the story, a line at a time.
     pub trace: Option<fn(&str)>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: 3, millis: 15_000, bugs: Bugs::default(), trace: None }
+        Options {
+            nodes: 3,
+            millis: 15_000,
+            moves: false,
+            bugs: Bugs::default(),
+            streams: false,
+            commits: false,
+            trace: None,
+        }
     }
 }
 
@@ -76,18 +96,37 @@ pub fn founders(seed: u64) -> u64 {
     [3, 1, 3, 5][(seed % 4) as usize]
 }
 
-/// Seeds that failed once: seed, founders, virtual milliseconds. They run with every run of the tests.
+/// Whether a seed has producers and consumers of a topic where nobody says: a third of those of each size of cluster.
+pub fn has_streams(seed: u64) -> bool {
+    (seed / 4).is_multiple_of(3)
+}
+
+/// Whether slots move in this seed where nobody says.
+pub fn moves(seed: u64) -> bool {
+    seed % 5 == 2
+}
+
+/// Whether a seed has transactions over several shards where nobody says: a sixth of those of each size of cluster.
+pub fn has_commits(seed: u64) -> bool {
+    (seed / 4) % 6 == 1
+}
+
+/// Seeds that failed once: seed, founders, virtual milliseconds, and the words `moves` and `commits` where there are such. They run with
+/// every run of the tests.
 ///
 /// # Panics
 /// If `cases.txt` holds a line of another form.
-pub fn cases() -> Vec<(u64, u64, u64)> {
+pub fn cases() -> Vec<(u64, Options)> {
     let lines = include_str!("../../cases.txt").lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let number = |word: Option<&str>| word.and_then(|word| word.parse().ok()).expect("cases.txt: SEED NODES MILLIS");
     lines
         .filter(|line| !line.is_empty())
         .map(|line| {
             let mut words = line.split_whitespace();
-            (number(words.next()), number(words.next()), number(words.next()))
+            let (seed, nodes, millis) = (number(words.next()), number(words.next()), number(words.next()));
+            let rest: Vec<&str> = words.collect();
+            let (moves, commits) = (rest.contains(&"moves"), rest.contains(&"commits"));
+            (seed, Options { nodes, millis, moves, commits, ..Options::default() })
         })
         .collect()
 }
@@ -117,6 +156,12 @@ enum Packet {
     Arrived(GroupId, bool),
     /// A node lives, its so manieth life.
     Ping(u64),
+    /// A mover asks the leader of a shard.
+    Slots(Box<moving::Question>),
+    /// A door asks it.
+    Unit(Box<commits::Errand>),
+    /// What came of that.
+    Told(u64, commits::Told),
 }
 
 #[derive(Clone, Debug)]
@@ -136,6 +181,24 @@ enum Event {
     /// Nodes say that they live, and look who has not said so.
     Links,
     Client(usize),
+    /// The same of producers and consumers.
+    Streams(usize),
+    /// The same of transactions over several shards.
+    Commits(usize),
+    /// Doors look after what is late, and leaders after what nobody finishes.
+    Doors,
+    /// A transaction is tried again.
+    Again(u64),
+    /// A unit is sent.
+    Route(u64),
+    /// Its door takes the link for broken.
+    AskOver(u64),
+    /// A unit comes that nobody waits for any more.
+    LateUnit(GroupId, Vec<u8>),
+    /// Whoever had a part in a transaction dies.
+    Strike(NodeId),
+    /// A command for the queue comes that its client has given up.
+    Late(Vec<u8>),
     GiveUp(u64),
     /// The second half of a read by lease.
     Look(u64),
@@ -158,6 +221,11 @@ enum Event {
     Bounce(NodeId),
     /// The leader of the data group is asked to hand over.
     HandOver,
+    /// Movers are looked after.
+    Moves,
+    /// A node hears of the new shard.
+    Learn(NodeId),
+    MoverGivesUp(NodeId, u64),
 }
 
 struct Machine {
@@ -221,11 +289,15 @@ enum Kind {
     /// Lists, each with the append's number there.
     Append(Vec<(u64, usize)>),
     Read(u64),
+    Stream(streams::Ask),
+    /// Of this client of transactions.
+    Commit(usize, commits::Op),
 }
 
 struct Request {
     client: usize,
     node: NodeId,
+    group: GroupId,
     kind: Kind,
     begun: u64,
 }
@@ -276,7 +348,12 @@ struct World {
     applied: BTreeMap<(GroupId, u64), u32>,
     /// As the newest leaders had them.
     memberships: BTreeMap<GroupId, Membership>,
+    /// Producers and consumers, where this seed has them.
+    streams: Option<streams::Streams>,
+    /// Transactions over several shards, where it has them.
+    commits: commits::Commits,
     report: Report,
+    moving: moving::Moving,
     tape: Option<tape::Tape>,
 }
 
@@ -333,7 +410,10 @@ impl World {
             leaders: BTreeMap::new(),
             applied: BTreeMap::new(),
             memberships: BTreeMap::new(),
+            streams: None,
+            commits: commits::Commits::default(),
             report: Report::default(),
+            moving: moving::Moving::default(),
             tape: None,
         };
         for id in founders {
@@ -343,6 +423,7 @@ impl World {
     }
 
     fn add_machine(&mut self, id: NodeId) {
+        let data_shards = self.founded() - 1;
         let rng = &mut self.rng;
         let log = LogOptions {
             segment_bytes: 8192 << rng.below(3),
@@ -350,7 +431,7 @@ impl World {
             planted: self.options.bugs.log,
             ..LogOptions::default()
         };
-        let mut open = OpenOptions::new(id, GROUPS - 1, log);
+        let mut open = OpenOptions::new(id, data_shards, log);
         open.founders = self.founders.clone();
         open.snapshot_log_bytes = 600 << rng.below(6);
         open.snapshot_chunk_bytes = 1 << (4 + rng.below(9));
@@ -428,8 +509,9 @@ impl World {
         let done = guarded(|| self.live());
         self.report.events = self.sequence;
         self.report.elections = self.leaders.len() as u64;
-        let Options { nodes, millis, .. } = self.options;
-        done.map(|()| self.report).map_err(|what| Box::new(Failure { seed, nodes, millis, at: self.now / MILLI, what }))
+        let Options { nodes, millis, moves, commits, .. } = self.options;
+        done.map(|()| self.report)
+            .map_err(|what| Box::new(Failure { seed, nodes, millis, moves, commits, at: self.now / MILLI, what }))
     }
 
     // ---- the course of things ----------------------------------------------------------------------------------------
@@ -439,9 +521,18 @@ impl World {
             let at = self.rng.below(2_000 * MILLI);
             self.at(at, Event::Client(client));
         }
+        if self.options.streams {
+            self.begin_streams();
+        }
+        if self.options.commits {
+            self.begin_commits();
+        }
         let first = self.rng.below(3_000 * MILLI);
         self.at(first, Event::Fault);
         self.at(PING, Event::Links);
+        if self.options.moves {
+            self.at(2_000 * MILLI, Event::Moves);
+        }
         while self.now < self.ends {
             self.next()?;
         }
@@ -464,9 +555,15 @@ impl World {
             }
         }
         self.tell_all();
+        self.judge_streams()?;
         self.last_reads()?;
-        for (list, history) in self.lists.iter().enumerate() {
+        // Where there are transactions, all that was done to lists is in their story.
+        let lists = self.lists.iter().enumerate().filter(|_| !self.options.commits);
+        for (list, history) in lists {
             history.check().map_err(|why| format!("list {list}: {why}"))?;
+        }
+        if self.options.commits {
+            self.judge_commits()?;
         }
         Ok(())
     }
@@ -523,9 +620,28 @@ impl World {
                 self.after(id)
             }
             Event::Client(client) => self.play(client),
+            Event::Streams(client) => self.play_streams(client),
+            Event::Late(bytes) => self.come_late(&bytes),
+            Event::Commits(client) => self.play_commits(client),
+            Event::Doors => self.look_after_doors(),
+            Event::Again(job) => self.attempt(job),
+            Event::Route(request) => self.route(request),
+            Event::AskOver(request) => self.ask_over(request),
+            Event::LateUnit(group, unit) => self.late_unit(group, &unit),
+            Event::Strike(id) => {
+                self.struck(id);
+                Ok(())
+            }
             Event::GiveUp(request) => {
                 let number = request;
                 if let Some(request) = self.requests.remove(&request) {
+                    if let Kind::Stream(ask) = request.kind {
+                        self.report.unknown += 1;
+                        return self.stream_answered(request.node, ask, None);
+                    }
+                    if let Kind::Commit(client, op) = request.kind {
+                        return self.commit_answered(client, op, None);
+                    }
                     if let Kind::Append(_) = request.kind {
                         self.report.unknown += 1;
                     }
@@ -579,6 +695,13 @@ impl World {
             }
             Event::Roomy(id) => {
                 self.machine(id).disk.set_capacity(None);
+                Ok(())
+            }
+            Event::Moves => self.look_after_moves(),
+            Event::Learn(id) => self.learn(id),
+            Event::MoverGivesUp(id, request) => {
+                self.moving_given_up(request);
+                self.tell_mover(id, request, shard::mover::Told::Unknown);
                 Ok(())
             }
             Event::HandOver => {
@@ -645,6 +768,9 @@ impl World {
         }
         self.tell(|| format!("{id} starts its life {life}, fenced: {fenced:?} {damage:?}"));
         self.at(self.now + 200 * MILLI, Event::Idle(id, life));
+        if self.moving.born.is_some() {
+            self.at(self.now + MILLI, Event::Learn(id));
+        }
         self.after(id)
     }
 
@@ -661,6 +787,7 @@ impl World {
         machine.paused = false;
         machine.stalled.clear();
         // Its clients see the connection break.
+        self.door_dies(id);
         let gone: Vec<u64> = self.requests.iter().filter(|(_, r)| r.node == id).map(|(id, _)| *id).collect();
         for request in gone {
             self.at(self.now, Event::GiveUp(request));
@@ -703,7 +830,7 @@ impl World {
         for step in watching.0 {
             self.judge(id, &step)?;
             for answer in step.answers {
-                self.answered(answer)?;
+                self.answered(id, answer)?;
             }
         }
         if self.machines[&id].disk.is_crashed() {
@@ -787,7 +914,7 @@ impl World {
         let Some(node) = machine.node.as_ref() else { return Ok(()) };
         let (life, slow, local) = (machine.life, machine.slow, machine.local(now));
         let ready = ACTORS.map(|actor| node.is_ready(actor, local));
-        let wake = node.driver.deadline(local).map_or(u64::MAX, |deadline| machine.global(deadline).max(now) + 1000);
+        let wake = node.driver.deadline().map_or(u64::MAX, |deadline| machine.global(deadline).max(now) + 1000);
         for (at, actor) in ACTORS.into_iter().enumerate() {
             if ready[at] && !self.machines[&id].scheduled[at] {
                 let span = match actor {
@@ -803,190 +930,6 @@ impl World {
         if !ready[0] && wake < self.machines[&id].wake_at {
             self.machine(id).wake_at = wake;
             self.at(wake, Event::Wake(id, life));
-        }
-        Ok(())
-    }
-
-    // ---- the network -------------------------------------------------------------------------------------------------
-
-    fn send(&mut self, from: NodeId, to: NodeId, packet: Packet) {
-        if !self.machines.contains_key(&to) || from == to {
-            return;
-        }
-        let lost = !self.quiet && self.rng.chance(self.weather.lost, 1000);
-        if self.cut.contains(&(from, to)) || lost {
-            self.report.lost += 1;
-            if self.rng.chance(1, 10)
-                && let Some(node) = self.machine(from).node.as_mut()
-            {
-                node.tell(Input::Unreachable(to));
-                // Whoever lost a packet may also lose the link, whether the other node still lives or not.
-                if self.rng.chance(1, 3)
-                    && let Some(node) = self.machine(from).node.as_mut()
-                {
-                    node.tell(Input::LinkLost(to));
-                }
-            }
-            return;
-        }
-        let delay = self.draw(self.weather.delay);
-        let mut at = self.now + delay + self.slow_links.get(&(from, to)).copied().unwrap_or(0);
-        let orderly = !self.weather.reorders;
-        if orderly {
-            let last = self.arrives.entry((from, to)).or_default();
-            at = at.max(*last);
-            *last = at;
-        } else if at < self.arrives.get(&(from, to)).copied().unwrap_or(0) {
-            self.report.reordered += 1;
-        } else {
-            self.arrives.insert((from, to), at);
-        }
-        if self.rng.chance(self.weather.doubled, 1000) && matches!(packet, Packet::Message(_)) {
-            self.report.doubled += 1;
-            let again = at + self.draw((0, 50 * MILLI));
-            self.at(again, Event::Packet { from, to, packet: packet.clone() });
-        }
-        self.at(at, Event::Packet { from, to, packet });
-    }
-
-    fn receive(&mut self, from: NodeId, to: NodeId, packet: Packet) -> Result<(), String> {
-        if self.cut.contains(&(from, to)) {
-            self.report.lost += 1;
-            return Ok(());
-        }
-        let now = self.now;
-        let machine = self.machine(to);
-        let node = machine.node.as_mut().expect("checked");
-        machine.heard.insert(from, now);
-        match packet {
-            Packet::Ping(life) => {
-                // The link with a node that has started anew was lost before.
-                if machine.known.insert(from, life).is_some_and(|known| known != life) {
-                    node.tell(Input::LinkLost(from));
-                }
-            }
-            Packet::Message(envelope) => node.tell(Input::Message(envelope.group(), envelope)),
-            Packet::Stream(stream) => node.arrive(*stream),
-            Packet::Arrived(group, ok) => {
-                if machine.streams.remove(&(group, from)) {
-                    node.tell(Input::SnapshotSent { group, to: from, ok });
-                }
-            }
-        }
-        self.after(to)
-    }
-
-    /// What the host's links are: nodes say now and then that they live, and a node of which nothing was heard for long is told to be
-    /// lost, again and again.
-    fn ping_all(&mut self) -> Result<(), String> {
-        let now = self.now;
-        self.at(now + PING, Event::Links);
-        for id in self.ids() {
-            let machine = &self.machines[&id];
-            if machine.node.is_none() || machine.paused {
-                continue;
-            }
-            let mut is_news = false;
-            for other in self.ids().into_iter().filter(|other| *other != id) {
-                let life = self.machines[&id].life;
-                self.send(id, other, Packet::Ping(life));
-                let machine = self.machine(id);
-                let last = *machine.heard.entry(other).or_insert(now);
-                if let Some(node) = machine.node.as_mut().filter(|_| now - last >= SILENCE) {
-                    node.tell(Input::LinkLost(other));
-                    is_news = true;
-                }
-            }
-            let node = self.machines[&id].node.as_ref();
-            self.report.silent +=
-                node.map_or(0, |node| node.driver.status().iter().filter(|(_, status, _)| status.quiet).count() as u64);
-            if is_news {
-                self.after(id)?;
-            }
-        }
-        Ok(())
-    }
-
-    // ---- the end -----------------------------------------------------------------------------------------------------
-
-    /// No more faults, and everything that can be mended is.
-    fn mend(&mut self) {
-        self.quiet = true;
-        self.ends = self.now;
-        self.cut.clear();
-        self.slow_links.clear();
-        self.weather = self.usual;
-        for id in self.ids() {
-            let machine = self.machine(id);
-            machine.slow = 1;
-            machine.disk.set_capacity(None);
-            // A sync that was to fail may still.
-            if machine.paused {
-                self.at(self.now, Event::Resume(id));
-            } else if machine.node.as_ref().is_some_and(|node| node.stopped.is_some()) {
-                self.stop(id, true);
-            }
-            self.at(self.now + MILLI, Event::Start(id));
-        }
-    }
-
-    /// Whether all has come to rest: nobody waits, and all members of each group are alike.
-    fn rests(&mut self) -> Result<(), String> {
-        for id in self.ids() {
-            if self.machines[&id].node.as_ref().is_some_and(|node| node.stopped.is_some()) {
-                self.stop(id, true);
-                self.at(self.now + MILLI, Event::Start(id));
-                return Err(format!("the log of {id} has stopped"));
-            }
-        }
-        if !self.requests.is_empty() || self.now < self.ends + 1_000 * MILLI {
-            return Err(format!("{} requests are not answered", self.requests.len()));
-        }
-        for group in (0..GROUPS as u32).map(GroupId) {
-            let leader = self.leader(group).ok_or_else(|| format!("nobody leads {group}"))?;
-            let status = self.machines[&leader].node.as_ref().expect("it runs").driver.status();
-            let (_, status, applied) = status.into_iter().find(|(id, ..)| *id == group).expect("it leads it");
-            if status.committed < status.last {
-                return Err(format!("{leader} has not committed all that it has of {group}"));
-            }
-            if status.membership.is_joint() {
-                return Err(format!("{group} is between two memberships"));
-            }
-            let mut first: Option<Vec<Vec<u8>>> = None;
-            for member in status.membership.members() {
-                let node = self.machines[&member].node.as_ref().ok_or_else(|| format!("{member} is down"))?;
-                let own = node.driver.status().into_iter().find(|(id, ..)| *id == group).expect("all have all groups");
-                if own.1.trust != consensus::Trust::Whole {
-                    return Err(format!("{member} stands behind a fence in {group}: {:?}", own.1.trust));
-                }
-                if own.2 != applied || own.1.committed != status.committed {
-                    return Err(format!("{member} has applied {:?} of {group}, the leader {applied:?}", own.2));
-                }
-                let mut state = node.shards[group.0 as usize].state_mut();
-                let all = contents(&mut state)?;
-                if *first.get_or_insert_with(|| all.clone()) != all {
-                    return Err(format!("{member} holds another state of {group} than {leader} at {applied:?}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn last_reads(&mut self) -> Result<(), String> {
-        let leader = self.leader(DATA).ok_or("nobody leads")?;
-        let membership = self.machines[&leader].node.as_ref().expect("it runs").driver.status()[DATA.0 as usize]
-            .1
-            .membership
-            .clone();
-        for list in 0..LISTS {
-            for member in membership.members() {
-                let answer = model::Answer::parse(&self.read(member, list))?;
-                let values = answer.items()?.iter().map(model::Answer::number).collect::<Result<Vec<u64>, _>>()?;
-                if let Some(tape) = &mut self.tape {
-                    tape.read_at_once(list, &values);
-                }
-                self.lists[list as usize].read(values, self.now, self.now + 1);
-            }
         }
         Ok(())
     }

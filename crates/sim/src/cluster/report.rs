@@ -102,6 +102,66 @@ report! {
     queued_reads "reads in the queue",
     /// Reads by index, at any node.
     index_reads "reads by index",
+    /// Batches that producers sent.
+    sends "batches sent",
+    /// Batches acknowledged.
+    stored "batches acknowledged",
+    /// Batches sent again.
+    resent "batches sent again",
+    /// Batches that had been stored when they came again.
+    again "batches known already",
+    /// Polls of consumers.
+    polls "polls",
+    /// Extent files that leaders need in the end.
+    extents "extent files",
+    /// Transactions that were committed, as their producers know.
+    committed "transactions committed",
+    aborted "transactions aborted",
+    /// Producers that were told that they may not go on.
+    fenced "producers fenced",
+    /// Producers whose name somebody else took in the middle of a transaction.
+    usurped "transactional ids taken over",
+    timeouts "transactions that took too long",
+    markers "markers written",
+    /// Commands that came after their clients had given them up.
+    late_commands "commands that came late",
+    /// Generations of a group.
+    generations "generations of a group",
+    group_commits "commits of offsets",
+    fenced_commits "commits of offsets refused",
+    group_reads "reads of a group's offsets",
+    trims "deletes of old records",
+    /// Slots that have gone from one shard to another, splits among them.
+    moves "moves of slots",
+    /// Shards that were split: their second shard was made.
+    splits "shards made by a split",
+    /// Attempts at moves.
+    attempts "attempts to move slots",
+    /// Those that a fault broke off: another one followed.
+    broken_moves "moves begun anew",
+    /// Words of movers that come again, late.
+    stale_asks "late words of movers",
+    /// Those that found the slots frozen by one before.
+    thaws "moves begun anew behind a freeze",
+    /// Transactions over several shards.
+    cross_begun "transactions over shards begun",
+    cross "transactions over shards done",
+    cross_again "transactions over shards begun again",
+    cross_refused "transactions over shards refused",
+    /// Their doors died.
+    cross_unknown "transactions over shards whose door died",
+    /// Recoveries by participants' leaders, and by homes'.
+    resolves "participants that asked what was decided",
+    reminders "homes that told participants what was decided",
+    late_units "units of commits that came late",
+    doors_struck "doors killed in the middle of a commit",
+    leaders_struck "leaders killed in the middle of a commit",
+    held "units that waited for a lock",
+    locked_reads "reads that met a lock",
+    audits "sums of all accounts",
+    named "commits by name",
+    changed "changes by what was watched",
+    watched_changed "changes refused for what was watched",
 }
 
 impl fmt::Display for Report {
@@ -120,6 +180,10 @@ pub struct Failure {
     pub nodes: u64,
     /// For how many virtual milliseconds of faults.
     pub millis: u64,
+    /// Whether slots moved.
+    pub moves: bool,
+    /// Whether there were transactions over shards.
+    pub commits: bool,
     /// At which virtual millisecond.
     pub at: u64,
     /// What.
@@ -128,10 +192,12 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, nodes, millis, at, what } = self;
+        let Failure { seed, nodes, millis, moves, commits, at, what } = self;
+        let commits = if *commits { " --commits 1" } else { "" };
+        let moves = if *moves { " --moves 1" } else { "" };
         write!(
             f,
-            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --millis {millis} --seeds {seed}..{}",
+            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --millis {millis}{moves}{commits} --seeds {seed}..{}",
             seed + 1
         )
     }

@@ -53,6 +53,13 @@ impl Tape {
         self.line("ok", request, &steps);
     }
 
+    /// It happened, and this is what was answered.
+    pub(super) fn answered(&mut self, request: u64, steps: Vec<Step>) {
+        if self.open.remove(&request).is_some() {
+            self.line("ok", request, &steps);
+        }
+    }
+
     pub(super) fn refused(&mut self, request: u64) {
         if let Some(steps) = self.open.remove(&request) {
             self.line("fail", request, &steps);

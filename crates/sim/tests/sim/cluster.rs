@@ -3,7 +3,7 @@
 //!
 //! `SIM_CLUSTER_SEEDS` is how many seeds run, with one, three and five founders.
 
-use sim::cluster::{Failure, Options, Report, cases, founders, run, run_taped};
+use sim::cluster::{Failure, Options, Report, cases, founders, has_commits, has_streams, moves, run, run_taped};
 use sim::world::Bugs;
 
 fn seeds() -> u64 {
@@ -14,7 +14,10 @@ fn seeds() -> u64 {
 fn clusters_lose_nothing_and_answer_nothing_stale() {
     let mut total = Report::default();
     for seed in 0..seeds() {
-        match run(seed, &Options { nodes: founders(seed), ..Options::default() }) {
+        let (nodes, streams) = (founders(seed), has_streams(seed));
+        let commits = has_commits(seed) && !streams;
+        let options = Options { nodes, moves: moves(seed), streams, commits, ..Options::default() };
+        match run(seed, &options) {
             Ok(report) => total.add(&report),
             Err(failure) => panic!("{failure}"),
         }
@@ -38,8 +41,8 @@ fn the_same_seed_tells_the_same_story() {
 
 #[test]
 fn what_failed_once_holds() {
-    for (seed, nodes, millis) in cases() {
-        run(seed, &Options { nodes, millis, ..Options::default() }).unwrap_or_else(|failure| panic!("{failure}"));
+    for (seed, options) in cases() {
+        run(seed, &options).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
 
@@ -59,6 +62,39 @@ fn a_second_judge_finds_the_histories_strictly_serializable() {
         assert!(tape.lines().count() > 100, "seed {seed}: {} lines", tape.lines().count());
         assert_eq!(second_opinion(&tape), adya::Valid::True, "seed {seed}");
     }
+}
+
+/// The same of transactions over several shards, mixed with single operations; in half of the seeds slots move.
+#[test]
+fn a_second_judge_finds_commits_over_shards_strictly_serializable() {
+    for seed in 0..24 {
+        let options = Options { commits: true, moves: seed % 2 == 0, nodes: founders(seed), ..Options::default() };
+        let (done, tape) = run_taped(seed, &Options { millis: 8_000, ..options });
+        done.unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(tape.lines().count() > 100, "seed {seed}: {} lines", tape.lines().count());
+        assert_eq!(second_opinion(&tape), adya::Valid::True, "seed {seed}");
+    }
+}
+
+/// Where ours finds a history of such transactions that no order explains, so does the other.
+#[test]
+fn a_second_judge_sees_the_same_torn_commits() {
+    let mut bugs = Bugs::default();
+    bugs.node.state.lock_read_through = true;
+    bugs.node.state.locks_shared = true;
+    let mut agreed = 0;
+    for seed in 0..PLANTED_SEEDS {
+        let options = Options { nodes: founders(seed), bugs, commits: true, ..Options::default() };
+        let (done, tape) = run_taped(seed, &options);
+        if done.is_err_and(|failure| failure.what.starts_with("no order")) {
+            assert_eq!(second_opinion(&tape), adya::Valid::False, "seed {seed}");
+            agreed += 1;
+        }
+        if agreed == 5 {
+            return;
+        }
+    }
+    panic!("only {agreed} histories without an order in {PLANTED_SEEDS} seeds");
 }
 
 /// Where ours finds a history that no order explains, so does the other.
@@ -82,12 +118,49 @@ fn a_second_judge_sees_the_same_stale_reads() {
 }
 
 /// How many seeds may be needed to catch a bug.
-const PLANTED_SEEDS: u64 = 800;
+const PLANTED_SEEDS: u64 = 2400;
 
 /// Runs the seeds that must pass without the bug until one fails with it.
 fn caught(what: &str, bugs: Bugs) -> Failure {
     for seed in 0..PLANTED_SEEDS {
         let options = Options { bugs, nodes: founders(seed), ..Options::default() };
+        if let Err(failure) = run(seed, &options) {
+            println!("{what}: caught after {} clusters, at {} ms: {}", seed + 1, failure.at, failure.what);
+            return *failure;
+        }
+    }
+    panic!("{what}: not caught by {PLANTED_SEEDS} clusters");
+}
+
+/// The same for a bug of slots that move.
+fn caught_moving(what: &str, bugs: Bugs) -> Failure {
+    for seed in 0..PLANTED_SEEDS {
+        let options = Options { bugs, nodes: founders(seed), moves: true, ..Options::default() };
+        if let Err(failure) = run(seed, &options) {
+            println!("{what}: caught after {} clusters, at {} ms: {}", seed + 1, failure.at, failure.what);
+            return *failure;
+        }
+    }
+    panic!("{what}: not caught by {PLANTED_SEEDS} clusters");
+}
+
+/// The same for a bug of the queue.
+fn caught_streams(what: &str, bugs: Bugs) -> Failure {
+    for seed in 0..PLANTED_SEEDS {
+        let options = Options { bugs, nodes: founders(seed), streams: true, ..Options::default() };
+        if let Err(failure) = run(seed, &options) {
+            println!("{what}: caught after {} clusters, at {} ms: {}", seed + 1, failure.at, failure.what);
+            return *failure;
+        }
+    }
+    panic!("{what}: not caught by {PLANTED_SEEDS} clusters");
+}
+
+/// The same for a bug of commits over shards; slots move in half of the seeds.
+fn caught_commits(what: &str, bugs: Bugs) -> Failure {
+    for seed in 0..PLANTED_SEEDS {
+        let options =
+            Options { bugs, nodes: founders(seed), commits: true, moves: seed % 2 == 1, ..Options::default() };
         if let Err(failure) = run(seed, &options) {
             println!("{what}: caught after {} clusters, at {} ms: {}", seed + 1, failure.at, failure.what);
             return *failure;
@@ -134,4 +207,103 @@ planted! {
     a_fence_that_is_ignored_is_found: node.consensus.fence_ignored;
     a_doubt_that_is_ignored_is_found: node.consensus.doubt_ignored;
     records_applied_twice_after_a_restart_are_found: node.state.applied_twice;
+}
+
+/// The same, of slots that move.
+macro_rules! planted_moving {
+    ($($name:ident: $($place:ident).+;)*) => {
+        $(#[test]
+        fn $name() {
+            let mut bugs = Bugs::default();
+            bugs.$($place).+ = true;
+            caught_moving(stringify!($name), bugs);
+        })*
+    };
+}
+
+planted_moving! {
+    a_child_without_what_changed_last_is_found: mover.no_rest;
+    deletes_that_are_not_sent_are_found: mover.deletes_forgotten;
+    a_parent_that_lets_go_first_is_found: mover.gone_first;
+    a_freeze_that_nobody_asks_about_at_apply_is_found: node.state.freeze_unchecked;
+    a_stale_word_to_open_is_found: node.state.stale_open;
+}
+
+/// The same, of event streams.
+macro_rules! planted_streams {
+    ($($name:ident: $($place:ident).+;)*) => {
+        $(#[test]
+        fn $name() {
+            let mut bugs = Bugs::default();
+            bugs.$($place).+ = true;
+            caught_streams(stringify!($name), bugs);
+        })*
+    };
+}
+
+planted_streams! {
+    a_window_of_one_batch_is_found: node.queue.window_of_one;
+    producers_that_a_snapshot_forgets_are_found: node.queue.producers_forgotten;
+    abort_markers_that_a_new_leader_forgets_are_found: node.queue.abort_markers_lost;
+    a_last_stable_offset_that_is_not_held_back_is_found: node.queue.stable_not_held;
+    a_batch_of_a_transaction_that_has_ended_is_found: node.queue.late_batches;
+    offsets_of_an_older_generation_are_found: node.queue.offsets_not_fenced;
+    a_leader_that_serves_before_it_has_applied_its_log_is_found: node.consensus.lease_before_own_term;
+}
+
+/// The same, of commits over shards.
+macro_rules! planted_commits {
+    ($($name:ident: $($place:ident).+;)*) => {
+        $(#[test]
+        fn $name() {
+            let mut bugs = Bugs::default();
+            bugs.$($place).+ = true;
+            caught_commits(stringify!($name), bugs);
+        })*
+    };
+}
+
+planted_commits! {
+    a_commit_answered_before_its_decision_is_found: door.answers_early;
+    a_decision_forgotten_too_early_is_found: door.forgets_early;
+    locks_that_a_restart_forgets_are_found: node.state.locks_forgotten;
+    decisions_that_a_restart_forgets_are_found: node.state.decisions_forgotten;
+    a_read_between_two_shards_commits_is_found: node.state.lock_read_through;
+    an_abort_without_a_tombstone_is_found: node.state.no_tombstone;
+    a_decision_behind_its_deadline_is_found: node.state.decided_late;
+    a_finish_obeyed_twice_is_found: node.state.finished_twice;
+    watches_that_a_participant_ignores_are_found: node.state.prepare_unwatched;
+    a_freeze_over_locks_is_found: node.state.freeze_over_locks;
+    locks_of_two_are_found: node.state.locks_shared;
+    a_named_commit_done_twice_is_found: node.state.names_ignored;
+}
+
+/// Transactions over several shards in every one of them; slots move in half.
+#[test]
+fn commits_over_shards_lose_nothing_and_show_no_part() {
+    let mut total = Report::default();
+    for seed in 20_000..20_000 + seeds() / 2 {
+        let options = Options { commits: true, moves: seed % 2 == 0, nodes: founders(seed), ..Options::default() };
+        match run(seed, &options) {
+            Ok(report) => total.add(&report),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    println!("{} clusters: {total}", seeds() / 2);
+    assert!(total.cross > 20 * seeds() && total.resolves > seeds() && total.reminders > seeds() / 4, "{total}");
+    assert!(total.moves > 0 && total.doors_struck > 0 && total.leaders_struck > 0, "{total}");
+}
+
+/// Slots move in every one of them.
+#[test]
+fn clusters_whose_slots_move_lose_nothing_and_answer_nothing_stale() {
+    let mut total = Report::default();
+    for seed in 10_000..10_000 + seeds() / 2 {
+        match run(seed, &Options { nodes: founders(seed), moves: true, ..Options::default() }) {
+            Ok(report) => total.add(&report),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    println!("{} clusters: {total}", seeds() / 2);
+    assert!(total.moves > 0 && total.broken_moves > 0 && total.thaws > 0, "{total}");
 }

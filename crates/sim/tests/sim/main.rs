@@ -4,4 +4,5 @@ mod cluster;
 mod disk;
 mod full;
 mod log;
+mod topics;
 mod world;

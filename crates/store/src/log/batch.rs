@@ -33,6 +33,8 @@ pub struct Batch {
     count: u32,
     records_crc: u32,
     notes: Vec<(GroupId, Note)>,
+    /// Entries: group, index, byte of the record behind the header.
+    entries: Vec<(GroupId, u64, u32)>,
 }
 
 impl Default for Batch {
@@ -47,7 +49,14 @@ impl Batch {
 
     /// An empty batch.
     pub fn new() -> Batch {
-        Batch { bytes: vec![0; BATCH_HEADER], end: BATCH_HEADER, count: 0, records_crc: 0, notes: Vec::new() }
+        Batch {
+            bytes: vec![0; BATCH_HEADER],
+            end: BATCH_HEADER,
+            count: 0,
+            records_crc: 0,
+            notes: Vec::new(),
+            entries: Vec::new(),
+        }
     }
 
     /// Forgets the records, keeps the memory.
@@ -60,6 +69,7 @@ impl Batch {
         self.count = 0;
         self.records_crc = 0;
         self.notes.clear();
+        self.entries.clear();
     }
 
     /// Whether there is nothing in it.
@@ -90,6 +100,8 @@ impl Batch {
     /// Adds an entry whose data is these parts in order, so that a caller need not join them first.
     pub fn entry_parts(&mut self, group: GroupId, index: u64, term: u64, kind: u8, parts: &[&[u8]]) {
         assert!(index > 0, "an entry's index starts at 1");
+        let at = u32::try_from(self.end - BATCH_HEADER).expect("a batch closes long before 4 GiB");
+        self.entries.push((group, index, at));
         self.push(&Record::Entry { group, index, term, kind, data: &[] }, parts);
         let note = self.note(group);
         note.highest = note.highest.max(index);
@@ -141,6 +153,11 @@ impl Batch {
             }
         };
         &mut self.notes[at].1
+    }
+
+    /// The entries in order: group, index, and the byte at which the record begins, counted from the end of the batch's header.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (GroupId, u64, u32)> {
+        self.entries.iter().copied()
     }
 
     pub(super) fn notes(&self) -> &[(GroupId, Note)] {

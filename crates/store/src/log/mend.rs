@@ -5,6 +5,7 @@ use super::upkeep::{self, Spare, Zeroing};
 use super::{BATCHES_AT, Batch, Live, Log, LogError, LogOptions, Record, Recovery, Visit};
 use crate::disk::{Disk, DiskError, DiskFile};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 impl<D: Disk> Log<D> {
     /// A new log. Its first segment gets its name only when it is whole.
@@ -15,11 +16,33 @@ impl<D: Disk> Log<D> {
         }
         let (log_id, node) = (options.log_id, options.node);
         let spare = Zeroing::whole(&disk, 1, options.segment_bytes)?;
-        let mut log = Log {
+        let name = spare.name.clone();
+        let mut log = Log::begun(disk, options, (log_id, node), 1, spare, 2);
+        let end = log.write_checkpoint(1)?;
+        log.file.sync()?;
+        log.disk.rename(&name, &segment_name(1))?;
+        log.disk.sync_dir()?;
+        log.sequence = 1;
+        log.current().used = end;
+        visit(Record::Node { log_id, node }).map_err(LogError::Refused)?;
+        let recovery = Recovery { fresh: true, segments: 1, sequence: 1, log_id, node, ..Recovery::default() };
+        Ok((log, recovery))
+    }
+
+    /// A log with nothing in it but this one segment, which nothing has been written to.
+    pub(super) fn begun(
+        disk: D,
+        options: LogOptions,
+        (log_id, node): (u64, u64),
+        number: u64,
+        spare: Spare<D::File>,
+        next_spare: u64,
+    ) -> Log<D> {
+        Log {
             disk,
             log_id,
             node,
-            live: VecDeque::from([Live { number: 1, capacity: spare.capacity, used: BATCHES_AT, highest: Vec::new() }]),
+            live: VecDeque::from([Live { number, capacity: spare.capacity, used: BATCHES_AT, highest: Vec::new() }]),
             file: spare.file,
             before: None,
             sequence: 0,
@@ -28,25 +51,19 @@ impl<D: Disk> Log<D> {
             groups: BTreeMap::new(),
             spares: Vec::new(),
             retired: Vec::new(),
-            next_spare: 2,
+            next_spare,
             upkeep_out: false,
             in_reserve: false,
             full: false,
+            frugal: false,
+            usual_bytes: 0,
             unprepared: 0,
             stopped: None,
             checkpoint: Batch::new(),
             page: Vec::new(),
+            places: Arc::default(),
             options,
-        };
-        let end = log.write_checkpoint(1)?;
-        log.file.sync()?;
-        log.disk.rename(&spare.name, &segment_name(1))?;
-        log.disk.sync_dir()?;
-        log.sequence = 1;
-        log.current().used = end;
-        visit(Record::Node { log_id, node }).map_err(LogError::Refused)?;
-        let recovery = Recovery { fresh: true, segments: 1, sequence: 1, log_id, node, ..Recovery::default() };
-        Ok((log, recovery))
+        }
     }
 
     /// Brings the files into the state that the plan found them to mean, and makes sure that what was read is durable.
@@ -129,10 +146,13 @@ impl<D: Disk> Log<D> {
             upkeep_out: false,
             in_reserve: false,
             full: false,
+            frugal: false,
+            usual_bytes: 0,
             unprepared: 0,
             stopped: None,
             checkpoint: Batch::new(),
             page: Vec::new(),
+            places: Arc::new(replay.places),
         };
         log.write_mark(false)?;
         if log.spares.is_empty() {

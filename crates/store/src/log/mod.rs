@@ -44,6 +44,7 @@ mod format;
 mod fuzz;
 mod mend;
 mod open;
+mod places;
 mod reader;
 mod salvage;
 mod space;
@@ -57,6 +58,7 @@ mod write;
 pub use batch::Batch;
 pub use format::Record;
 pub use fuzz::fuzz;
+pub use places::{Places, Reader};
 pub use salvage::{Found, Hit, Salvaged, renew, salvage};
 pub use upkeep::Upkeep;
 pub use verify::{Damage, GroupReport, Progress, Report, verify};
@@ -68,6 +70,7 @@ use crate::disk::{Disk, DiskError};
 use base::GroupId;
 use format::{BATCH_BYTES_MAX, BATCHES_AT};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use upkeep::Spare;
 
 /// What the log remembers of a group.
@@ -123,10 +126,15 @@ pub struct Log<D: Disk> {
     upkeep_out: bool,
     in_reserve: bool,
     full: bool,
+    /// Room has been short since the start: see [`Log::save_room`].
+    frugal: bool,
+    /// Moving average of an append, bytes.
+    usual_bytes: u64,
     unprepared: u64,
     stopped: Option<String>,
     checkpoint: Batch,
     page: Vec<u8>,
+    places: Arc<Places>,
 }
 
 /// Whether nothing of a log is there: neither a segment nor a snapshot of what one held. Makes nothing, so whoever knows that
@@ -208,6 +216,7 @@ impl<D: Disk> Log<D> {
         if !self.fits(bytes, room)? {
             self.rotate(bytes, room)?;
         }
+        self.usual_bytes = (self.usual_bytes * 15 + bytes) / 16;
         self.write(batch)
     }
 
@@ -285,6 +294,11 @@ impl<D: Disk> Log<D> {
     /// Where the group's log starts: index and term of the last entry that a snapshot covers, zeros if it starts at 1.
     pub fn mark(&self, group: GroupId) -> (u64, u64) {
         self.groups.get(&group).map_or((0, 0), |state| state.mark)
+    }
+
+    /// Where entries lie, for [`Reader`]s.
+    pub fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// Last index of the group's log.

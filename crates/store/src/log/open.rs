@@ -1,8 +1,8 @@
 //! Opening a log: decide what it holds, replay it, then mend what may be mended. The first two never write.
 
-use super::format::{self, BATCHES_AT, Record};
+use super::format::{self, BATCH_HEADER, BATCHES_AT, Record};
 use super::reader::{Records, SegmentReader, Stop, Survey, survey};
-use super::{Cut, GroupState, LogError, LogOptions, Recovery, Visit};
+use super::{Cut, GroupState, LogError, LogOptions, Places, Recovery, Visit};
 use crate::disk::{Disk, DiskError, DiskFile};
 use base::GroupId;
 use std::collections::BTreeMap;
@@ -162,6 +162,7 @@ pub(super) struct Replay {
     pub segments: Vec<Replayed>,
     pub sequence: u64,
     pub recovery: Recovery,
+    pub places: Places,
 }
 
 /// How far one group's log has been read.
@@ -194,6 +195,7 @@ pub(super) fn replay<F: DiskFile>(
             node: plan.node,
             ..Recovery::default()
         },
+        places: Places::default(),
     };
     let mut deliver = |record: Record<'_>| visit(record).map_err(LogError::Refused);
     for (&group, &(index, term)) in starts {
@@ -224,7 +226,7 @@ pub(super) fn replay<F: DiskFile>(
             first = false;
             out.sequence = batch.sequence;
             out.recovery.batches += 1;
-            for record in Records(records) {
+            for (at, record) in Records(records).placed() {
                 out.recovery.records += 1;
                 match record {
                     Record::Entry { group, index, .. } => {
@@ -239,6 +241,7 @@ pub(super) fn replay<F: DiskFile>(
                         cursor.last = Some(index);
                         raise(&mut highest, group, index);
                         if index > start {
+                            out.places.note(*number, offset + BATCH_HEADER as u64, std::iter::once((group, index, at)));
                             cursor.holds = true;
                             out.recovery.entries += 1;
                             deliver(record)?;

@@ -240,6 +240,17 @@ fn check_records(header: &BatchHeader, mut records: &[u8], check: bool) -> Resul
 /// The records of a batch that [`SegmentReader::next`] has checked.
 pub(super) struct Records<'a>(pub &'a [u8]);
 
+impl<'a> Records<'a> {
+    /// Each with the byte at which it begins.
+    pub(super) fn placed(mut self) -> impl Iterator<Item = (u32, Record<'a>)> {
+        let whole = self.0.len();
+        std::iter::from_fn(move || {
+            let at = u32::try_from(whole - self.0.len()).expect("a batch is at most a gigabyte");
+            self.next().map(|record| (at, record))
+        })
+    }
+}
+
 impl<'a> Iterator for Records<'a> {
     type Item = Record<'a>;
 

@@ -9,10 +9,11 @@ use super::open::{names, segment_name};
 use super::reader::{Records, SegmentReader, Stop};
 use super::upkeep::Zeroing;
 use super::verify::Damage;
-use super::{Batch, GroupState, Live, Log, LogError, LogOptions};
+use super::{Batch, GroupState, Log, LogError, LogOptions, Places};
 use crate::disk::{Disk, DiskFile};
 use base::GroupId;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What the reading of a damaged log comes upon, in order.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +44,7 @@ impl Hit {
 }
 
 /// A damaged log as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Salvaged {
     log_id: u64,
     node: u64,
@@ -54,6 +55,8 @@ pub struct Salvaged {
     pub damage: Vec<Damage>,
     /// A torn write follows the last readable batch, and nothing proves that it was durable.
     pub torn: bool,
+    /// Where the entries lie that can be read.
+    pub places: Arc<Places>,
 }
 
 /// Reads a damaged log from its start to its end.
@@ -81,7 +84,7 @@ pub fn salvage<D: Disk>(
         let file = disk.open(name)?;
         let mut reader = SegmentReader::new(&file, out.log_id, *number, true)?;
         bound = reader.marks()?.iter().map(|mark| mark.sequence).max().unwrap_or(0).max(bound);
-        while let Some((batch, records)) = read_on(&mut reader, &mut |_| {})? {
+        while let Some((_, batch, records)) = read_on(&mut reader, &mut |_| {})? {
             oldest = oldest.max(batch.oldest);
             bound = bound.max(batch.durable);
             out.sequence = out.sequence.max(batch.sequence);
@@ -125,7 +128,7 @@ pub fn salvage<D: Disk>(
                     _ => Some(Hit::All),
                 };
             }
-            let Some((batch, records)) = next else {
+            let Some((offset, batch, records)) = next else {
                 if let Some(hit) = lost {
                     tell(Found::Lost(hit))?;
                 }
@@ -141,7 +144,15 @@ pub fn salvage<D: Disk>(
                 tell(Found::Lost(hit))?;
             }
             expected = batch.sequence.checked_add(1);
-            for record in Records(&records) {
+            for (at, record) in Records(&records).placed() {
+                if let Record::Entry { group, index, .. } = record
+                    && out.places.follows(group, index)
+                {
+                    out.places.note(number, offset + BATCH_HEADER as u64, std::iter::once((group, index, at)));
+                }
+                if let Record::SnapshotMark { group, index, install: true, .. } = record {
+                    out.places.restart(group, index);
+                }
                 match record {
                     Record::Entry { group, index, .. } if index <= starts.get(&group).map_or(0, |start| start.0) => {}
                     Record::SnapshotMark { group, install: true, .. } => {
@@ -163,8 +174,8 @@ pub fn salvage<D: Disk>(
     Ok(out)
 }
 
-/// A batch's header and its records' bytes.
-type Read = (BatchHeader, Vec<u8>);
+/// Where a batch begins, its header and its records' bytes.
+type Read = (u64, BatchHeader, Vec<u8>);
 
 /// The next batch that can be read, and before it each place that cannot.
 fn read_on<F: DiskFile>(
@@ -175,7 +186,7 @@ fn read_on<F: DiskFile>(
         reader.expected = None;
         let at = reader.offset;
         let stop = match reader.next()? {
-            Ok((_, batch, records)) => return Ok(Some((batch, records.to_vec()))),
+            Ok((offset, batch, records)) => return Ok(Some((offset, batch, records.to_vec()))),
             Err(stop) => stop,
         };
         // A header that is whole vouches for the length, and for whose records they were.
@@ -222,36 +233,17 @@ pub fn renew<D: Disk>(disk: &D, options: &LogOptions, salvaged: &Salvaged, batch
         let state = GroupState { hard: note.hard, mark: note.mark.unwrap_or_default(), last: 0 };
         (*group, state)
     });
-    let mut log = Log {
-        disk: disk.clone(),
-        log_id: salvaged.log_id,
-        node: salvaged.node,
-        live: VecDeque::from([Live { number, capacity: spare.capacity, used: BATCHES_AT, highest: Vec::new() }]),
-        file: spare.file,
-        before: None,
-        sequence: salvaged.sequence,
-        marked: 0,
-        mark_turn: 0,
-        groups: groups.collect(),
-        spares: Vec::new(),
-        retired: Vec::new(),
-        next_spare: id + 1,
-        upkeep_out: false,
-        in_reserve: false,
-        full: false,
-        unprepared: 0,
-        stopped: None,
-        checkpoint: Batch::new(),
-        page: Vec::new(),
-        options: options.clone(),
-    };
+    let (identity, name) = ((salvaged.log_id, salvaged.node), spare.name.clone());
+    let mut log = Log::begun(disk.clone(), options.clone(), identity, number, spare, id + 1);
+    log.sequence = salvaged.sequence;
+    log.groups = groups.collect();
     let end = log.write_checkpoint(salvaged.sequence + 1)?;
     if !batch.is_empty() {
         let header = log.header(salvaged.sequence + 2, number, 0);
         log.file.write_at(end, batch.seal_bytes(header))?;
     }
     log.file.sync()?;
-    disk.rename(&spare.name, &segment_name(number))?;
+    disk.rename(&name, &segment_name(number))?;
     disk.sync_dir()?;
     Ok(())
 }

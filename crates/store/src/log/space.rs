@@ -6,6 +6,11 @@ use super::upkeep::{self, Task, Upkeep, Zeroing};
 use super::{Before, Live, Log, LogError, Room};
 use crate::disk::{Disk, DiskError};
 
+/// Segments, spares included, that a log which has grown keeps for its next growth: to make one anew costs as much writing as what it
+/// will hold. Given back where room is short.
+const KEPT_MAX: usize = 8;
+/// Where appends are this large on average, new segments are reserved without being written full of zeros.
+pub(super) const HEAVY_BYTES: u64 = 512 << 10;
 /// Bytes at the end of the reserve that only compaction marks and the seal may use.
 const COMPACTION_BYTES: u64 = 1024;
 
@@ -30,9 +35,21 @@ impl<D: Disk> Log<D> {
         let mut missing = self.options.spares.saturating_sub(self.spares.len());
         let (mut remove, mut recycle, mut create) = (Vec::new(), Vec::new(), Vec::new());
         let mut bytes = self.disk_bytes();
+        self.frugal |= self.full || self.options.bytes_max > 0;
+        let kept = if self.frugal { 0 } else { KEPT_MAX };
+        let mut surplus = kept.saturating_sub(self.live.len() + self.options.spares.max(self.spares.len()));
+        if self.frugal {
+            for spare in self.spares.drain(self.options.spares.min(self.spares.len())..) {
+                bytes -= spare.capacity;
+                remove.push(Task::Remove { name: spare.name });
+            }
+        }
         for (name, length) in std::mem::take(&mut self.retired) {
-            if missing > 0 && length == self.options.segment_bytes {
-                missing -= 1;
+            if length == self.options.segment_bytes && (missing > 0 || surplus > 0) {
+                if missing == 0 {
+                    surplus -= 1;
+                }
+                missing = missing.saturating_sub(1);
                 recycle.push(Task::Recycle { name, id: self.take_spare_id() });
             } else {
                 bytes -= length;
@@ -46,7 +63,8 @@ impl<D: Disk> Log<D> {
                 limited = true;
                 break;
             }
-            create.push(Task::Create { id: self.take_spare_id(), capacity: self.options.segment_bytes });
+            let zeros = self.usual_bytes < HEAVY_BYTES;
+            create.push(Task::Create { id: self.take_spare_id(), capacity: self.options.segment_bytes, zeros });
         }
         // Old files first: on a full disk they are the room for new ones.
         remove.append(&mut recycle);
@@ -57,6 +75,12 @@ impl<D: Disk> Log<D> {
         }
         self.upkeep_out = true;
         Some(Upkeep::new(self.disk.clone(), remove, limited))
+    }
+
+    /// Somebody else found the disk full: from now on no old segments are kept beyond the spares asked for, and the next upkeep gives back
+    /// those that are.
+    pub fn save_room(&mut self) {
+        self.frugal = true;
     }
 
     /// Takes back what [`Log::upkeep`] handed out, finished or not.

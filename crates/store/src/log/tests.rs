@@ -319,6 +319,64 @@ fn a_batch_that_was_never_acknowledged_does_not_come_back_two_crashes_later() {
 }
 
 #[test]
+fn a_log_that_has_grown_keeps_its_old_segments_until_room_is_short() {
+    let disk = MemDisk::default();
+    let (mut log, _, _) = must_open(&disk);
+    let mut index = 0;
+    let grow = |log: &mut Log<MemDisk>, index: &mut u64| {
+        let from = log.status().segments;
+        while log.status().segments < from + 4 {
+            *index += 1;
+            add(log, G, *index, 1, 400).expect("room");
+            while let Some(mut upkeep) = log.upkeep() {
+                while upkeep.step().expect("a disk in memory") {}
+                log.finish_upkeep(upkeep);
+            }
+        }
+    };
+    let files = |disk: &MemDisk| {
+        let mut names = disk.list().expect("a disk in memory");
+        names.retain(|name| name.ends_with(".log"));
+        names.len()
+    };
+    grow(&mut log, &mut index);
+    let most = files(&disk);
+    log.compact(G, index, 1).expect("a disk in memory");
+    log.prepare().expect("room");
+    assert_eq!(files(&disk), most, "what was let go is kept for the next growth");
+    grow(&mut log, &mut index);
+    assert!(files(&disk) <= most + 1, "{} files, {most} before", files(&disk));
+    // Room is short elsewhere: all but the spares asked for goes.
+    log.compact(G, index, 1).expect("a disk in memory");
+    log.prepare().expect("room");
+    log.save_room();
+    log.prepare().expect("room");
+    assert_eq!(log.status().spares, small().spares);
+}
+
+#[test]
+fn new_segments_are_not_written_twice_where_appends_are_large() {
+    for (usual, wanted) in [(400, true), (super::space::HEAVY_BYTES, false)] {
+        let disk = MemDisk::default();
+        let (mut log, _, _) = must_open(&disk);
+        log.usual_bytes = usual;
+        let mut upkeep = log.upkeep().expect("a new log has no spares");
+        for task in &upkeep.tasks {
+            assert!(matches!(task, super::upkeep::Task::Create { zeros, .. } if *zeros == wanted), "{task:?}");
+        }
+        while upkeep.step().expect("a disk in memory") {}
+        log.finish_upkeep(upkeep);
+        assert_eq!(log.status().spares, small().spares);
+        for index in 1..=60 {
+            add(&mut log, G, index, 1, 400).expect("room");
+            log.prepare().expect("room");
+        }
+        drop(log);
+        assert_eq!(must_open(&disk).2.groups[&1].entries.len(), 60);
+    }
+}
+
+#[test]
 fn the_stored_form_does_not_change() {
     let mut batch = Batch::new();
     batch.entry(GroupId(0x0102), 3, 4, 5, b"six");

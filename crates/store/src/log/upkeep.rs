@@ -2,7 +2,8 @@
 //!
 //! A spare is written full of zeros and synced before it is used, because appending to a file that grows, or into extents
 //! that were reserved but never written, makes every fdatasync write metadata too. A recycled segment needs no zeros: its
-//! old batches name another segment number.
+//! old batches name another segment number. Nor does one for a log whose appends are large: to them the metadata are little,
+//! while the zeros would take half of the disk's bandwidth just where it is short.
 
 use super::LogError;
 use super::open::spare_name;
@@ -28,7 +29,8 @@ pub(super) struct Zeroing<D: Disk> {
 }
 
 impl<D: Disk> Zeroing<D> {
-    pub(super) fn begin(disk: &D, id: u64, capacity: u64) -> Result<Zeroing<D>, DiskError> {
+    /// Without `zeros` the room is only reserved; it reads as zeros all the same.
+    pub(super) fn begin(disk: &D, id: u64, capacity: u64, zeros: bool) -> Result<Zeroing<D>, DiskError> {
         let name = unfinished_name(id);
         let mut file = disk.create(&name)?;
         if let Err(error) = file.allocate(capacity) {
@@ -37,7 +39,7 @@ impl<D: Disk> Zeroing<D> {
             let _ = disk.remove(&name);
             return Err(error);
         }
-        Ok(Zeroing { id, file, capacity, done: 0 })
+        Ok(Zeroing { id, file, capacity, done: if zeros { 0 } else { capacity } })
     }
 
     /// Writes some zeros; true while there are more to write.
@@ -58,7 +60,7 @@ impl<D: Disk> Zeroing<D> {
 
     /// All of it at once.
     pub(super) fn whole(disk: &D, id: u64, capacity: u64) -> Result<Spare<D::File>, DiskError> {
-        let mut zeroing = Zeroing::begin(disk, id, capacity)?;
+        let mut zeroing = Zeroing::begin(disk, id, capacity, true)?;
         loop {
             match zeroing.step() {
                 Ok(true) => {}
@@ -104,7 +106,7 @@ pub(super) fn recycle<D: Disk>(disk: &D, name: &str, id: u64) -> Result<Spare<D:
 pub(super) enum Task {
     Remove { name: String },
     Recycle { name: String, id: u64 },
-    Create { id: u64, capacity: u64 },
+    Create { id: u64, capacity: u64, zeros: bool },
 }
 
 /// Upkeep of a log's files, in steps that block no append: give it to another thread, call [`Upkeep::step`] until it
@@ -175,8 +177,8 @@ impl<D: Disk> Upkeep<D> {
                 }
                 Ok(self.more())
             }
-            Some(Task::Create { id, capacity }) => {
-                self.zeroing = Some(Zeroing::begin(&self.disk, id, capacity)?);
+            Some(Task::Create { id, capacity, zeros }) => {
+                self.zeroing = Some(Zeroing::begin(&self.disk, id, capacity, zeros)?);
                 Ok(true)
             }
             None => {

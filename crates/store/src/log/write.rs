@@ -112,6 +112,7 @@ impl<D: Disk> Log<D> {
         }
         self.retire(oldest);
         let segment = self.live.back().map_or(0, |live| live.number);
+        self.places.note(segment, offset + BATCH_HEADER as u64, batch.entries());
         Ok(Appended { position: Position { sequence, segment, offset }, bytes })
     }
 
@@ -155,6 +156,7 @@ impl<D: Disk> Log<D> {
         while self.live.len() > 1 && self.oldest() < oldest {
             if let Some(old) = self.live.pop_front() {
                 self.retired.push((segment_name(old.number), old.capacity));
+                self.places.forget_before(old.number + 1);
             }
         }
     }

@@ -1,7 +1,9 @@
-//! A snapshot on its way from another node: its file, byte by byte, and checked before it counts.
+//! A snapshot on its way from another node: the extent files that it names and then its own, byte by byte as if they were one, and
+//! checked before it counts.
 
 use super::{SnapshotId, check, installed_name, parse_name, snapshot_name};
 use crate::disk::{Disk, DiskError, DiskFile};
+use crate::extent::{self, ExtentId};
 use crate::log::LogError;
 use base::GroupId;
 
@@ -19,29 +21,49 @@ pub(super) fn is_part(name: &str) -> bool {
     parse_part(name).is_some()
 }
 
-/// A snapshot file that another node sends. What has come stays where it is when the link breaks; [`Arrival::len`] says from
-/// where on the rest is wanted. It does not survive a restart (see [`super::sweep`]).
+/// What another node sends. What has come stays where it is when the link breaks; [`Arrival::len`] says from
+/// where on the rest is wanted. It does not survive a restart (see [`super::sweep`], [`extent::sweep`]).
 pub struct Arrival<D: Disk> {
     disk: D,
-    file: D::File,
     group: GroupId,
     index: u64,
+    /// The files in the order in which they come, the snapshot's last, each with where it ends.
+    files: Vec<Part<D::File>>,
     len: u64,
 }
 
+struct Part<F> {
+    file: F,
+    /// `None` for the snapshot.
+    extent: Option<ExtentId>,
+    begin: u64,
+    /// The snapshot's own has none.
+    end: u64,
+}
+
+fn fresh<D: Disk>(disk: &D, name: &str) -> Result<D::File, DiskError> {
+    match disk.remove(name) {
+        Ok(()) | Err(DiskError::NotFound) => disk.create(name),
+        Err(error) => Err(error),
+    }
+}
+
 impl<D: Disk> Arrival<D> {
-    /// Begins a file; one that was begun before is void.
+    /// Begins the files; what was begun before of them is void. The extent files come first, each so long.
     ///
     /// # Errors
     /// `Full`, `Disk`.
-    pub fn begin(disk: &D, group: GroupId, index: u64) -> Result<Arrival<D>, LogError> {
-        let name = part_name(group, index);
-        match disk.remove(&name) {
-            Ok(()) | Err(DiskError::NotFound) => {}
-            Err(error) => return Err(error.into()),
+    pub fn begin(disk: &D, group: GroupId, index: u64, extents: &[(ExtentId, u64)]) -> Result<Arrival<D>, LogError> {
+        let mut files = Vec::new();
+        let mut begin = 0u64;
+        for (id, bytes) in extents {
+            let end = begin.checked_add(*bytes).ok_or(LogError::Misuse("files of no possible length".into()))?;
+            files.push(Part { file: fresh(disk, &extent::part_name(*id))?, extent: Some(*id), begin, end });
+            begin = end;
         }
-        let file = disk.create(&name)?;
-        Ok(Arrival { disk: disk.clone(), file, group, index, len: 0 })
+        let file = fresh(disk, &part_name(group, index))?;
+        files.push(Part { file, extent: None, begin, end: u64::MAX });
+        Ok(Arrival { disk: disk.clone(), group, index, files, len: 0 })
     }
 
     /// Whose snapshot it is, and which.
@@ -59,43 +81,71 @@ impl<D: Disk> Arrival<D> {
         self.len == 0
     }
 
-    /// The next bytes of the file.
+    /// The next bytes.
     ///
     /// # Errors
     /// `Full`, `Disk`: what is there is void then.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), LogError> {
-        self.file.write_at(self.len, bytes)?;
-        self.len += bytes.len() as u64;
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), LogError> {
+        while !bytes.is_empty() {
+            let part = self.files.iter_mut().find(|part| self.len < part.end).expect("the last one has no end");
+            let room = usize::try_from(part.end - self.len).unwrap_or(usize::MAX);
+            let (now, rest) = bytes.split_at(room.min(bytes.len()));
+            part.file.write_at(self.len - part.begin, now)?;
+            self.len += now.len() as u64;
+            bytes = rest;
+        }
         Ok(())
     }
 
     /// All has come: reads it through, and makes it durable under the name of one that has arrived. [`adopt`] or [`discard`] it.
     ///
     /// # Errors
-    /// `Damaged` if it is not whole, or another one; `Disk`. Then the file is gone.
-    pub fn finish(mut self) -> Result<SnapshotId, LogError> {
-        let part = part_name(self.group, self.index);
-        let checked = self.file.sync().map_err(LogError::from).and_then(|()| check(&self.disk, &part, &mut |_, _| {}));
-        drop(self.file);
-        match checked {
-            Ok(id) => {
-                self.disk.rename(&part, &installed_name(self.group, self.index))?;
-                self.disk.sync_dir()?;
-                Ok(id)
+    /// `Damaged` if it is not whole, or another one; `Disk`. Then the files are gone.
+    pub fn finish(self) -> Result<SnapshotId, LogError> {
+        let Arrival { disk, group, index, files, .. } = self;
+        let extents: Vec<ExtentId> = files.iter().filter_map(|part| part.extent).collect();
+        let finished = || -> Result<SnapshotId, LogError> {
+            for part in files {
+                let Part { mut file, extent, .. } = part;
+                file.sync()?;
+                drop(file);
+                if let Some(id) = extent {
+                    extent::arrived(&disk, id, index)?;
+                }
             }
-            Err(error) => {
-                let _ = self.disk.remove(&part);
-                Err(error)
+            let part = part_name(group, index);
+            let id = check(&disk, &part, &mut |_, _| {})?;
+            disk.rename(&part, &installed_name(group, index))?;
+            disk.sync_dir()?;
+            Ok(id)
+        };
+        finished().inspect_err(|_| {
+            let _ = disk.remove(&part_name(group, index));
+            let _ = extent::discard(&disk, group, index);
+            for id in extents {
+                let _ = disk.remove(&extent::part_name(id));
             }
-        }
+        })
     }
 }
 
-/// The log says durably that the group starts behind this snapshot: from now on it is one like the others.
+/// Whether such a snapshot has come whole and waits to be adopted.
+pub(crate) fn has_arrived<D: Disk>(disk: &D, group: GroupId, index: u64) -> Result<bool, LogError> {
+    match disk.open(&installed_name(group, index)) {
+        Ok(_) => Ok(true),
+        Err(DiskError::NotFound) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The log says durably that the group starts behind this snapshot: from now on it is one like the others, and so are the extent files
+/// that came with it.
 ///
 /// # Errors
 /// `Disk`; nothing is lost by trying again, or by a restart.
 pub fn adopt<D: Disk>(disk: &D, group: GroupId, index: u64) -> Result<(), LogError> {
+    // First the files: as long as the snapshot has its first name, they are found by it.
+    extent::adopt(disk, group, index)?;
     match disk.rename(&installed_name(group, index), &snapshot_name(group, index)) {
         Ok(()) => Ok(disk.sync_dir()?),
         Err(DiskError::NotFound) => Ok(()),
@@ -108,6 +158,7 @@ pub fn adopt<D: Disk>(disk: &D, group: GroupId, index: u64) -> Result<(), LogErr
 /// # Errors
 /// `Disk`; it only costs room.
 pub fn discard<D: Disk>(disk: &D, group: GroupId, index: u64) -> Result<(), LogError> {
+    extent::discard(disk, group, index)?;
     match disk.remove(&installed_name(group, index)) {
         Ok(()) | Err(DiskError::NotFound) => Ok(()),
         Err(error) => Err(error.into()),

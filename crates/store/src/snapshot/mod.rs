@@ -26,6 +26,7 @@ mod reader;
 mod tests;
 mod writer;
 
+pub(crate) use arrival::has_arrived;
 pub use arrival::{Arrival, adopt, discard};
 pub use ballast::{hold_ballast, release_ballast};
 pub use reader::SnapshotReader;
@@ -180,7 +181,7 @@ pub fn remove_older<D: Disk>(disk: &D, group: GroupId, keep: u64) -> Result<usiz
         gone += 1;
     }
     for index in arrived(disk, group)?.into_iter().filter(|index| *index <= keep) {
-        disk.remove(&installed_name(group, index))?;
+        discard(disk, group, index)?;
         gone += 1;
     }
     if gone > 0 {

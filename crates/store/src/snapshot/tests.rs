@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::MemDisk;
+use crate::extent::{self, ExtentId};
 
 const G: GroupId = GroupId(3);
 
@@ -109,4 +110,56 @@ fn older_ones_go_only_when_the_newer_is_there() {
     write(&disk, 9, &[b"nine"]);
     assert_eq!(remove_older(&disk, G, 9), Ok(1));
     assert_eq!(indexes(&disk, G), Ok(vec![9]));
+}
+
+#[test]
+fn a_snapshot_arrives_with_the_extent_files_that_come_before_it_and_only_whole_ones_count() {
+    let theirs = MemDisk::new();
+    write(&theirs, 9, &[b"one", b"two"]);
+    let ids: Vec<ExtentId> = [4, 9].map(|index| ExtentId { group: G, index, node: 2 }).to_vec();
+    for id in &ids {
+        let mut writer = extent::Writer::begin(&theirs, *id).expect("room");
+        writer.put(extent::Owner { id: 1, part: 2 }, id.index, 1, 0, &vec![7; 5000]).expect("room");
+        writer.finish().expect("room");
+    }
+    let mut stream = Vec::new();
+    let mut extents = Vec::new();
+    for id in &ids {
+        let bytes = theirs.get(&extent::extent_name(*id)).expect("written");
+        extents.push((*id, bytes.len() as u64));
+        stream.extend(bytes);
+    }
+    stream.extend(theirs.get(&snapshot_name(G, 9)).expect("written"));
+    let arrive = |ours: &MemDisk, stream: &[u8], piece: usize| {
+        let mut arrival = Arrival::begin(ours, G, 9, &extents).expect("room");
+        stream.chunks(piece).for_each(|bytes| arrival.write(bytes).expect("room"));
+        assert_eq!(arrival.len(), stream.len() as u64);
+        arrival.finish()
+    };
+    for piece in [1, 997, 1 << 20] {
+        let ours = MemDisk::new();
+        arrive(&ours, &stream, piece).expect("whole");
+        // Until then it is found, and nobody else's: what the group needs beside it is swept without it.
+        assert_eq!(extent::remove_others(&ours, G, &[]), Ok(0));
+        extent::sweep(&ours).expect("swept");
+        ids.iter().for_each(|id| assert!(extent::stretches(&ours, *id).is_ok()));
+        adopt(&ours, G, 9).expect("adopted");
+        for name in theirs.list().expect("a list") {
+            assert_eq!(ours.get(&name), theirs.get(&name), "{name}");
+        }
+        assert_eq!(ours.list(), theirs.list());
+        arrive(&ours, &stream, piece).expect("whole");
+        discard(&ours, G, 9).expect("gone");
+        assert_eq!(ours.list(), theirs.list());
+    }
+    let spoiled = |at: usize| {
+        let mut bytes = stream.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for bytes in [spoiled(3), spoiled(stream.len() - 5), stream[..stream.len() - 1].to_vec()] {
+        let ours = MemDisk::new();
+        assert!(matches!(arrive(&ours, &bytes, 4096), Err(LogError::Damaged { .. })));
+        assert_eq!(ours.list(), Ok(Vec::new()), "no parts stay");
+    }
 }

@@ -18,9 +18,11 @@
 mod directory;
 mod entry;
 mod leftovers;
+mod track;
 mod walk;
 
 pub use entry::Entry;
+pub use track::Place;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::value::{Kind, Value, View};
 use directory::Directory;
 use entry::New;
 use leftovers::Leftovers;
+use track::Tracking;
 use walk::{Restoring, Walk};
 
 /// How many databases SELECT reaches.
@@ -111,6 +114,8 @@ struct Books {
     /// Keys of kinds that clients block on, changed since the last [`Tables::take_touched`]; only while `watching`.
     touched: Vec<Touched>,
     watching: bool,
+    /// Keys of slots that are being copied to another shard, changed since they were last asked for.
+    tracking: Option<Box<Tracking>>,
 }
 
 impl Books {
@@ -178,6 +183,7 @@ impl Tables {
                 scratch: Vec::new(),
                 touched: Vec::new(),
                 watching: false,
+                tracking: None,
             },
         }
     }
@@ -365,6 +371,7 @@ impl Tables {
         entry.mark_used(now);
         if changed {
             entry.set_version(books.next_version());
+            books.note_change(db, key);
         }
         Ok(Some(result))
     }
@@ -409,6 +416,7 @@ impl Tables {
             account(&mut place.usage, entry.keyspace(), before, text.len());
             entry.set_version(books.next_version());
             entry.mark_used(now);
+            books.note_change(db, key);
             if expiry != Expiry::Clear || books.keyspaces.get(entry.keyspace()).default_expiry != 0 {
                 self.apply_expiry(db, hash, key, expiry, now);
             }
@@ -436,6 +444,7 @@ impl Tables {
         place.streams -= usize::from(was_stream);
         entry.set_version(books.next_version());
         entry.mark_used(now);
+        books.note_change(db, key);
         books.note_touch(db, entry);
         let stays = entry.expire() == 0 && books.keyspaces.get(entry.keyspace()).default_expiry == 0;
         if expiry != Expiry::Clear || !stays {
@@ -473,6 +482,7 @@ impl Tables {
             self.books.keep_old_form(db, hash, place.keys.find_mut(hash, key)?);
         }
         let entry = place.keys.remove(hash, key)?;
+        self.books.note_change(db, key);
         self.books.note_loss(db, &entry);
         if entry.expire() != 0 {
             place.expiries.remove(&(entry.expire(), directory::position(hash)));
@@ -498,6 +508,7 @@ impl Tables {
         }
         self.books.keep_old_form(db, hash, entry);
         entry.set_version(self.books.next_version());
+        self.books.note_change(db, key);
         self.apply_expiry(db, hash, key, Expiry::At(at), now);
         true
     }
@@ -505,6 +516,7 @@ impl Tables {
     /// Removes every key of one database, or of all. Where a walk under way still needs them, their memory is free only when
     /// it has passed.
     pub fn clear(&mut self, db: Option<u8>) {
+        self.books.lose_track();
         let version = self.books.next_version();
         for (index, place) in self.dbs.iter_mut().enumerate() {
             if db.is_some_and(|only| usize::from(only) != index) || place.keys.len() == 0 {
@@ -542,6 +554,7 @@ impl Tables {
     /// Exchanges two databases. A walk under way ends.
     pub fn swap(&mut self, one: u8, other: u8) {
         self.books.end_walk();
+        self.books.lose_track();
         self.dbs.swap(usize::from(one), usize::from(other));
         // A key and its absence never share a version, or expiry would go unseen.
         let (version, absent) = (self.books.next_version(), self.books.next_version());
@@ -624,6 +637,7 @@ impl Tables {
         // A key born during a walk is not part of the snapshot.
         entry.set_walked(self.books.generation);
         self.books.note_touch(db, &entry);
+        self.books.note_change(db, key);
         let place = &mut self.dbs[usize::from(db)];
         place.count(&entry);
         place.keys.insert(hash, entry);
@@ -693,6 +707,7 @@ fn edit_entry<T: Kind, R>(
     entry.mark_used(now);
     if changed {
         entry.set_version(books.next_version());
+        books.note_change(db, entry.key());
         books.note_touch(db, entry);
     }
     Ok((result, vacant))

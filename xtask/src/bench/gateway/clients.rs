@@ -15,12 +15,13 @@ pub struct Load {
     seconds: u64,
     host: String,
     path: String,
+    rate: usize,
 }
 
 impl Load {
     /// `wrk` with one thread.
     pub fn wrk(connections: usize, seconds: u64) -> Load {
-        Load { http2: false, connections, streams: 1, seconds, host: String::new(), path: "/".into() }
+        Load { http2: false, connections, streams: 1, seconds, host: String::new(), path: "/".into(), rate: 0 }
     }
 
     /// `h2load` in the clear with prior knowledge.
@@ -38,6 +39,11 @@ impl Load {
         Load { path: path.to_owned(), ..self }
     }
 
+    /// `h2load` with so many requests a second, evenly over its connections.
+    pub fn rate(self, rate: usize) -> Load {
+        Load { rate, ..self }
+    }
+
     /// Plays it; the CPU is not in the sample yet.
     pub fn run(&self, addr: &str) -> Result<Sample, String> {
         let url = format!("http://{addr}{}", self.path);
@@ -46,6 +52,9 @@ impl Load {
         let mut command = if self.http2 {
             let mut command = Command::new(program("h2load")?);
             command.args(["-t1", "-c", &connections, "-m", &streams, "-D", &span]);
+            if self.rate > 0 {
+                command.arg(format!("--rps={}", self.rate / self.connections));
+            }
             command
         } else {
             let mut command = Command::new(program("wrk")?);

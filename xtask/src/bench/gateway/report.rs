@@ -26,6 +26,12 @@ fn against(row: &Row, figure: impl Fn(&Sample) -> f64) -> (usize, f64, f64, f64)
     (best, median(ratios), least, most)
 }
 
+/// The least and the most of the rounds.
+fn spread(row: &Row, at: usize, figure: impl Fn(&Sample) -> f64) -> (f64, f64) {
+    let all = row.rounds.iter().map(|round| figure(&round[at]));
+    all.fold((f64::INFINITY, 0.0), |(least, most), it| (least.min(it), most.max(it)))
+}
+
 /// One row in a line, while it runs.
 pub fn line(row: &Row) -> String {
     let mut out = format!("{}:", row.title);
@@ -39,8 +45,10 @@ pub fn line(row: &Row) -> String {
             medians(row, at, &|sample| sample.p99_ms),
         );
     }
-    let (best, ratio, least, most) = against(row, |sample| sample.cpu);
-    let _ = write!(out, " CPU {ratio:.2}× ({least:.2}–{most:.2}) of {}", row.names[best]);
+    for (what, figure) in [("CPU", (|sample| sample.cpu) as fn(&Sample) -> f64), ("p99", |sample| sample.p99_ms)] {
+        let (best, ratio, least, most) = against(row, figure);
+        let _ = write!(out, " {what} {ratio:.2}× ({least:.2}–{most:.2}) of {}", row.names[best]);
+    }
     out
 }
 
@@ -50,9 +58,10 @@ fn rows(out: &mut String, rows: &[Row]) {
             writeln!(out, "\n| {} | CPU s / 100k | requests/s | p50 ms | p99 ms |\n|---|--:|--:|--:|--:|", row.title);
         for (at, name) in row.names.iter().enumerate() {
             let cpu = medians(row, at, &|sample| sample.cpu);
+            let (least, most) = spread(row, at, |sample| sample.p99_ms);
             let _ = writeln!(
                 out,
-                "| {name} | {} | {} | {:.3} | {:.3} |",
+                "| {name} | {} | {} | {:.3} | {:.3} ({least:.2}–{most:.2}) |",
                 if cpu > 0.0 { format!("{cpu:.2}") } else { "–".into() },
                 thousands(medians(row, at, &|sample| sample.rate)),
                 medians(row, at, &|sample| sample.p50_ms),

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const RESUME: Duration = Duration::from_secs(20);
 /// How soon a change of the members must be done.
 const CHANGE: Duration = Duration::from_secs(60);
+/// Shards that splits may make, those of the beginning included.
+const SHARDS_MAX: usize = 8;
 /// A write this short ago: they flow.
 const FLOWS: Duration = Duration::from_millis(150);
 /// Values that are written on a full disk, and how many at most.
@@ -64,6 +66,8 @@ pub enum Fault {
     Wipe(usize),
     /// A replica moves, or a lead.
     Move,
+    /// A shard is split or slots move between two, and a node is killed in the middle; at the end it starts again.
+    Slots { kill: Option<usize> },
 }
 
 /// A fault that holds.
@@ -180,6 +184,7 @@ impl Course {
                 self.nodes.start(at)?;
             }
         }
+        self.nodes.await_slots(CHANGE)?;
         self.notes.push(format!(
             "writes flowed {:.2} s after a fault's end at the latest",
             self.slowest_resume.as_secs_f64()
@@ -312,6 +317,15 @@ impl Course {
                     start.elapsed().as_secs_f64()
                 ));
             }
+            Fault::Slots { kill } => {
+                self.move_slots()?;
+                // In the middle of the copy, or of what follows it.
+                interrupt::sleep(Duration::from_millis(self.rng.below(80) as u64));
+                if let Some(at) = *kill {
+                    self.nodes.kill(at);
+                }
+                self.hold(fault);
+            }
             Fault::Move => {
                 let said = self.nodes.shuffle_shards(&mut self.rng, CHANGE)?;
                 self.notes.push(said);
@@ -329,6 +343,7 @@ impl Course {
             }
             match fault {
                 Fault::Kill(victims) => down.extend(victims),
+                Fault::Slots { kill } => down.extend(kill),
                 Fault::Pause(at) | Fault::Starve(at) => self.nodes.signal(at, Signal::CONT),
                 Fault::PowerCut(victims) => {
                     for at in &victims {
@@ -390,6 +405,30 @@ impl Course {
         for at in down {
             self.nodes.ready(at)?;
         }
+        Ok(())
+    }
+
+    /// Begins a split, or a move of slots from one shard to another, once none is under way.
+    fn move_slots(&mut self) -> Result<(), String> {
+        let groups = self.nodes.await_slots(CHANGE)?;
+        let at = self.rng.below(groups.len());
+        let (from, slots) = groups[at].clone();
+        let (first, last) = slots
+            .split(',')
+            .next()
+            .and_then(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?))
+            })
+            .ok_or_else(|| format!("shard {from} has slots {slots:?}"))?;
+        let to = groups[(at + 1 + self.rng.below(groups.len().max(2) - 1)) % groups.len()].0;
+        let what = if groups.len() < SHARDS_MAX && last - first > 64 {
+            format!("split?group={from}")
+        } else {
+            format!("move-slots?slots={first}-{}&from={from}&to={to}", last.min(first + 200))
+        };
+        self.nodes.change(&what)?;
+        self.notes.push(what);
         Ok(())
     }
 

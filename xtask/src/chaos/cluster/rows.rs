@@ -52,7 +52,7 @@ pub const ROWS: &[Row] = &[
     Row { skip: Some(needs_clock), ..row(15, "wall clocks jump and drift", clocks, (1000, 4000)) },
     row(16, "rolling restart", restart, (100, 300)),
     row(18, "members added, removed dead or alive, replaced", members, (500, 2000)),
-    row(19, "replicas and leads moved", shards, (500, 2000)),
+    row(19, "replicas, leads and slots moved, shards split, kills", shards, (500, 2000)),
     row(22, "a tenth of a CPU for the leader", starve, (1500, 5000)),
     row(30, "two or three at once", several, (1000, 5000)),
 ];
@@ -195,6 +195,10 @@ fn members(course: &mut Course) -> Vec<Fault> {
 }
 
 fn shards(course: &mut Course) -> Vec<Fault> {
+    if course.rng.percent(60) {
+        let victim = course.victim();
+        return vec![Fault::Slots { kill: course.rng.percent(60).then_some(victim) }];
+    }
     // Three nodes have all shards; there must be one to move to.
     if course.running().len() < 4 { vec![Fault::Join] } else { vec![Fault::Move] }
 }

@@ -19,10 +19,12 @@ mod guests;
 mod origin;
 mod place;
 
+pub(super) use place::Placed;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use base::{Duration, GroupId, Instant, NodeId};
+use base::{Duration, GroupId, Histogram, Instant, NodeId};
 use parking_lot::Mutex;
 use shard::entry::Unblock;
 use shard::error::CommandError;
@@ -48,6 +50,10 @@ pub struct Forward {
     pub(super) meta: OnceLock<Arc<Shard<Client>>>,
     origin: Mutex<Origin>,
     guests: Guests,
+    /// From a request's leaving a session to its answer's coming back from another node.
+    pub latency: Histogram,
+    /// Frames of requests that came from other nodes.
+    pub asked: AtomicU64,
 }
 
 /// Figures for people.
@@ -70,7 +76,7 @@ impl Forward {
 
     /// This node, 0 while it is alone.
     #[inline]
-    pub(super) fn node(&self) -> NodeId {
+    pub(in crate::resp) fn node(&self) -> NodeId {
         NodeId(self.node.load(Ordering::Acquire))
     }
 
@@ -102,11 +108,13 @@ impl Door {
             return;
         };
         if frame.kind == FrameKind::Asks {
+            self.forward.asked.fetch_add(1, Ordering::Relaxed);
             return self.forward.guests.receive(self, from, &frame, self.world.now());
         }
         let mut after = After::default();
         self.forward.origin.lock().receive(self, from, &frame, &mut after);
         after.run(self);
+        self.pump_commits();
     }
 
     /// The links to another node stand, or do not any more: what is under way to it has an unknown outcome.
@@ -117,10 +125,12 @@ impl Door {
         let mut after = After::default();
         self.forward.origin.lock().link(self, node, up, &mut after);
         after.run(self);
+        self.pump_commits();
     }
 
     /// To be called every twenty milliseconds or so, on a node that is one of several.
     pub fn forward_tick(&self) {
+        self.map_slots();
         let mut after = After::default();
         {
             let mut origin = self.forward.origin.lock();
@@ -130,6 +140,7 @@ impl Door {
         }
         after.run(self);
         self.forward.guests.tick(self);
+        self.tick_commits();
     }
 
     /// What is under way between nodes.

@@ -18,8 +18,11 @@ const MESSAGES_BYTES_MAX: usize = 16 << 20;
 
 struct Unit {
     bytes: Vec<u8>,
+    /// Whose it was when it was asked: slots may move meanwhile.
+    group: GroupId,
     /// A part of it has been handed to the link: only its node can say that nothing was done.
     sent: bool,
+    asked: Instant,
 }
 
 /// What one client has under way, all of it for one shard.
@@ -29,6 +32,8 @@ struct Line {
     /// The number of the oldest unit.
     first: u64,
     units: VecDeque<Unit>,
+    /// How many of them, from the first on, are the group's. What else there is waits until those have been answered.
+    span: usize,
     target: Option<NodeId>,
     /// Grows whenever units go another way, so that what still waits for the old one is passed over.
     way: u64,
@@ -113,6 +118,7 @@ impl Origin {
             group,
             first: 1,
             units: VecDeque::new(),
+            span: 0,
             target: None,
             way: 0,
             fresh: true,
@@ -123,15 +129,18 @@ impl Origin {
             free_at: 0,
             known: Vec::new(),
         });
-        line.units.push_back(Unit { bytes, sent: false });
+        line.units.push_back(Unit { bytes, group, sent: false, asked: now });
         if line.units.len() == 1 {
-            (line.group, line.since, line.tries) = (group, now, 0);
+            (line.group, line.since, line.tries, line.span) = (group, now, 0, 1);
+        } else if line.span + 1 == line.units.len() && line.group == group {
+            line.span += 1;
         }
         if line.here || !line.is_free() {
             // Whoever puts those before it into the queue comes back for it, or the tick does.
         } else if line.units.len() == 1 {
             line.go(door.leader_of(group, 0), &mut self.channels);
         } else if line.refused.is_none()
+            && line.span == line.units.len()
             && let Some(channel) = line.target.and_then(|target| self.channels.get_mut(&target))
         {
             let number = line.first + line.units.len() as u64 - 1;
@@ -276,10 +285,13 @@ impl Origin {
                     self.gone(client.id);
                     return after.doomed.push(client);
                 }
+                let now = door.world.now();
                 for unit in line.units.drain(..count as usize) {
                     self.bytes -= unit.bytes.len();
+                    door.forward.latency.record(now.since(unit.asked));
                 }
                 line.first += count;
+                line.span = line.span.saturating_sub(count as usize);
                 if count > 0 {
                     (line.since, line.tries) = (door.world.now(), 0);
                 }
@@ -365,8 +377,14 @@ impl Origin {
     fn look(&mut self, door: &Door, after: &mut After) {
         for (id, line) in &mut self.lines {
             let waits = line.waits();
-            let is_under_way = line.target.is_some_and(|target| self.channels.get(&target).is_some_and(|own| own.up));
-            if !waits || is_under_way {
+            let is_up = line.target.is_some_and(|target| self.channels.get(&target).is_some_and(|own| own.up));
+            if !waits || is_up && line.span > 0 {
+                continue;
+            }
+            if line.is_free() {
+                line.regroup(door, &mut self.bytes, after);
+            }
+            if line.span == 0 {
                 continue;
             }
             if !door.is_group_elsewhere(line.group) {
@@ -386,7 +404,12 @@ impl Origin {
     fn give_up(&mut self, door: &Door, id: u64, after: &mut After) {
         let Some(line) = self.lines.get_mut(&id) else { return };
         let leader = door.leader_of(line.group, 0);
+        let moving = || door.forward.meta.get().is_some_and(|meta| !meta.state().cluster().moves().is_empty());
         let error = match leader {
+            _ if line.group != GroupId::META && moving() => format!(
+                "-TRYAGAIN the slot of this key has been on its way to another shard for {} seconds; nothing was done\r\n",
+                FORWARD_WAIT.as_secs()
+            ),
             Some(node) => format!(
                 "-TRYAGAIN node {node}, which leads the shard of this key, could not be reached for {} seconds; nothing was done\r\n",
                 FORWARD_WAIT.as_secs()
@@ -402,17 +425,19 @@ impl Origin {
             self.bytes -= unit.bytes.len();
         }
         line.first += count;
+        line.span = 0;
         after.wakers.extend(line.client.answers(count, error.repeat(count as usize).as_bytes()));
     }
 
     /// Units of a line whose shard this node leads by now: taken out, to be put into its queue. `None` where none are left.
     pub(super) fn take_here(&mut self, id: u64) -> Option<(Client, GroupId, Vec<Vec<u8>>)> {
         let line = self.lines.get_mut(&id)?;
-        if line.units.is_empty() {
+        if line.span == 0 {
             line.here = false;
             return None;
         }
-        let units: Vec<Vec<u8>> = line.units.drain(..).map(|unit| unit.bytes).collect();
+        let span = std::mem::take(&mut line.span).min(line.units.len());
+        let units: Vec<Vec<u8>> = line.units.drain(..span).map(|unit| unit.bytes).collect();
         line.free_at = line.free_at.max(line.client.answered()) + units.len() as u64;
         self.bytes -= units.iter().map(Vec::len).sum::<usize>();
         line.first += units.len() as u64;
@@ -425,9 +450,10 @@ impl Origin {
         line.first -= units.len() as u64;
         line.free_at -= units.len() as u64;
         line.here = false;
+        line.span = if line.span == line.units.len() { line.span + units.len() } else { units.len() };
         for bytes in units.into_iter().rev() {
             self.bytes += bytes.len();
-            line.units.push_front(Unit { bytes, sent: false });
+            line.units.push_front(Unit { bytes, group: line.group, sent: false, asked: line.since });
         }
     }
 }
@@ -478,6 +504,26 @@ impl Line {
         self.free_at == 0 || self.client.answered() >= self.free_at
     }
 
+    /// Whose its units are by now, all of which wait. What nobody can do any more is answered.
+    fn regroup(&mut self, door: &Door, bytes: &mut usize, after: &mut After) {
+        self.span = 0;
+        let mut group = None;
+        while let Some(unit) = self.units.get(self.span) {
+            match door.group_of_unit(&unit.bytes, unit.group) {
+                Ok(own) if *group.get_or_insert(own) == own => self.span += 1,
+                Err(answer) if self.span == 0 => {
+                    *bytes -= unit.bytes.len();
+                    self.units.pop_front();
+                    self.first += 1;
+                    self.way += 1;
+                    after.wakers.extend(self.client.answers(1, answer));
+                }
+                _ => break,
+            }
+        }
+        self.group = group.unwrap_or(self.group);
+    }
+
     /// Sends all that waits another way, or nowhere yet.
     fn go(&mut self, target: Option<NodeId>, channels: &mut BTreeMap<NodeId, Channel>) {
         self.way += 1;
@@ -489,7 +535,7 @@ impl Line {
             self.known.push(target);
         }
         if let Some(channel) = channels.get_mut(&target) {
-            for number in self.first..self.first + self.units.len() as u64 {
+            for number in self.first..self.first + self.span as u64 {
                 channel.queue.push_back(Item::Unit { client: self.client.id, number, way: self.way });
             }
         }

@@ -15,7 +15,7 @@ use crate::resp::door::{Client, Door};
 
 /// What came of a unit.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Placed {
+pub(in crate::resp) enum Placed {
     /// It waits in the shard's queue; whether the driver must be woken.
     Queued(bool),
     /// It has been answered: only where nothing of the client is under way.
@@ -53,7 +53,18 @@ fn kind_of(shard: &Shard<Client>, unit: &mut Unit<'_>) -> Result<Kind, CommandEr
         Unit::Multi(multi) => {
             let (mut writes, mut frees, mut own) = (false, true, None);
             for _ in 0..multi.count {
-                let Part::Command(_, words) = multi.next_part().map_err(|corrupt| damaged(&corrupt))? else { continue };
+                let words = match multi.next_part().map_err(|corrupt| damaged(&corrupt))? {
+                    Part::Command(_, words) => words,
+                    Part::Literal(_) => continue,
+                    Part::Stream(op, _) => {
+                        if *own.get_or_insert(Durability::Fsync) != Durability::Fsync {
+                            return Err(MIXED);
+                        }
+                        writes |= op.is_write();
+                        frees &= op.frees() || !op.is_write();
+                        continue;
+                    }
+                };
                 // PUBLISH, the one command of a door that may be in it, runs as a part of the unit.
                 if words[0].eq_ignore_ascii_case(b"publish") {
                     continue;
@@ -72,6 +83,17 @@ fn kind_of(shard: &Shard<Client>, unit: &mut Unit<'_>) -> Result<Kind, CommandEr
         Unit::Change(change) if shard.group == GroupId(0) => {
             Ok(Kind { place: Place::Logged, frees: shard::meta::frees(change) })
         }
+        Unit::Topics(change) if shard.group == GroupId(0) => {
+            Ok(Kind { place: Place::Logged, frees: matches!(change, queue::topics::Change::Delete { .. }) })
+        }
+        Unit::Queue(command, _) if shard.group != GroupId(0) => {
+            Ok(Kind { place: Place::Logged, frees: command.frees() })
+        }
+        Unit::Stream { op, .. } if shard.group != GroupId(0) => match op.is_write() {
+            true => Ok(Kind { place: Place::Logged, frees: op.frees() }),
+            false => Ok(LOCAL),
+        },
+        Unit::Commit(step) if shard.group != GroupId(0) => Ok(Kind { place: Place::Logged, frees: step.frees() }),
         Unit::Literal(_) | Unit::Versions(_) => Ok(LOCAL),
         _ => Err(CommandError::new("ERR another node sent what no client may ask for")),
     }
@@ -79,14 +101,45 @@ fn kind_of(shard: &Shard<Client>, unit: &mut Unit<'_>) -> Result<Kind, CommandEr
 
 impl Door {
     /// The shard of a group, the meta group's too.
-    pub(super) fn shard_of_group(&self, group: GroupId) -> Option<&std::sync::Arc<Shard<Client>>> {
+    pub(in crate::resp) fn shard_of_group(&self, group: GroupId) -> Option<&std::sync::Arc<Shard<Client>>> {
         let meta = self.forward.meta.get().filter(|meta| meta.group == group);
         meta.or_else(|| self.shards.iter().find(|shard| shard.group == group))
     }
 
+    /// The group whose shard has a unit's keys by now, where it was that one's when it was asked.
+    ///
+    /// # Errors
+    /// The answer where no shard can do it any more. Nothing was done.
+    pub(super) fn group_of_unit(&self, bytes: &[u8], was: GroupId) -> Result<GroupId, &'static [u8]> {
+        if was == GroupId::META || self.shards.len() == 1 {
+            return Ok(was);
+        }
+        let Ok(unit) = entry::read_unit(&mut Input::new(bytes)) else { return Ok(was) };
+        let (mut found, mut crossed) = (None, false);
+        let watches = shard::state::keys_of(&unit, |key| {
+            let own = self.shard_of(key);
+            crossed |= *found.get_or_insert(own) != own;
+        });
+        let group = found.and_then(|at| self.shards.get(at)).map_or(was, |shard| shard.group);
+        if matches!(unit, Unit::Commit(_)) {
+            // Its door finds out by itself where the keys are by now.
+            let moved = b"-TRYAGAIN the slot of a key has moved to another shard; nothing was done\r\n";
+            return if group == was { Ok(was) } else { Err(moved) };
+        }
+        match group != was && watches {
+            // Whether what was watched has changed is not known elsewhere: as if it had.
+            true => Err(match &unit {
+                Unit::Multi(multi) if multi.protocol == Protocol::Resp3 => b"_\r\n",
+                _ => b"*-1\r\n",
+            }),
+            false if crossed => Err(b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"),
+            false => Ok(group),
+        }
+    }
+
     /// Takes one unit of `client` to the shard. `idle` where nothing of the client is under way: then a read may be answered
     /// at once.
-    pub(super) fn place_unit(
+    pub(in crate::resp) fn place_unit(
         &self,
         group: GroupId,
         client: &Client,
@@ -115,6 +168,9 @@ impl Door {
             Ok(_) => return refuse(damaged(&Corrupt("more than one unit")), Protocol::Resp2),
             Err(corrupt) => return refuse(damaged(&corrupt), Protocol::Resp2),
         };
+        if !shard.state().takes_unit(&unit) {
+            return Placed::Elsewhere(None);
+        }
         let kind = match kind_of(shard, &mut unit) {
             Ok(kind) => kind,
             Err(error) => return refuse(error, Protocol::Resp2),
@@ -155,7 +211,8 @@ impl Door {
                 let mut reply = Reply::new(*protocol);
                 let may_block = spec.flags.has(Flags::BLOCKING);
                 let call = Call { may_block, ..Call::new(spec, *db, words, shard.now(now)) };
-                if shard.state().read(&call, rng, &mut reply).is_some() {
+                let state = shard.state();
+                if state.is_locked(spec, words) || state.read(&call, rng, &mut reply).is_some() {
                     return None;
                 }
                 reply.bytes

@@ -19,6 +19,8 @@ pub(in crate::resp) enum Ask<'a> {
     Multi { place: Place, frees: bool, multi: &'a MultiBuilder, watches: &'a [Watch] },
     /// An answer that is known already, in its place among others.
     Literal(&'a [u8]),
+    /// Work on a topic, by its form.
+    Stream { place: Place, frees: bool, form: &'a [u8] },
     /// The versions of keys, for WATCH.
     Versions(&'a [&'a [u8]]),
 }
@@ -31,8 +33,9 @@ impl Session {
     }
 
     /// The next request goes to this shard. False where others are under way elsewhere, whose answers must come first.
-    pub(in crate::resp) fn turn_to(&mut self, at: usize) -> bool {
-        let there = self.is_there(at);
+    /// `taken` where the shard would take it in, were it led here: else it waits like one that nobody leads.
+    pub(in crate::resp) fn turn_to(&mut self, at: usize, taken: bool) -> bool {
+        let there = !taken || self.is_there(at);
         if self.is_pending() {
             return (self.towards, self.there) == (at, there);
         }
@@ -56,6 +59,7 @@ impl Session {
         let add = |batch: &mut Batch<Client>| match ask {
             Ask::Command { place, frees, words } => batch.command(place, frees, client, db, protocol, words),
             Ask::Multi { place, frees, multi, watches } => batch.multi(place, frees, client, protocol, multi, watches),
+            Ask::Stream { place, frees, form } => batch.stream(place, frees, client, protocol, form),
             Ask::Literal(bytes) => batch.literal(client, bytes),
             Ask::Versions(keys) => batch.versions(client, db, keys.iter().copied()),
         };
@@ -71,6 +75,7 @@ impl Session {
         match ask {
             Ask::Command { words, .. } => entry::put_command(&mut unit, self.db, self.protocol, words),
             Ask::Multi { multi, watches, .. } => multi.finish(&mut unit, self.protocol, watches),
+            Ask::Stream { form, .. } => entry::put_stream(&mut unit, self.protocol, form),
             Ask::Literal(bytes) => entry::put_literal(&mut unit, bytes),
             Ask::Versions(keys) => entry::put_versions(&mut unit, self.db, keys.iter().copied()),
         }

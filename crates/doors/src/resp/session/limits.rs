@@ -94,7 +94,12 @@ fn hit(limit: Limit, limits: Limits) -> Option<Scene> {
             door.forward_tick();
             scene
         }
-        Limit::output_bytes_max
+        // `shard::commit` meets the first three in its tests, those of `forward` the last one.
+        Limit::commit_bytes_max
+        | Limit::commit_parked_max
+        | Limit::commit_prepared_max
+        | Limit::commit_wait
+        | Limit::output_bytes_max
         | Limit::idle_timeout
         | Limit::log_max_bytes
         | Limit::stop_timeout
@@ -108,6 +113,13 @@ fn hit(limit: Limit, limits: Limits) -> Option<Scene> {
         | Limit::consul_connections_max
         | Limit::consul_body_bytes_max
         | Limit::dns_connections_max
+        | Limit::etcd_connections_max
+        | Limit::etcd_request_bytes_max
+        | Limit::etcd_requests_bytes_max
+        | Limit::kafka_connections_max
+        | Limit::kafka_request_bytes_max
+        | Limit::kafka_requests_bytes_max
+        | Limit::kafka_fetched_bytes_max
         | Limit::dns_udp_bytes_max
         | Limit::peer_handshakes_max
         | Limit::peer_frame_bytes_max

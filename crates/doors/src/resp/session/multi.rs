@@ -1,9 +1,9 @@
 //! MULTI, EXEC, DISCARD and WATCH: what is collected between them, and the one unit that it becomes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
-use base::Limit;
+use base::{Limit, key_slot};
 use shard::command::{Flags, Spec};
 use shard::entry::{MultiBuilder, Watch};
 use shard::error::CommandError;
@@ -30,13 +30,41 @@ pub(in crate::resp) struct Transaction {
     frees_only: bool,
     class: Option<Durability>,
     shard: Option<usize>,
+    /// Its keys, watched ones too, lie in several shards.
+    crosses: bool,
+    /// The shard of its work on topics.
+    topics: Option<usize>,
+    /// The slots of its keys.
+    slots: BTreeSet<u16>,
+    /// What was watched has moved to another shard.
+    stale: bool,
     /// Database at MULTI, to return to on DISCARD or abort.
     db: u8,
 }
 
+/// WATCH over several shards, or where another node leads.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    /// The shard that was asked last, and for which keys.
+    asked: Option<(usize, Vec<Vec<u8>>)>,
+    /// What is known by now, and where from.
+    versions: BTreeMap<Vec<u8>, (u64, usize)>,
+}
+
+const TOPICS_APART: CommandError = CommandError::new(
+    "CROSSSLOT Keys in request don't hash to the same slot: the topics' partitions of one transaction must lie in one shard",
+);
+const NAME_FIRST: CommandError = CommandError::new("ERR Q.TXID must be the first command of a MULTI");
 const FULL_TRANSACTION: CommandError = CommandError::new(
     "ERR too many commands or bytes in one transaction (limits multi_commands_max, command_bytes_max)",
 );
+
+/// Keys of one shard that are not known yet.
+fn missing_of<'a>(door: &Door, new: &[&'a [u8]], watching: &Watching) -> Option<(usize, Vec<&'a [u8]>)> {
+    let left: Vec<&[u8]> = new.iter().copied().filter(|key| !watching.versions.contains_key(*key)).collect();
+    let at = door.shard_of(left.first()?);
+    Some((at, left.into_iter().filter(|key| door.shard_of(key) == at).collect()))
+}
 
 impl Transaction {
     fn is_full(&self, door: &Door) -> bool {
@@ -59,27 +87,34 @@ impl Session {
             return self.answer(out, |reply| reply.error("ERR MULTI calls can not be nested"));
         }
         let db = self.db;
-        self.transaction =
-            Some(Transaction { db, frees_only: true, shard: self.watch_shard, ..Transaction::default() });
+        let mut places = self.watches.iter().zip(&self.watch_places);
+        let stale = places.any(|(watch, place)| self.door.shard_of(&watch.key) != *place);
+        let shard = self.watch_places.first().copied().filter(|_| !stale);
+        let crosses = self.watch_places.iter().any(|place| Some(*place) != shard);
+        self.transaction = Some(Transaction { db, frees_only: true, shard, crosses, stale, ..Transaction::default() });
         self.answer(out, Reply::ok)
     }
 
     pub(super) fn enqueue(&mut self, spec: &'static Spec, args: &[&[u8]], out: &mut Reply) -> Step {
         let checked = self.check_for_transaction(spec, args);
-        let db = self.db;
+        let (db, is_cluster) = (self.db, self.is_cluster);
         let transaction = self.transaction.as_mut().expect("a transaction is being collected");
         let error = match checked {
             Ok(_) if transaction.is_full(&self.door) => FULL_TRANSACTION,
-            Ok((class, shard)) => {
+            Ok(_) if spec.name == "q.txid" && !transaction.builder.is_empty() => NAME_FIRST,
+            Ok((class, shard, crosses)) => {
+                let crosses = crosses || shard.is_some_and(|shard| *transaction.shard.get_or_insert(shard) != shard);
                 let has_keys = spec.is_write() || !spec.key_places(args).is_empty();
                 if has_keys && *transaction.class.get_or_insert(class) != class {
                     MIXED
-                } else if shard.is_some_and(|shard| *transaction.shard.get_or_insert(shard) != shard) {
+                } else if crosses && is_cluster {
                     CROSS_SLOT
                 } else {
+                    transaction.crosses |= crosses;
                     transaction.writes |= spec.is_write();
                     transaction.held_with_writes |= held_with_writes(spec);
                     transaction.frees_only &= spec.flags.has(Flags::FREES) || !spec.is_write();
+                    transaction.slots.extend(spec.key_places(args).iter().map(|place| key_slot(args[*place])));
                     transaction.builder.command(db, args);
                     return self.answer(out, |reply| reply.simple("QUEUED"));
                 }
@@ -89,8 +124,16 @@ impl Session {
         self.refuse(error, out)
     }
 
-    fn check_for_transaction(&self, spec: &Spec, args: &[&[u8]]) -> Result<(Durability, Option<usize>), CommandError> {
-        let place = self.route(spec, args)?;
+    /// The class of a command's keys, their shard where they have one, and whether they have several.
+    fn check_for_transaction(
+        &self,
+        spec: &Spec,
+        args: &[&[u8]],
+    ) -> Result<(Durability, Option<usize>, bool), CommandError> {
+        let (place, crosses) = match self.route(spec, args) {
+            Err(error) if self.may_cross(&error) => (None, true),
+            place => (place?, false),
+        };
         let shard = place.or(self.transaction.as_ref().and_then(|transaction| transaction.shard)).unwrap_or(0);
         let class = self.door.shards[shard].state().class_of(spec, args)?;
         if spec.is_write()
@@ -100,7 +143,45 @@ impl Session {
         {
             return Err(error);
         }
-        Ok((class, place))
+        Ok((class, place, crosses))
+    }
+
+    /// The shard of what a MULTI holds so far.
+    pub(in crate::resp) fn transaction_shard(&self) -> Option<usize> {
+        self.transaction.as_ref().and_then(|transaction| transaction.shard)
+    }
+
+    /// Queues work on a topic, which is done in this shard.
+    pub(in crate::resp) fn enqueue_stream(
+        &mut self,
+        at: usize,
+        is_write: bool,
+        frees: bool,
+        form: &[u8],
+        out: &mut Reply,
+    ) -> Step {
+        let is_cluster = self.is_cluster;
+        let refusal = self.door.shards[at].refusal(frees).filter(|_| is_write && !self.is_there(at));
+        let transaction = self.transaction.as_mut().expect("a transaction is being collected");
+        let error = if transaction.is_full(&self.door) {
+            FULL_TRANSACTION
+        } else if let Some(refusal) = refusal {
+            refusal
+        } else if *transaction.class.get_or_insert(Durability::Fsync) != Durability::Fsync {
+            MIXED
+        } else if *transaction.topics.get_or_insert(at) != at {
+            TOPICS_APART
+        } else if is_cluster && transaction.shard.is_some_and(|shard| shard != at) {
+            CROSS_SLOT
+        } else {
+            transaction.crosses |= *transaction.shard.get_or_insert(at) != at;
+            transaction.writes |= is_write;
+            transaction.held_with_writes |= is_write;
+            transaction.frees_only &= frees || !is_write;
+            transaction.builder.stream(form);
+            return self.answer(out, |reply| reply.simple("QUEUED"));
+        };
+        self.refuse(error, out)
     }
 
     /// Queues an answer that the door gives itself, inside MULTI.
@@ -152,7 +233,13 @@ impl Session {
         };
         let shard = transaction.shard.unwrap_or(0);
         let held_with_writes = transaction.held_with_writes;
-        if !self.turn_to(shard) {
+        let taken = {
+            let state = self.door.shards[shard].state();
+            transaction.slots.iter().all(|slot| state.slots().takes_slot(*slot))
+        };
+        let (stale, crosses) = (transaction.stale, transaction.crosses);
+        let may_go = if crosses { !self.is_pending() } else { self.turn_to(shard, taken) };
+        if !may_go {
             return Step::Barrier;
         }
         if let Some(until) = self.paused(held_with_writes) {
@@ -166,14 +253,28 @@ impl Session {
         let transaction = self.transaction.take().expect("it was there a line ago");
         let watches = std::mem::take(&mut self.watches);
         self.forget_watched();
+        self.watch_places.clear();
         if transaction.dirty {
             self.db = transaction.db;
             return self.answer(out, |reply| {
                 reply.error("EXECABORT Transaction discarded because of previous errors.");
             });
         }
+        if stale {
+            // What was watched has moved to another shard: whether it has changed is not known.
+            self.db = transaction.db;
+            return self.answer(out, Reply::null_array);
+        }
         if let Some(name) = &transaction.name {
             self.client.card.lock().name.clone_from(name);
+        }
+        if crosses {
+            if transaction.class == Some(Durability::Memory) {
+                self.db = transaction.db;
+                return self.refuse(super::cross::IN_MEMORY, out);
+            }
+            self.undo_db = undo_db;
+            return self.cross_multi(transaction.builder, watches, transaction.topics);
         }
         let logged = transaction.writes && transaction.class != Some(Durability::Memory);
         if logged
@@ -209,11 +310,16 @@ impl Session {
             return Step::Barrier;
         }
         let limits = self.door.limits.clone();
-        let (mut new, mut seen, mut shard) =
-            (Vec::new(), HashSet::<_, store::hash::State>::default(), self.watch_shard);
+        let (mut new, mut seen) = (Vec::new(), HashSet::<_, store::hash::State>::default());
+        let mut shard = self.watch_places.first().copied();
+        if self.db == 0 && args[1..].iter().any(|key| self.door.is_topic(key)) {
+            let text =
+                "ERR a topic cannot be watched: its records never change, and XADD never fails because of others";
+            return self.refuse(CommandError::new(text), out);
+        }
         for key in &args[1..] {
             let at = self.door.shard_of(key);
-            if *shard.get_or_insert(at) != at {
+            if *shard.get_or_insert(at) != at && self.is_cluster {
                 return self.refuse(CROSS_SLOT, out);
             }
             if seen.insert(*key) && !self.watched.contains(&(self.db, key.to_vec())) {
@@ -227,37 +333,51 @@ impl Session {
             return self
                 .refuse(CommandError::new("ERR too many watched keys (limits args_max, command_bytes_max)"), out);
         }
-        let at = shard.unwrap_or(0);
         if self.is_cluster
             && let Err(error) = self.route_by_slot(args[1..].iter().copied(), None)
         {
             return self.refuse(error, out);
         }
-        let versions = if std::mem::take(&mut self.watching) {
+        let mut watching = self.watching.take().unwrap_or_default();
+        if let Some((at, keys)) = watching.asked.take() {
             let answer = self.client.take_aside();
-            if answer.starts_with(b"-") || answer.len() != new.len() * 8 {
+            // A version may begin like an error; it never ends like a line, for it counts changes.
+            let is_error = answer.starts_with(b"-") && answer.ends_with(b"\r\n");
+            if is_error || answer.len() != keys.len() * 8 {
                 out.bytes.extend_from_slice(&answer);
                 return Step::Next;
             }
             let version = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
-            Some(answer.chunks_exact(8).map(version).collect::<Vec<u64>>())
-        } else {
-            self.turn_to(at);
-            self.versions(at, &new)
-        };
-        let Some(versions) = versions else {
-            if let Err(error) = self.ask(at, Ask::Versions(&new)) {
-                return self.refuse(error, out);
-            }
-            self.client.set_aside();
-            (self.watching, self.blocked) = (true, true);
-            // It comes by again with them.
-            return Step::Barrier;
-        };
-        (self.watch_shard, self.watched_bytes) = (shard, bytes);
-        for (key, version) in new.into_iter().zip(versions) {
+            let versions = answer.chunks_exact(8).map(|bytes| (version(bytes), at));
+            watching.versions.extend(keys.into_iter().zip(versions));
+        }
+        let mut next = missing_of(&self.door, &new, &watching);
+        while let Some((at, keys)) = next {
+            let own = self.door.shards[at].clone();
+            let taken = self.door.shards.len() == 1 || keys.iter().all(|key| own.state().slots().takes(key));
+            self.turn_to(at, taken);
+            let Some(versions) = self.versions(at, &keys) else {
+                // Before the question: its answer may be here before the next line is reached.
+                self.client.set_aside();
+                if let Err(error) = self.ask(at, Ask::Versions(&keys)) {
+                    self.client.take_aside();
+                    return self.refuse(error, out);
+                }
+                watching.asked = Some((at, keys.iter().map(|key| key.to_vec()).collect()));
+                (self.watching, self.blocked) = (Some(watching), true);
+                // It comes by again with them.
+                return Step::Barrier;
+            };
+            let known = keys.iter().map(|key| key.to_vec()).zip(versions.into_iter().map(|version| (version, at)));
+            watching.versions.extend(known);
+            next = missing_of(&self.door, &new, &watching);
+        }
+        self.watched_bytes = bytes;
+        for key in new {
+            let Some((version, at)) = watching.versions.remove(key) else { continue };
             self.watched.insert((self.db, key.to_vec()));
             self.watches.push(Watch { db: self.db, key: key.to_vec(), version });
+            self.watch_places.push(at);
         }
         self.answer(out, Reply::ok)
     }
@@ -277,12 +397,12 @@ impl Session {
 
     pub(in crate::resp) fn unwatch(&mut self) {
         self.watches.clear();
+        self.watch_places.clear();
         self.forget_watched();
     }
 
     fn forget_watched(&mut self) {
         self.watched = HashSet::default();
         self.watched_bytes = 0;
-        self.watch_shard = None;
     }
 }

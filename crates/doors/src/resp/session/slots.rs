@@ -16,12 +16,6 @@ use super::{CROSS_SLOT, Session, Step};
 use crate::resp::door::Door;
 use crate::resp::text;
 
-/// Slots of the shard at this place among so many.
-fn slots_of(at: usize, count: usize) -> (u16, u16) {
-    let first = |at: usize| (at * usize::from(SLOT_COUNT)).div_ceil(count) as u16;
-    (first(at), first(at + 1) - 1)
-}
-
 /// The name of a node, or of a shard, in forty hexadecimal digits.
 fn name_of(cluster: &Cluster, number: u64) -> String {
     let id: String = cluster.id().0.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -97,7 +91,7 @@ impl Session {
         let Some(slot) = slot else {
             return Ok(None);
         };
-        let at = usize::from(slot) * self.door.shards.len() / usize::from(SLOT_COUNT);
+        let at = self.door.shard_of_slot(slot);
         if !self.is_there(at) || spec.is_some_and(|spec| self.may_be_old(spec, at)) {
             return Ok(Some(at));
         }
@@ -143,11 +137,18 @@ impl Session {
         }
         let shard = &self.door.shards[at];
         let call = Call::new(spec, self.db, args, shard.now(self.now));
-        shard.state().read(&call, &mut self.rng, out);
+        let state = shard.state();
+        if !state.takes(spec, args) {
+            // It has moved on, as far as this replica knows: the map will say so in a moment.
+            drop(state);
+            return self.refuse(shard::state::NOT_HERE, out);
+        }
+        state.read(&call, &mut self.rng, out);
+        drop(state);
         Step::Next
     }
 
-    /// READONLY, READWRITE and ASKING. No slot is ever on its way between two nodes, so there is nothing to ask for.
+    /// READONLY, READWRITE and ASKING. Nobody is ever told ASK: while a slot is on its way its commands wait here, for a moment.
     pub(in crate::resp) fn cluster_mode(&mut self, name: &str, out: &mut Reply) -> Result<(), CommandError> {
         if !self.is_cluster {
             return Err(CommandError::new("ERR This instance has cluster support disabled"));
@@ -206,7 +207,7 @@ impl Session {
     fn keys_in_slot(&mut self, word: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
         let slot = base::parse_i64(word).filter(|slot| (0..i64::from(SLOT_COUNT)).contains(slot));
         let slot = slot.ok_or(CommandError::new("ERR Invalid slot"))? as u16;
-        let at = usize::from(slot) * self.door.shards.len() / usize::from(SLOT_COUNT);
+        let at = self.door.shard_of_slot(slot);
         let shard = &self.door.shards[at];
         let spec = command::find(b"keys").expect("it is a command");
         let words: [&[u8]; 2] = [b"keys", b"*"];
@@ -238,13 +239,8 @@ fn info(map: &Map<'_>) -> String {
     let mut sizes: Vec<NodeId> = masters.iter().flatten().map(|node| node.id).collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let assigned: u32 = (0..masters.len())
-        .filter(|at| masters[*at].is_some())
-        .map(|at| {
-            let (first, last) = slots_of(at, masters.len());
-            u32::from(last - first) + 1
-        })
-        .sum();
+    let assigned: u32 =
+        (0..masters.len()).filter(|at| masters[*at].is_some()).map(|at| map.door.slots_of(at).len() as u32).sum();
     let known = map.cluster.nodes().values().filter(|node| endpoint(node).is_some()).count();
     format!(
         "cluster_state:{}\r\ncluster_slots_assigned:16384\r\ncluster_slots_ok:{assigned}\r\ncluster_slots_pfail:0\r\n\
@@ -286,8 +282,9 @@ fn nodes(map: &Map<'_>, me: NodeId) -> String {
             map.cluster.index(),
         ));
         for at in own {
-            let (first, last) = slots_of(at, masters.len());
-            lines.push_str(&if first == last { format!(" {first}") } else { format!(" {first}-{last}") });
+            for (first, last) in map.door.slots_of(at).ranges() {
+                lines.push_str(&if first == last { format!(" {first}") } else { format!(" {first}-{last}") });
+            }
         }
         lines.push('\n');
     }
@@ -296,15 +293,17 @@ fn nodes(map: &Map<'_>, me: NodeId) -> String {
 
 fn slots(map: &Map<'_>, out: &mut Reply) {
     let masters = map.masters();
-    out.array(masters.iter().flatten().count());
-    for (at, master) in masters.iter().enumerate() {
-        let Some(master) = master else { continue };
-        let (first, last) = slots_of(at, masters.len());
+    let led = masters.iter().enumerate().filter_map(|(at, master)| Some((at, (*master)?)));
+    let ranges: Vec<_> = led
+        .flat_map(|(at, master)| map.door.slots_of(at).ranges().into_iter().map(move |range| (at, master, range)))
+        .collect();
+    out.array(ranges.len());
+    for (at, master, (first, last)) in ranges {
         let replicas = map.replicas(at, master.id, &masters);
         out.array(3 + replicas.len());
         out.int(i64::from(first));
         out.int(i64::from(last));
-        for node in std::iter::once(*master).chain(replicas) {
+        for node in std::iter::once(master).chain(replicas) {
             let (host, port) = endpoint(node).unwrap_or_default();
             out.array(4);
             out.bulk(host.as_bytes());
@@ -320,13 +319,15 @@ fn shards(map: &Map<'_>, out: &mut Reply) {
     out.array(masters.iter().flatten().count());
     for (at, master) in masters.iter().enumerate() {
         let Some(master) = master else { continue };
-        let (first, last) = slots_of(at, masters.len());
         let replicas = map.replicas(at, master.id, &masters);
         out.map(2);
         out.bulk(b"slots");
-        out.array(2);
-        out.int(i64::from(first));
-        out.int(i64::from(last));
+        let ranges = map.door.slots_of(at).ranges();
+        out.array(ranges.len() * 2);
+        for (first, last) in ranges {
+            out.int(i64::from(first));
+            out.int(i64::from(last));
+        }
         out.bulk(b"nodes");
         out.array(1 + replicas.len());
         for node in std::iter::once(*master).chain(replicas) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::{GroupId, Instant, Limits};
+use base::{GroupId, Instant, Limits, SlotSet};
 use shard::live::{Gate, Shard};
 use shard::reply::{Protocol, Reply};
 use shard::slots::Slots;
@@ -50,7 +50,7 @@ impl Scene {
         let shard = |index: usize| {
             let group = GroupId(index as u32 + 1);
             let mut state = State::new(group, &limits, keyspaces.clone(), 1);
-            state.set_slots(Slots { index, count });
+            state.set_slots(Slots::of(SlotSet::share(index, count)));
             let shard = Arc::new(Shard::<Client>::new(group, state, &limits, Arc::new(Gate::default())));
             shard.set_refusal(None);
             shard.set_lease(Some(Instant(u64::MAX)));
@@ -73,7 +73,7 @@ impl Scene {
         let door = Arc::new(Door::new(limits, shards, None, config, Box::new(Nothing(clock.clone()))));
         let mut scene = Scene { door, clock, applied: vec![0; count] };
         // As the driver does at a start: what an entry meets comes from the log.
-        for shard in &scene.door.shards {
+        for shard in scene.door.shards.iter() {
             if !shard::bounds::same(shard.state().bounds(), &scene.door.limits) {
                 shard.put(|batch| batch.bounds(&scene.door.limits));
             }

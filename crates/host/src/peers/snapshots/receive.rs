@@ -187,7 +187,7 @@ async fn take(
         Some(first).filter(|frame| frame.kind == Kind::SnapshotOffer).and_then(|frame| Offer::decode(frame.body));
     let offer = offer.ok_or_else(malformed)?;
     let _place = shared.streams.receiving.clone().acquire_owned().await.map_err(|_| closed())?;
-    let mut held = begin(shared, offer, stop).await?;
+    let mut held = begin(shared, offer.clone(), stop).await?;
     let tell = |offset: u64| {
         // The writing half ends together with this one.
         let _ = say.send(offset);
@@ -202,7 +202,7 @@ async fn take(
                 tell(length);
             }
             Kind::SnapshotEnd => {
-                let announcement = announcement(shared, peer, offer, frame.body).map_err(Ended::Refused)?;
+                let announcement = announcement(shared, peer, &offer, frame.body).map_err(Ended::Refused)?;
                 finish(held).await?;
                 let handler = &shared.handler;
                 let read = handler.snapshot_arrived(peer.node, offer.group, offer.index, announcement);
@@ -231,7 +231,7 @@ async fn begin(shared: &Arc<Shared>, offer: Offer, stop: Arc<Notify>) -> Result<
             // It is not whole, so this takes it away.
             let _ = part.arrival.finish();
         }
-        let arrival = Arrival::begin(&disk, offer.group, offer.index)?;
+        let arrival = Arrival::begin(&disk, offer.group, offer.index, &offer.extents)?;
         *held = Some(Part { offer, arrival });
         Ok(held)
     })
@@ -280,7 +280,7 @@ async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> Result<T, LogError> +
     }
 }
 
-fn announcement(shared: &Shared, peer: &Peer, offer: Offer, body: Bytes) -> Result<Envelope, String> {
+fn announcement(shared: &Shared, peer: &Peer, offer: &Offer, body: Bytes) -> Result<Envelope, String> {
     let announcement = Envelope::decode(body).map_err(|error| error.to_string())?;
     let is_its = announcement.from() == peer.node && announcement.to() == shared.identity.node;
     if !is_its || announcement.group() != offer.group {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use base::{GroupId, NodeId, Rng};
 use bytes::{Bytes, BytesMut};
 use consensus::Envelope;
+use store::extent;
 use store::snapshot::snapshot_name;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -21,7 +22,7 @@ use super::super::shared::Shared;
 use super::super::tls;
 use super::super::words::{self, MALFORMED, Offer, Purpose};
 
-/// Header and footer of a snapshot file: by their checksums they name what lies between.
+/// Header and footer of a snapshot file, and of an extent file: by their checksums they name what lies between.
 const ENDS: (u64, u64) = (40, 32);
 
 /// Streams a snapshot and tells the handler what became of it.
@@ -38,21 +39,50 @@ pub async fn send(shared: Arc<Shared>, group: GroupId, to: NodeId, index: u64, a
     shared.handler.snapshot_sent(group, to, sent.is_ok());
 }
 
-/// A file as it is offered.
+/// The files as they are offered: extent files first, the snapshot's own last.
 struct Source {
-    file: Arc<File>,
+    /// Each with the byte of all at which it ends.
+    files: Vec<(Arc<File>, u64)>,
     offer: Offer,
 }
 
+impl Source {
+    /// The file in which this byte of all lies, the byte in it, and how many follow there.
+    fn at(&self, offset: u64) -> Option<(Arc<File>, u64, u64)> {
+        let at = self.files.iter().position(|(_, end)| offset < *end)?;
+        let begin = at.checked_sub(1).map_or(0, |before| self.files[before].1);
+        let (file, end) = &self.files[at];
+        Some((file.clone(), offset - begin, end - offset))
+    }
+}
+
 fn open(shared: &Shared, group: GroupId, index: u64) -> io::Result<Source> {
-    let file = File::open(shared.streams.disk.path().join(snapshot_name(group, index)))?;
-    let bytes = file.metadata()?.len();
-    let mut ends = vec![0; (ENDS.0 + ENDS.1) as usize];
-    let (head, foot) = ends.split_at_mut(ENDS.0 as usize);
-    file.read_exact_at(head, 0)?;
-    file.read_exact_at(foot, bytes.saturating_sub(ENDS.1))?;
-    let print = u64::from_le_bytes(*sha256(&ends).first_chunk().expect("32 bytes have eight first ones"));
-    Ok(Source { file: Arc::new(file), offer: Offer { group, index, bytes, print } })
+    let disk = &shared.streams.disk;
+    let mut names = Vec::new();
+    // The snapshot names some of these; a file that nothing needs is removed there as it is here.
+    for id in extent::list(disk, group).map_err(io::Error::other)?.into_iter().filter(|id| id.index <= index) {
+        names.push((Some(id), extent::extent_name(id)));
+    }
+    names.push((None, snapshot_name(group, index)));
+    let (mut files, mut extents, mut total, mut prints) = (Vec::new(), Vec::new(), 0, Vec::new());
+    for (id, name) in names {
+        let file = match File::open(disk.path().join(name)) {
+            // It has gone since: then the snapshot does not name it.
+            Err(error) if id.is_some() && error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        let bytes = file.metadata()?.len();
+        let mut ends = vec![0; (ENDS.0 + ENDS.1) as usize];
+        let (head, foot) = ends.split_at_mut(ENDS.0 as usize);
+        file.read_exact_at(head, 0)?;
+        file.read_exact_at(foot, bytes.saturating_sub(ENDS.1))?;
+        prints.extend_from_slice(&ends);
+        total += bytes;
+        extents.extend(id.map(|id| (id, bytes)));
+        files.push((Arc::new(file), total));
+    }
+    let print = u64::from_le_bytes(*sha256(&prints).first_chunk().expect("32 bytes have eight first ones"));
+    Ok(Source { files, offer: Offer { group, index, bytes: total, print, extents } })
 }
 
 async fn stream(
@@ -165,7 +195,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
     mut want: tokio::sync::oneshot::Receiver<u64>,
     announcement: &Envelope,
 ) -> io::Result<()> {
-    let (streams, offer) = (&course.shared.streams, course.source.offer);
+    let (streams, offer) = (&course.shared.streams, &course.source.offer);
     let mut out = BytesMut::new();
     frame::put(&mut out, Kind::SnapshotOffer, &offer.encode());
     // While others' snapshots come in there this one waits.
@@ -181,10 +211,10 @@ async fn write_all<W: AsyncWrite + Unpin>(
     };
     let mut buffer = Vec::new();
     while offset < offer.bytes {
-        let length = streams.chunk().min(usize::try_from(offer.bytes - offset).unwrap_or(usize::MAX));
-        let file = course.source.file.clone();
+        let Some((file, at, left)) = course.source.at(offset) else { break };
+        let length = streams.chunk().min(usize::try_from(left).unwrap_or(usize::MAX));
         buffer.resize(length, 0);
-        let read = move || file.read_exact_at(&mut buffer, offset).map(|()| buffer);
+        let read = move || file.read_exact_at(&mut buffer, at).map(|()| buffer);
         buffer = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
         rest(course, streams.wait_for(length), writer, &mut out).await?;
         frame::put(&mut out, Kind::SnapshotChunk, &buffer);

@@ -285,3 +285,21 @@ async fn a_node_that_moved_is_found_where_it_says_it_is() {
     two.told.is_up(1).await;
     assert_eq!(one.link(&two).address, two.address.to_string());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_moved_at_once_find_each_other_by_the_word_of_a_third() {
+    let who = identities(3);
+    let (one, two, three) = (Node::start(&who[0]).await, Node::start(&who[1]).await, Node::start(&who[2]).await);
+    // Neither of two and three has read where the other is now; both know one, and so tell it.
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    one.peers.set_directory(&directory(&[&one, &two, &three]));
+    two.peers.set_directory(&directory_by(&[&one, &two, &three], &three, nobody));
+    three.peers.set_directory(&directory_by(&[&one, &two, &three], &two, nobody));
+    two.told.is_up(1).await;
+    three.told.is_up(1).await;
+    let known = one.peers.whereabouts();
+    assert_eq!(known.keys().copied().collect::<Vec<_>>(), [two.id, three.id]);
+    two.peers.hint(three.id, known[&three.id].clone());
+    two.told.is_up(3).await;
+    three.told.is_up(2).await;
+}

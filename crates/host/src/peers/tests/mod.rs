@@ -60,7 +60,7 @@ fn founded() -> (ClusterId, Authority) {
 fn identity(cluster: ClusterId, authority: &Authority, node: u64) -> Identity {
     let key = Key::create().expect("random bytes");
     let certificate = authority.sign_node(NodeId(node), &key.public()).expect("random bytes");
-    Identity { cluster, node: NodeId(node), authority: authority.clone(), certificate, key }
+    Identity { cluster, node: NodeId(node), authority: authority.clone(), certificate, key, started: false }
 }
 
 fn identities(count: u64) -> Vec<Identity> {

@@ -9,6 +9,8 @@ mod group;
 mod info;
 mod read;
 
+pub(crate) use read::{GroupQuery, begin_stream, group_query, no_group, reply_streams};
+
 use base::Millis;
 use store::value::{Keep, Stream, StreamEntry, StreamId, Trim};
 
@@ -74,6 +76,11 @@ fn parse_part(word: &[u8]) -> Result<u64, CommandError> {
     Ok(if negative { number.wrapping_neg() } else { number })
 }
 
+/// An id as a client writes it, if it is one.
+pub fn stream_id(word: &[u8]) -> Option<StreamId> {
+    parse_id(word, 0).ok()
+}
+
 /// As [`parse_id`], or `-` or `+` for the first and the last possible one.
 fn parse_any_id(word: &[u8], missing: u64) -> Result<StreamId, CommandError> {
     match word {
@@ -120,6 +127,10 @@ fn reply_id(reply: &mut Reply, id: StreamId) {
 fn reply_entry(reply: &mut Reply, entry: &StreamEntry<'_>) {
     reply.array(2);
     reply_id(reply, entry.id);
+    if let Some(elsewhere) = entry.is_elsewhere() {
+        // The record's number is the first half of its id.
+        return crate::streams::put_place(&mut reply.bytes, elsewhere.owner, entry.id.ms);
+    }
     reply.array(2 * entry.field_count());
     for (field, value) in entry.fields() {
         reply.bulk(field);

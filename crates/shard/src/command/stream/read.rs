@@ -39,6 +39,27 @@ pub(super) fn key_places(args: Args<'_>) -> SmallVec<[usize; 8]> {
     SmallVec::new()
 }
 
+/// XREADGROUP's words, for whoever gives entries otherwise than the command does.
+pub(crate) struct GroupQuery<'a> {
+    pub(crate) count: usize,
+    pub(crate) group: (&'a [u8], &'a [u8]),
+    pub(crate) no_ack: bool,
+    pub(crate) keys: Args<'a>,
+    pub(crate) ids: Args<'a>,
+}
+
+/// Reads them.
+pub(crate) fn group_query<'a>(args: Args<'a>, now: Millis) -> Result<GroupQuery<'a>, CommandError> {
+    let Query { count, group, no_ack, keys, ids, .. } = query(args, now, true)?;
+    Ok(GroupQuery { count, group: group.expect("a query in a group names it"), no_ack, keys, ids })
+}
+
+/// There is no such group.
+pub(crate) fn no_group(key: &[u8], group: &[u8]) -> CommandError {
+    format!("NOGROUP No such key '{}' or consumer group '{}' in XREADGROUP with GROUP option", text(key), text(group))
+        .into()
+}
+
 fn query<'a>(args: Args<'a>, now: Millis, in_group: bool) -> Result<Query<'a>, CommandError> {
     let mut query = Query { until: None, count: usize::MAX, group: None, no_ack: false, keys: &[], ids: &[] };
     let mut words = &args[1..];
@@ -100,7 +121,7 @@ impl Query<'_> {
 }
 
 /// Answers the streams that had something: pairs, or a map under RESP3.
-fn reply_streams(reply: &mut Reply, count: usize, body: &Reply) {
+pub(crate) fn reply_streams(reply: &mut Reply, count: usize, body: &Reply) {
     if reply.is_resp3() {
         reply.map(count)
     } else {
@@ -109,7 +130,7 @@ fn reply_streams(reply: &mut Reply, count: usize, body: &Reply) {
     reply.append(body);
 }
 
-fn begin_stream(body: &mut Reply, key: &[u8]) {
+pub(crate) fn begin_stream(body: &mut Reply, key: &[u8]) {
     if !body.is_resp3() {
         body.array(2);
     }
@@ -185,12 +206,7 @@ pub(super) fn xreadgroup(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut 
     for (key, id) in query.keys.iter().zip(query.ids) {
         let stream = writing.tables.get::<Stream>(writing.db, key, writing.now)?;
         if stream.is_none_or(|stream| stream.group(group_name).is_none()) {
-            return Err(format!(
-                "NOGROUP No such key '{}' or consumer group '{}' in XREADGROUP with GROUP option",
-                text(key),
-                text(group_name)
-            )
-            .into());
+            return Err(no_group(key, group_name));
         }
         wanted.push(match *id {
             b"$" => {

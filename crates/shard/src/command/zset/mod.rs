@@ -1,10 +1,12 @@
 //! Sorted sets: single members, ranks, random members, iteration. The rest of the family stands in files of its own:
-//! [`range`] (by rank, score and bytes), [`pop`] (also waiting) and [`combine`] (unions and their kin).
+//! [`range`] (by rank, score and bytes), [`pop`] (also waiting), [`combine`] (unions and their kin) and [`geo`] (positions).
 
 mod combine;
+mod geo;
 mod pop;
 mod range;
 
+pub(super) use geo::SPECS as GEO_SPECS;
 use store::value::Zset;
 
 use super::{Args, Flags, Keys, Outcome, Reading, Run, Spec, Writing, float, integer, is};

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use super::StreamId;
+use super::{Elsewhere, StreamId};
 use crate::codec::{Corrupt, Input, put_bytes, put_varint};
 use crate::value::shared::Shared;
 
@@ -48,9 +48,21 @@ pub struct Entry<'a> {
     /// The block's field names, where it uses them.
     shared: Option<Input<'a>>,
     body: Input<'a>,
+    elsewhere: Option<&'a Elsewhere>,
 }
 
 impl<'a> Entry<'a> {
+    /// One that has no fields here.
+    pub(super) fn elsewhere(id: StreamId, elsewhere: &'a Elsewhere) -> Entry<'a> {
+        let body = Input::new(&[]);
+        Entry { id, deleted: false, at: 0, count: 0, shared: None, body, elsewhere: Some(elsewhere) }
+    }
+
+    /// Where its fields are, if not here.
+    pub fn is_elsewhere(&self) -> Option<&'a Elsewhere> {
+        self.elsewhere
+    }
+
     /// How many fields it has.
     pub fn field_count(&self) -> usize {
         self.count
@@ -87,7 +99,7 @@ fn read<'a>(
     let id = StreamId::new(ms, seq.ok_or(Corrupt("an entry's id is too large"))?);
     let same = flags & SAME_FIELDS != 0;
     let count = if same { shared.0 } else { body.count()? };
-    Ok(Entry { id, deleted: flags & DELETED != 0, at, count, shared: same.then_some(shared.1), body })
+    Ok(Entry { id, deleted: flags & DELETED != 0, at, count, shared: same.then_some(shared.1), body, elsewhere: None })
 }
 
 impl Block {

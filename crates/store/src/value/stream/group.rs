@@ -61,6 +61,8 @@ pub struct Group {
     free: Vec<ConsumerNumber>,
     /// Length of all consumers' names.
     name_bytes: usize,
+    /// The deliveries by their time, once somebody has asked for it. Not stored, and not counted among the bytes: replicas may differ in it.
+    by_time: Option<BTreeSet<(Millis, StreamId)>>,
 }
 
 const LIVING: &str = "a number names a consumer until the consumer is deleted";
@@ -135,7 +137,10 @@ impl Group {
         self.free.push(number);
         self.name_bytes -= name.len();
         for id in &consumer.pending {
-            self.pending.remove(*id);
+            let old = self.pending.remove(*id);
+            if let (Some(by_time), Some(old)) = (&mut self.by_time, old) {
+                by_time.remove(&(old.delivered, *id));
+            }
         }
         Some(consumer.pending.len())
     }
@@ -153,6 +158,12 @@ impl Group {
     /// Makes this the entry's delivery, whoever it was delivered to before.
     pub fn deliver(&mut self, id: StreamId, pending: Pending) {
         let old = self.pending.insert(id, pending);
+        if let Some(by_time) = &mut self.by_time {
+            if let Some(old) = &old {
+                by_time.remove(&(old.delivered, id));
+            }
+            by_time.insert((pending.delivered, id));
+        }
         if old.is_some_and(|old| old.consumer == pending.consumer) {
             return;
         }
@@ -167,12 +178,32 @@ impl Group {
         let Some(old) = self.pending.remove(id) else {
             return false;
         };
+        if let Some(by_time) = &mut self.by_time {
+            by_time.remove(&(old.delivered, id));
+        }
         self.consumers[old.consumer as usize].as_mut().expect(LIVING).pending.remove(&id);
         true
     }
 
+    /// Up to `most` entries that were delivered last at `until` or before, those that wait longest first.
+    pub fn overdue(&mut self, until: Millis, most: usize) -> Vec<StreamId> {
+        let all = || self.pending.from(StreamId::MIN).map(|(id, pending)| (pending.delivered, id)).collect();
+        let by_time = &*self.by_time.get_or_insert_with(all);
+        by_time.iter().take_while(|(delivered, _)| *delivered <= until).take(most).map(|(_, id)| *id).collect()
+    }
+
+    /// When the delivery that waits longest was made: known once [`Group::overdue`] was asked.
+    pub fn oldest_delivery(&self) -> Option<Millis> {
+        self.by_time.as_ref()?.first().map(|(delivered, _)| *delivered)
+    }
+
     /// Frees up to `count` deliveries of a group that nobody uses any more. Returns whether all are freed.
     pub(super) fn crumble(&mut self, count: usize) -> bool {
+        if let Some(by_time) = &mut self.by_time {
+            for _ in 0..count {
+                by_time.pop_first();
+            }
+        }
         if !self.pending.crumble(count.div_ceil(64)) {
             return false;
         }

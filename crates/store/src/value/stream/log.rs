@@ -29,9 +29,42 @@ pub struct Trim {
     pub limit: u64,
 }
 
+/// Entries that lie elsewhere, where whoever asks can get them by their numbers: the records of a topic's partition. The entry
+/// of number `n` has the id `n-1`, so that none has `0-0`, behind which readers begin. They have no fields here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Where they lie: for whoever asks.
+    pub owner: (u128, u32),
+    /// The first number.
+    pub start: u64,
+    /// The number behind the last.
+    pub end: u64,
+}
+
+impl Elsewhere {
+    /// The id of a number.
+    pub fn id(number: u64) -> StreamId {
+        StreamId::new(number, 1)
+    }
+
+    /// The numbers from one id to another, both included.
+    fn between(&self, start: StreamId, end: StreamId) -> std::ops::Range<u64> {
+        let first = if start.seq <= 1 { start.ms } else { start.ms.saturating_add(1) };
+        let behind = if end.seq >= 1 { end.ms.saturating_add(1) } else { end.ms };
+        let first = first.max(self.start);
+        first..behind.min(self.end).max(first)
+    }
+
+    fn entry(&self, number: u64) -> Entry<'_> {
+        Entry::elsewhere(Elsewhere::id(number), self)
+    }
+}
+
 /// Entries in the order of their ids. Ids only ever grow.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
+    /// Where its entries are, if they are not here: then there are no blocks.
+    elsewhere: Option<Box<Elsewhere>>,
     blocks: VecDeque<Block>,
     len: u64,
     first_id: StreamId,
@@ -115,21 +148,51 @@ impl Log {
     /// The entries from `start` to `end`, both included.
     pub fn range(&self, start: StreamId, end: StreamId) -> impl Iterator<Item = Entry<'_>> {
         let from = self.blocks.partition_point(|block| block.last < start);
-        self.blocks
+        let own = self
+            .blocks
             .range(from..)
             .take_while(move |block| block.first <= end)
             .flat_map(Block::entries)
             .filter(move |entry| entry.is_live() && entry.id >= start)
-            .take_while(move |entry| entry.id <= end)
+            .take_while(move |entry| entry.id <= end);
+        own.chain(self.entries_elsewhere(start, end))
+    }
+
+    fn entries_elsewhere(&self, start: StreamId, end: StreamId) -> impl DoubleEndedIterator<Item = Entry<'_>> {
+        let numbers = self.elsewhere.as_ref().map(|own| own.between(start, end).map(|number| own.entry(number)));
+        numbers.into_iter().flatten()
+    }
+
+    /// From now on its entries are elsewhere; there must be none here. Its counters follow from that.
+    pub fn set_elsewhere(&mut self, elsewhere: Elsewhere) {
+        assert!(self.blocks.is_empty(), "entries lie in one place");
+        let (start, end) = (elsewhere.start, elsewhere.end);
+        *self = Log {
+            len: end.saturating_sub(start),
+            first_id: if end > start { Elsewhere::id(start) } else { StreamId::MIN },
+            last_id: end.checked_sub(1).map_or(StreamId::MIN, Elsewhere::id),
+            entries_added: end,
+            elsewhere: Some(Box::new(elsewhere)),
+            ..Log::default()
+        };
+    }
+
+    /// Forgets entries that are elsewhere: as it is stored.
+    pub fn clear_elsewhere(&mut self) {
+        if self.elsewhere.is_some() {
+            *self = Log::default();
+        }
     }
 
     /// As [`Log::range`], backwards.
     pub fn range_back(&self, start: StreamId, end: StreamId) -> impl Iterator<Item = Entry<'_>> {
         let until = self.blocks.partition_point(|block| block.first <= end);
-        self.blocks.range(..until).rev().take_while(move |block| block.last >= start).flat_map(move |block| {
-            let within = |entry: &Entry<'_>| entry.is_live() && start <= entry.id && entry.id <= end;
-            block.entries().filter(within).collect::<Vec<_>>().into_iter().rev()
-        })
+        let own =
+            self.blocks.range(..until).rev().take_while(move |block| block.last >= start).flat_map(move |block| {
+                let within = |entry: &Entry<'_>| entry.is_live() && start <= entry.id && entry.id <= end;
+                block.entries().filter(within).collect::<Vec<_>>().into_iter().rev()
+            });
+        own.chain(self.entries_elsewhere(start, end).rev())
     }
 
     /// The entry of that id.
@@ -231,6 +294,9 @@ impl Log {
     pub fn entries_until(&self, id: StreamId) -> Option<u64> {
         if self.entries_added == 0 {
             return Some(0);
+        }
+        if let Some(own) = &self.elsewhere {
+            return Some(own.between(StreamId::MIN, id).end.max(own.start));
         }
         if id == self.last_id || (self.len == 0 && id < self.last_id) {
             return Some(self.entries_added);

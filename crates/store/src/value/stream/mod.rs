@@ -19,7 +19,7 @@ pub(super) use deliveries::Part;
 pub(super) use group::encode_part;
 pub use group::{Consumer, ConsumerNumber, Group, Pending};
 pub use id::StreamId;
-pub use log::{Keep, Log, Trim};
+pub use log::{Elsewhere, Keep, Log, Trim};
 
 use std::collections::BTreeMap;
 
