@@ -332,6 +332,53 @@ def kafka_offsets():
     print("offsets of Kafka's groups: ok")
 
 
+def settings_by_kafka():
+    """A queue's settings by Kafka's own administration: made, shown, changed, refused, taken back; the Redis door goes by them."""
+    try:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+    except ImportError:
+        print("settings by Kafka: skipped, no confluent-kafka here")
+        return
+    admin, client = AdminClient({"bootstrap.servers": f"{HOST}:{KAFKA}"}), connect()
+    name = f"{NAME}-set"
+    key = f"topic:{name}"
+    made = NewTopic(name, num_partitions=1, replication_factor=-1, config={"quorate.visibility.ms": "300"})
+    admin.create_topics([made], operation_timeout=10)[name].result(20)
+
+    def alter(setting, value, how=AlterConfigOpType.SET):
+        entry = ConfigEntry(setting, value, incremental_operation=how)
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
+        list(admin.incremental_alter_configs([resource]).values())[0].result(20)
+
+    def shown(setting):
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        return admin.describe_configs([resource])[resource].result(20)[setting].value
+
+    equal(shown("quorate.visibility.ms"), "300")
+    alter("quorate.priorities", "3")
+    equal((shown("quorate.priorities"), client.execute_command("Q.TOPIC", "GET", name, "quorate.priorities")), ("3", "3"))
+    raises(KafkaException, "quorate.priorities", lambda: alter("quorate.priorities", "many"))
+    for _ in range(200):
+        if client.type(key) == "stream":
+            break
+        time.sleep(0.02)
+    client.xgroup_create(key, "g", id="0")
+    client.xadd(key, {"V": "plain"})
+    client.xadd(key, {"V": "urgent", "quorate-priority": 2})
+    first = client.xreadgroup("g", "a", {key: ">"}, count=1)
+    equal(first[0][1][0][1]["V"], "urgent", "the priority that Kafka's administration has set")
+    # It is not acknowledged, so it comes again behind the visibility timeout that the topic was made with.
+    again = []
+    while "urgent" not in again:
+        answer = client.xreadgroup("g", "b", {key: ">"}, count=10, block=2000)
+        again += [fields["V"] for _, fields in answer[0][1]] if answer else []
+    alter("quorate.priorities", None, AlterConfigOpType.DELETE)
+    equal(shown("quorate.priorities"), "0", "the default again")
+    admin.delete_topics([name], operation_timeout=10)[name].result(20)
+    print("settings by Kafka: ok")
+
+
 def main():
     if KCAT is None:
         print("kcat is not installed")
@@ -343,6 +390,7 @@ def main():
     transactions()
     watched()
     queues()
+    settings_by_kafka()
     kafka_offsets()
     never_before_its_data()
     exactly_once()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use base::Limit;
+use base::{Limit, Limits};
 use bytes::Bytes;
 use discovery::change::Change;
 use discovery::check::Runner;
@@ -28,17 +28,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::admin::Patient;
 use crate::checks::{self, Checks};
 use crate::clock;
-use crate::net::not_accepted;
+use crate::listener::{self, Converse, Places};
 use crate::node::Node;
 use crate::tls::DoorTls;
 
 /// Most connections at once.
-pub(crate) const CONNECTIONS_MAX: usize = 4096;
+const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Lines of a request's head.
@@ -78,14 +78,8 @@ pub struct ConsulConfig {
 
 /// What the door counts, for people.
 pub struct Figures {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Places for connections.
-    pub places: Arc<Semaphore>,
-    /// Connections accepted.
-    pub connections: AtomicU64,
-    /// Connections refused.
-    pub refused: AtomicU64,
+    /// Its connections.
+    pub places: Arc<Places>,
     /// Requests received.
     pub requests: AtomicU64,
 }
@@ -97,6 +91,24 @@ struct Served {
     is_guarded: bool,
     stop: watch::Receiver<bool>,
     figures: Arc<Figures>,
+}
+
+impl Converse for Served {
+    const NAME: &'static str = "Consul";
+    const LIMIT: Limit = Limit::consul_connections_max;
+    const NO_PLACE: &'static [u8] =
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
+
+    fn limits(&self) -> &Limits {
+        &self.node.door.limits
+    }
+
+    async fn converse<S>(self: Arc<Self>, stream: S, _: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        converse(stream, self).await;
+    }
 }
 
 /// The door, its services registered and nobody served yet.
@@ -135,58 +147,16 @@ pub async fn open(listener: TcpListener, node: Arc<Node>, config: ConsulConfig) 
 
 impl Opened {
     /// Makes this node's checks, and serves the door until told to stop.
-    pub async fn serve(self, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(self, stop: watch::Receiver<bool>) {
         let Opened { listener, address, node, door, checks, tls } = self;
-        if let Some(tls) = &tls {
-            tokio::spawn(tls.clone().follow(stop.clone()));
-        }
         tokio::spawn(checks.run(stop.clone()));
         tokio::spawn(tell(door.registry.clone(), stop.clone()));
-        let figures = Arc::new(Figures {
-            address,
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            connections: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
-        });
+        let places = Places::new(address, CONNECTIONS_MAX);
+        let figures = Arc::new(Figures { places: places.clone(), requests: AtomicU64::new(0) });
         let _ = node.consul.set(figures.clone());
         let is_guarded = address.ip().is_loopback();
-        let served = Arc::new(Served { door, node, is_guarded, stop: stop.clone(), figures: figures.clone() });
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => match figures.places.clone().try_acquire_owned() {
-                    Ok(place) => {
-                        figures.connections.fetch_add(1, Ordering::Relaxed);
-                        let _ = stream.set_nodelay(true);
-                        match tls.clone() {
-                            None => {
-                                tokio::spawn(converse(stream, served.clone(), place));
-                            }
-                            Some(tls) => {
-                                let served = served.clone();
-                                tokio::spawn(async move {
-                                    if let Some(stream) = tls.accept(stream).await {
-                                        converse(stream, served, place).await;
-                                    }
-                                });
-                            }
-                        }
-                    }
-                    Err(_) => {
-                        figures.refused.fetch_add(1, Ordering::Relaxed);
-                        served.node.door.limits.hit(Limit::consul_connections_max);
-                        let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n");
-                    }
-                },
-                Err(error) => not_accepted("Consul", &error, &served.node.door.limits).await,
-            }
-        }
-        let _ = tokio::time::timeout(STOP_PATIENCE, figures.places.acquire_many(CONNECTIONS_MAX as u32)).await;
+        let served = Arc::new(Served { door, node, is_guarded, stop: stop.clone(), figures });
+        listener::serve(listener, tls, &places, served, stop).await;
     }
 }
 
@@ -272,7 +242,7 @@ async fn declare(registry: &Registry, own: &NodeForm, services: &[Declared]) {
     }
 }
 
-async fn converse<S>(stream: S, served: Arc<Served>, _place: OwnedSemaphorePermit)
+async fn converse<S>(stream: S, served: Arc<Served>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

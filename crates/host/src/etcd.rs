@@ -6,10 +6,10 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base::{Instant, Limit};
+use base::{Instant, Limit, Limits};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use coordination::error::code;
 use coordination::limits::REQUEST_BYTES_MAX;
@@ -24,12 +24,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::clock;
-use crate::net::not_accepted;
+use crate::listener::{self, Converse, Places};
 use crate::node::Node;
 use crate::tls::DoorTls;
 
 /// Most connections at once.
-pub(crate) const CONNECTIONS_MAX: usize = 4096;
+const CONNECTIONS_MAX: usize = 4096;
 /// Calls of one connection at once.
 const CALLS_MAX: u32 = 4096;
 /// Bytes of one message: a request, and what gRPC may put around it (etcd's own allowance).
@@ -51,8 +51,6 @@ const LEADER_EVERY: Duration = Duration::from_millis(500);
 const LEADERLESS_MAX: u32 = 6;
 /// How often a silent watch says that it is alive, where that was asked for (etcd's own).
 const HEARTBEAT: Duration = Duration::from_secs(600);
-/// How long open connections may take when the door closes.
-const STOP_PATIENCE: Duration = Duration::from_millis(500);
 /// Passwords that are looked at together.
 const ASIDE_MAX: usize = 2;
 
@@ -67,14 +65,8 @@ pub struct EtcdConfig {
 
 /// What the door counts, for people.
 pub struct Figures {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Places for connections.
-    pub places: Arc<Semaphore>,
-    /// Connections accepted.
-    pub connections: AtomicU64,
-    /// Connections refused.
-    pub refused: AtomicU64,
+    /// Its connections.
+    pub places: Arc<Places>,
     door: Arc<Door>,
 }
 
@@ -82,11 +74,6 @@ impl Figures {
     /// What the door itself counts.
     pub fn counters(&self) -> &Counters {
         &self.door.counters
-    }
-
-    /// Connections that stand.
-    pub fn open(&self) -> u64 {
-        (CONNECTIONS_MAX - self.places.available_permits()) as u64
     }
 
     /// Watchers that stand.
@@ -129,64 +116,40 @@ struct Served {
     stop: watch::Receiver<bool>,
 }
 
+impl Converse for Served {
+    const NAME: &'static str = "etcd";
+    const LIMIT: Limit = Limit::etcd_connections_max;
+
+    fn limits(&self) -> &Limits {
+        &self.node.door.limits
+    }
+
+    async fn converse<S>(self: Arc<Self>, stream: S, _: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        converse(stream, self).await;
+    }
+}
+
 /// Serves the door until told to stop.
-pub async fn serve(listener: TcpListener, node: Arc<Node>, config: EtcdConfig, mut stop: watch::Receiver<bool>) {
-    let Ok(address) = listener.local_addr() else {
+pub async fn serve(socket: TcpListener, node: Arc<Node>, config: EtcdConfig, stop: watch::Receiver<bool>) {
+    let Ok(address) = socket.local_addr() else {
         return;
     };
     let EtcdConfig { advertise, tls } = config;
-    if let Some(tls) = &tls {
-        tokio::spawn(tls.clone().follow(stop.clone()));
-    }
     let world = Box::new(Outside { node: node.clone(), aside: Arc::new(Semaphore::new(ASIDE_MAX)) });
     let door = Arc::new(Door::new(node.member.own, advertise, tls.is_some(), node.registry.clone(), world));
     let telling = tokio::spawn(door.clone().look_after());
-    let figures = Arc::new(Figures {
-        address,
-        places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        connections: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
-        door: door.clone(),
-    });
-    let _ = node.etcd.set(figures.clone());
+    let places = Places::new(address, CONNECTIONS_MAX);
+    let _ = node.etcd.set(Arc::new(Figures { places: places.clone(), door: door.clone() }));
     let budget = Arc::new(Semaphore::new(REQUESTS_BYTES_MAX));
     let served = Arc::new(Served { door, node, budget, stop: stop.clone() });
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => match figures.places.clone().try_acquire_owned() {
-                Ok(place) => {
-                    figures.connections.fetch_add(1, Ordering::Relaxed);
-                    let _ = stream.set_nodelay(true);
-                    let (served, tls) = (served.clone(), tls.clone());
-                    tokio::spawn(async move {
-                        match tls {
-                            None => converse(stream, served, place).await,
-                            Some(tls) => {
-                                if let Some(stream) = tls.accept(stream).await {
-                                    converse(stream, served, place).await;
-                                }
-                            }
-                        }
-                    });
-                }
-                Err(_) => {
-                    figures.refused.fetch_add(1, Ordering::Relaxed);
-                    served.node.door.limits.hit(Limit::etcd_connections_max);
-                }
-            },
-            Err(error) => not_accepted("etcd", &error, &served.node.door.limits).await,
-        }
-    }
+    listener::serve(socket, tls, &places, served, stop).await;
     telling.abort();
-    let _ = timeout(STOP_PATIENCE, figures.places.acquire_many(CONNECTIONS_MAX as u32)).await;
 }
 
-async fn converse<S>(stream: S, served: Arc<Served>, _place: OwnedSemaphorePermit)
+async fn converse<S>(stream: S, served: Arc<Served>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -6,10 +6,9 @@
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use base::{GroupId, Limit};
+use base::{GroupId, Limit, Limits};
 use bytes::{Buf, Bytes, BytesMut};
 use doors::kafka::{Config, Counters, Door, Said, Session, Soon, World};
 use queue::partition::Piece;
@@ -20,12 +19,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::clock;
-use crate::net::not_accepted;
+use crate::listener::{self, Converse, Places};
 use crate::node::Node;
 use crate::tls::DoorTls;
 
 /// Most connections at once.
-pub(crate) const CONNECTIONS_MAX: usize = 4096;
+const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of all requests that are under way on all connections; beyond it no more is read until some are answered.
 const REQUESTS_BYTES_MAX: usize = 256 << 20;
 /// Bytes that have been read for fetches on all connections and are not yet written to their clients; beyond it fetches wait.
@@ -37,8 +36,6 @@ const IDLE_PATIENCE: Duration = Duration::from_secs(600);
 const STRANGER_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a request that has begun may take to come, and an answer to go.
 const FRAME_PATIENCE: Duration = Duration::from_secs(60);
-/// How long open connections may take when the door closes.
-const STOP_PATIENCE: Duration = Duration::from_millis(500);
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -53,14 +50,8 @@ pub struct KafkaConfig {
 
 /// What the door counts, for people.
 pub struct Figures {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Places for connections.
-    pub places: Arc<Semaphore>,
-    /// Connections accepted.
-    pub connections: AtomicU64,
-    /// Connections refused.
-    pub refused: AtomicU64,
+    /// Its connections.
+    pub places: Arc<Places>,
     door: Arc<Door>,
 }
 
@@ -69,18 +60,37 @@ impl Figures {
     pub fn counters(&self) -> &Counters {
         &self.door.counters
     }
-
-    /// Connections that stand.
-    pub fn open(&self) -> u64 {
-        (CONNECTIONS_MAX - self.places.available_permits()) as u64
-    }
 }
 
 /// What the door gets from outside.
 struct Outside {
     node: Arc<Node>,
-    /// Room for what has been read for fetches and is not yet on its way.
-    room: Arc<Semaphore>,
+    room: Room,
+}
+
+/// Room for what has been read for fetches and is not yet on its way.
+#[derive(Clone)]
+struct Room {
+    free: Arc<Semaphore>,
+    bytes: usize,
+}
+
+impl Room {
+    fn new(bytes: usize) -> Room {
+        Room { free: Arc::new(Semaphore::new(bytes)), bytes }
+    }
+
+    /// A share of it; one read that is larger than the room has the whole. Where there is none left it is waited for, or refused.
+    async fn take(self, bytes: usize, may_wait: bool, limits: &Limits) -> Result<OwnedSemaphorePermit, ReadError> {
+        let cost = bytes.min(self.bytes) as u32;
+        if let Ok(share) = self.free.clone().try_acquire_many_owned(cost) {
+            return Ok(share);
+        }
+        limits.hit(Limit::kafka_fetched_bytes_max);
+        // Whoever holds some already must not wait for more: all might.
+        let later = if may_wait { self.free.acquire_many_owned(cost).await.ok() } else { None };
+        later.ok_or(ReadError::NotReady)
+    }
 }
 
 /// What has been read, and its share of the room: until the last of it has been written to its client.
@@ -107,17 +117,8 @@ impl World for Outside {
     fn read(&self, group: GroupId, pieces: Vec<Piece>, may_wait: bool) -> Soon<Result<Bytes, ReadError>> {
         let (node, room) = (self.node.clone(), self.room.clone());
         let bytes: usize = pieces.iter().map(|piece| piece.bytes() as usize).sum();
-        let cost = bytes.min(FETCHED_BYTES_MAX) as u32;
         Box::pin(async move {
-            let share = match room.clone().try_acquire_many_owned(cost) {
-                Ok(share) => share,
-                Err(_) => {
-                    node.door.limits.hit(Limit::kafka_fetched_bytes_max);
-                    // Whoever holds some already must not wait for more: all might.
-                    let later = if may_wait { room.acquire_many_owned(cost).await.ok() } else { None };
-                    later.ok_or(ReadError::NotReady)?
-                }
-            };
+            let share = room.take(bytes, may_wait, &node.door.limits).await?;
             let bytes = crate::topics::read(&node.stored, group, &pieces).await?;
             Ok(Bytes::from_owner(Fetched { bytes, _share: share }))
         })
@@ -131,61 +132,37 @@ struct Served {
     stop: watch::Receiver<bool>,
 }
 
+impl Converse for Served {
+    const NAME: &'static str = "Kafka";
+    const LIMIT: Limit = Limit::kafka_connections_max;
+
+    fn limits(&self) -> &Limits {
+        &self.node.door.limits
+    }
+
+    async fn converse<S>(self: Arc<Self>, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        converse(stream, peer, self).await;
+    }
+}
+
 /// Serves the door until told to stop.
-pub async fn serve(listener: TcpListener, node: Arc<Node>, config: KafkaConfig, mut stop: watch::Receiver<bool>) {
-    let Ok(address) = listener.local_addr() else {
+pub async fn serve(socket: TcpListener, node: Arc<Node>, config: KafkaConfig, stop: watch::Receiver<bool>) {
+    let Ok(address) = socket.local_addr() else {
         return;
     };
     let KafkaConfig { door, tls } = config;
-    if let Some(tls) = &tls {
-        tokio::spawn(tls.clone().follow(stop.clone()));
-    }
-    let world = Box::new(Outside { node: node.clone(), room: Arc::new(Semaphore::new(FETCHED_BYTES_MAX)) });
+    let world = Box::new(Outside { node: node.clone(), room: Room::new(FETCHED_BYTES_MAX) });
     let door = Arc::new(Door::new(node.member.own, door, node.door.clone(), node.registry.clone(), world));
     let upkeep = tokio::spawn(door.clone().look_after());
-    let figures = Arc::new(Figures {
-        address,
-        places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        connections: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
-        door: door.clone(),
-    });
-    let _ = node.kafka.set(figures.clone());
+    let places = Places::new(address, CONNECTIONS_MAX);
+    let _ = node.kafka.set(Arc::new(Figures { places: places.clone(), door: door.clone() }));
     let budget = Arc::new(Semaphore::new(REQUESTS_BYTES_MAX));
     let served = Arc::new(Served { door, node, budget, stop: stop.clone() });
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => match figures.places.clone().try_acquire_owned() {
-                Ok(place) => {
-                    figures.connections.fetch_add(1, Ordering::Relaxed);
-                    let _ = stream.set_nodelay(true);
-                    let (served, tls) = (served.clone(), tls.clone());
-                    tokio::spawn(async move {
-                        match tls {
-                            None => converse(stream, peer, served, place).await,
-                            Some(tls) => {
-                                if let Some(stream) = tls.accept(stream).await {
-                                    converse(stream, peer, served, place).await;
-                                }
-                            }
-                        }
-                    });
-                }
-                Err(_) => {
-                    figures.refused.fetch_add(1, Ordering::Relaxed);
-                    served.node.door.limits.hit(Limit::kafka_connections_max);
-                }
-            },
-            Err(error) => not_accepted("Kafka", &error, &served.node.door.limits).await,
-        }
-    }
+    listener::serve(socket, tls, &places, served, stop).await;
     upkeep.abort();
-    let _ = timeout(STOP_PATIENCE, figures.places.acquire_many(CONNECTIONS_MAX as u32)).await;
 }
 
 /// Until the door closes.
@@ -204,7 +181,7 @@ enum End {
     Wrong(String),
 }
 
-async fn converse<S>(stream: S, peer: SocketAddr, served: Arc<Served>, _place: OwnedSemaphorePermit)
+async fn converse<S>(stream: S, peer: SocketAddr, served: Arc<Served>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -349,4 +326,45 @@ async fn write<S: AsyncWrite>(output: &mut WriteHalf<S>, pieces: Vec<Bytes>) -> 
         }
     }
     output.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_for_fetches_never_hold_more_than_the_room() {
+        let limits = Limits::DEFAULT.counting();
+        let room = Room::new(100);
+        let first = room.clone().take(60, false, &limits).await.expect("there is room");
+        let hits = || limits.hits.of(Limit::kafka_fetched_bytes_max);
+        assert_eq!(hits(), 0);
+        // Who may not wait is refused, and what it asked for is not taken.
+        assert!(matches!(room.clone().take(41, false, &limits).await, Err(ReadError::NotReady)));
+        let small = room.clone().take(40, false, &limits).await.expect("there is room");
+        assert_eq!((hits(), room.free.available_permits()), (1, 0));
+        // Who may waits until enough has been written to its client; what is larger than the room waits for the whole.
+        let mut late = std::pin::pin!(room.clone().take(1000, true, &limits));
+        assert!(now(late.as_mut()).await.is_none());
+        drop(first);
+        assert!(now(late.as_mut()).await.is_none());
+        drop(small);
+        let whole = late.await.expect("there is room");
+        assert_eq!((hits(), room.free.available_permits()), (2, 0));
+        drop(whole);
+        assert_eq!(room.free.available_permits(), 100);
+    }
+
+    /// What it comes to without waiting.
+    async fn now<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
 }

@@ -19,6 +19,7 @@ mod forward;
 pub mod gateway;
 mod gather;
 pub mod kafka;
+pub mod listener;
 pub mod log;
 pub mod net;
 pub mod node;

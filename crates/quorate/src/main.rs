@@ -48,7 +48,7 @@ Exit codes: 0 done, 1 it failed and the message says why, 2 the command line is 
 #[allow(clippy::large_enum_variant)]
 #[derive(Subcommand)]
 enum Command {
-    /// Start a node: the Redis door, the admin door, the gateway, the Consul door, the DNS door, data on disk.
+    /// Start a node: the doors for Redis, Kafka, etcd, Consul, DNS and people, the gateway, data on disk.
     #[command(after_help = UP_EXAMPLES)]
     Up(UpArgs),
     /// A Redis command line: one command, or a prompt.

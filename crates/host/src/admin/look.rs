@@ -13,7 +13,7 @@ use store::keyspace::{Durability, Eviction};
 
 use super::{Admin, CONNECTIONS_MAX};
 use crate::clock;
-use crate::consul;
+use crate::listener::Places;
 use crate::node::{Node, cpu_seconds, resident_bytes};
 
 /// What INFO calls instantaneous.
@@ -177,18 +177,25 @@ fn own(admin: &Admin) -> Door {
     }
 }
 
+/// What a listener counts of its connections.
+fn counted(name: &str, places: &Places) -> Door {
+    Door {
+        name: name.into(),
+        address: places.address.to_string(),
+        connections: places.open(),
+        connections_max: places.max as u64,
+        connections_total: places.connections.load(Ordering::Relaxed),
+        refused_total: places.refused.load(Ordering::Relaxed),
+        ..Door::default()
+    }
+}
+
 fn consul(node: &Node) -> Option<Door> {
     let figures = node.consul.get()?;
     Some(Door {
-        name: "consul".into(),
-        address: figures.address.to_string(),
-        connections: (consul::CONNECTIONS_MAX - figures.places.available_permits()) as u64,
-        connections_max: consul::CONNECTIONS_MAX as u64,
-        connections_total: figures.connections.load(Ordering::Relaxed),
-        refused_total: figures.refused.load(Ordering::Relaxed),
         commands_total: figures.requests.load(Ordering::Relaxed),
         waiting: node.registry.waiting() as u64,
-        ..Door::default()
+        ..counted("consul", &figures.places)
     })
 }
 
@@ -196,19 +203,13 @@ fn kafka(node: &Node) -> Option<Door> {
     let figures = node.kafka.get()?;
     let counters = figures.counters();
     Some(Door {
-        name: "kafka".into(),
-        address: figures.address.to_string(),
-        connections: figures.open(),
-        connections_max: crate::kafka::CONNECTIONS_MAX as u64,
-        connections_total: figures.connections.load(Ordering::Relaxed),
-        refused_total: figures.refused.load(Ordering::Relaxed),
         commands_total: counters.requests.load(Ordering::Relaxed),
         errors_total: counters.errors.load(Ordering::Relaxed),
         protocol_errors_total: counters.garbage.load(Ordering::Relaxed),
         auth_failures_total: counters.auth_failures.load(Ordering::Relaxed),
         bytes_in_total: counters.bytes_produced.load(Ordering::Relaxed),
         bytes_out_total: counters.bytes_fetched.load(Ordering::Relaxed),
-        ..Door::default()
+        ..counted("kafka", &figures.places)
     })
 }
 
@@ -216,17 +217,11 @@ fn etcd(node: &Node) -> Option<Door> {
     let figures = node.etcd.get()?;
     let counters = figures.counters();
     Some(Door {
-        name: "etcd".into(),
-        address: figures.address.to_string(),
-        connections: figures.open(),
-        connections_max: crate::etcd::CONNECTIONS_MAX as u64,
-        connections_total: figures.connections.load(Ordering::Relaxed),
-        refused_total: figures.refused.load(Ordering::Relaxed),
         commands_total: counters.calls.load(Ordering::Relaxed),
         errors_total: counters.errors.load(Ordering::Relaxed),
         auth_failures_total: counters.auth_failures.load(Ordering::Relaxed),
         waiting: figures.watchers() as u64,
-        ..Door::default()
+        ..counted("etcd", &figures.places)
     })
 }
 
