@@ -112,6 +112,11 @@ class Node:
         wait_until(ready, 30, "the node")
         self.port = int(self.at["gateway"].rsplit(":", 1)[1])
 
+    def cpu_seconds(self):
+        """What the process has used."""
+        words = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
     def admin(self, method, path, body=None):
         return ask(self.at["admin"], method, path, body)
 

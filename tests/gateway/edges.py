@@ -281,18 +281,12 @@ to = "u"
     node.process.terminate()
 
 
-def cpu_seconds(node):
-    """Of a process: what it used."""
-    words = open(f"/proc/{node.process.pid}/stat").read().rsplit(")", 1)[1].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def many():
     """Ten thousand routes in the file: once every value's line was found by counting from the begin, twelve seconds."""
     mirror = Mirror()
     routes = "".join(f'[route.r{at}]\nhosts = "h{at % 100}.example"\npath = "/svc{at}/*"\nto = "u"\n' for at in range(10_000))
     node = Node(f'[upstream.u]\nendpoints = "{mirror.address}"\nhealth = {{ kind = "off" }}\n{routes}', "many")
-    spent = cpu_seconds(node)
+    spent = node.cpu_seconds()
     check(spent < 5, "a start with 10,000 routes took", spent, "s of CPU")
     check(ask(node.at["gateway"], "GET", "/svc7777/x", headers={"Host": "h77.example"})[0] == 200, "one of them")
     node.process.terminate()

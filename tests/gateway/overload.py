@@ -79,6 +79,7 @@ async def delay():
     # All of them would be in flight, and each wait for all others: two seconds.
     clients = int(min(2 * can, 6000) / LOADS)
     without = 1000 * LOADS * clients / can
+    begun, spent = time.monotonic(), node.cpu_seconds()
     flood, told = asyncio.create_task(load(node.port, others, LOADS, clients, 3 * can / clients / LOADS, SECONDS)), None
     client = Client(node.port)
     while not flood.done():
@@ -88,6 +89,7 @@ async def delay():
             told = True
         await asyncio.sleep(0.2)
     rows = await flood
+    share = (node.cpu_seconds() - spent) / (time.monotonic() - begun)
     check(told, "nobody was refused")
     late = [row for row in rows if row[0] > SETTLED]
     let_in, refused = ([took for _, status, took in late if status == wanted] for wanted in (200, 503))
@@ -97,7 +99,11 @@ async def delay():
     check(len(let_in) > can * span / 12, "too few are served:", numbers)
     # On a machine that runs other things too; alone it is a tenth. A fast node is asked for less than two seconds' worth, and what it lets in waits for
     # the delay that is aimed at, whatever the rest.
-    check(p99 < max(without / 2, 800) and quantile(let_in, 0.5) < max(without / 6, 400), "who is let in waits too long:", numbers)
+    is_soon = p99 < max(without / 2, 800) and quantile(let_in, 0.5) < max(without / 6, 400)
+    # Who overloads it sees to it that the node uses its core whole; one that did not get it waited for others' programs, of which nothing can be said.
+    check(is_soon or share < 0.7, "who is let in waits too long:", numbers)
+    if not is_soon:
+        numbers += f"; not judged: others took {1 - share:.0%} of the node's core"
 
     async def calm():
         return all([(await client.ask())[0] == 200 for _ in range(30)])
