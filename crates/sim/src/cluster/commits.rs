@@ -42,6 +42,8 @@ pub(super) enum Op {
     Look(u64),
     /// A commit that has a name.
     Named,
+    /// The one of a scripted run.
+    Script,
 }
 
 /// What a client has seen of a pair, by which it will change a key.
@@ -119,6 +121,13 @@ pub(super) struct Commits {
     names_commits: bool,
 }
 
+impl Commits {
+    /// One client, at this node.
+    pub(super) fn script(&mut self, home: NodeId) {
+        self.clients = vec![Client { home, busy: false, seen: None, named: None }];
+    }
+}
+
 fn account(number: u64) -> String {
     format!("account{number}")
 }
@@ -159,6 +168,9 @@ impl World {
     // ---- clients -------------------------------------------------------------------------------------------------------
 
     pub(super) fn play_commits(&mut self, client: usize) -> Result<(), String> {
+        if self.script.is_some() {
+            return self.ask_script_again();
+        }
         if self.commits.clients[client].busy {
             return Ok(());
         }
@@ -304,7 +316,7 @@ impl World {
     }
 
     /// As the session does: one shard's by its queue, several shards' by a coordinator.
-    fn commit(
+    pub(super) fn commit(
         &mut self,
         client: usize,
         op: Op,
@@ -360,6 +372,9 @@ impl World {
     /// What came of a client's wish; nothing, where nobody knows.
     pub(super) fn commit_answered(&mut self, client: usize, op: Op, bytes: Option<&[u8]>) -> Result<(), String> {
         self.commits.clients[client].busy = false;
+        if matches!(op, Op::Script) {
+            return self.script_told(bytes);
+        }
         self.next_commit(client);
         let tape = self.tape.as_mut();
         let Some(bytes) = bytes else {
@@ -383,7 +398,7 @@ impl World {
         let answer = model::Answer::parse(bytes)?;
         let items = answer.items().map_err(|why| format!("{op:?}: {why}"))?;
         match op {
-            Op::Transfer => {}
+            Op::Transfer | Op::Script => {}
             Op::Change => match answer {
                 model::Answer::Array(None) => self.report.watched_changed += 1,
                 _ => self.report.changed += 1,
@@ -488,7 +503,7 @@ impl World {
         self.next_request += 1;
         let patience = self.draw(LINK_PATIENCE);
         self.at(self.now + patience, Event::AskOver(request));
-        if self.rng.chance(1, 40) {
+        if self.script.is_none() && self.rng.chance(1, 40) {
             // It comes when its door has given it up: to nobody's question.
             self.report.late_units += 1;
             let after = if self.rng.chance(1, 4) { VERY_LATE } else { LATE };

@@ -12,6 +12,7 @@ mod moving;
 mod network;
 mod report;
 mod rest;
+pub mod steps;
 mod streams;
 mod tape;
 mod transactions;
@@ -354,6 +355,8 @@ struct World {
     commits: commits::Commits,
     report: Report,
     moving: moving::Moving,
+    /// One commit, cut where the script says.
+    script: Option<Box<steps::Script>>,
     tape: Option<tape::Tape>,
 }
 
@@ -414,6 +417,7 @@ impl World {
             commits: commits::Commits::default(),
             report: Report::default(),
             moving: moving::Moving::default(),
+            script: None,
             tape: None,
         };
         for id in founders {
@@ -777,12 +781,14 @@ impl World {
     fn stop(&mut self, id: NodeId, kill: bool) {
         let keep = [Keep::Nothing, Keep::All, Keep::Any, Keep::Any][self.rng.index(4)];
         let mut rng = Rng::new(self.rng.next_u64());
+        let scripted = self.script.as_ref().and_then(|script| script.fate(id));
         let machine = self.machine(id);
         if machine.node.take().is_none() {
             return;
         }
         machine.disk.set_capacity(None);
         let keep = if std::mem::take(&mut machine.tears) { Keep::Torn } else { keep };
+        let (kill, keep) = scripted.unwrap_or((kill, keep));
         machine.disk = if kill { machine.disk.kill() } else { machine.disk.crash(&mut rng, keep) };
         machine.paused = false;
         machine.stalled.clear();
@@ -826,6 +832,9 @@ impl World {
                     .map_err(|why| format!("{id}: {why}"))?;
             }
             other => node.act(other),
+        }
+        if let Some(script) = self.script.as_mut().filter(|_| !watching.0.is_empty()) {
+            script.touched(id, watching.0.iter().any(|step| !step.applied.is_empty()));
         }
         for step in watching.0 {
             self.judge(id, &step)?;

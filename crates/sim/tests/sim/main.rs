@@ -4,5 +4,6 @@ mod cluster;
 mod disk;
 mod full;
 mod log;
+mod steps;
 mod topics;
 mod world;
