@@ -2,12 +2,17 @@
 //!
 //! ```text
 //! cargo xtask commits [--seconds N] [--shards N] [--seed N] [--bin PATH] [--dir DIR]
+//! cargo xtask commits --steps N|all [--nodes N] [--bin PATH] [--dir DIR]
 //! ```
+//!
+//! With `--steps` one commit after the other is cut at each durable step in turn: see `steps`.
 //!
 //! Three nodes on loopback, clients at all of them. A transaction appends one value to a list in each of several shards, or reads all of them, or one
 //! of them alone: so at any moment the lists must be the same, and all that was seen must be explained by one order that agrees with the clock
 //! (`history::List`). Others move money between accounts, and somebody adds it up. Nodes are killed with -9 and come back; at the end the sum is exact on
 //! every node.
+
+mod steps;
 
 use crate::ground::Ground;
 use crate::interrupt;
@@ -47,6 +52,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let (mut seconds, mut shards, mut seed) = (60, 4, 1);
     let mut bin = root().join("target/release/quorate");
     let mut base = std::env::temp_dir();
+    let (mut rounds, mut count) = (None, 3);
     let mut rest = args.iter();
     while let Some(flag) = rest.next() {
         let value = rest.next().cloned().ok_or_else(|| format!("{flag} wants a value"))?;
@@ -55,6 +61,8 @@ pub fn run(args: &[String]) -> Result<(), String> {
             "--seconds" => seconds = number()?,
             "--shards" => shards = number()? as usize,
             "--seed" => seed = number()?,
+            "--steps" => rounds = Some(if value == "all" { u64::MAX } else { number()? }),
+            "--nodes" => count = number()? as usize,
             "--bin" => bin = PathBuf::from(value),
             "--dir" => base = PathBuf::from(value),
             _ => return Err(format!("commits does not know {flag}")),
@@ -63,6 +71,12 @@ pub fn run(args: &[String]) -> Result<(), String> {
     interrupt::attend();
     let dir = base.join(format!("quorate-commits-{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    if let Some(rounds) = rounds {
+        let said = steps::run(&bin, count, rounds, &dir)?;
+        let _ = std::fs::remove_dir_all(&dir);
+        println!("{said}");
+        return Ok(());
+    }
     let said =
         all(&bin, shards, Duration::from_secs(seconds), seed, &dir).map_err(|why| format!("{why} (seed {seed})"))?;
     let _ = std::fs::remove_dir_all(&dir);

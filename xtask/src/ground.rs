@@ -73,8 +73,8 @@ impl Ground {
         let from = out.metadata().map_err(failed)?.len();
         let err = out.try_clone().map_err(failed)?;
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        if syncs.is_some() {
-            sync::prepare(&mut command);
+        if let Some(syncs) = syncs {
+            sync::prepare(&mut command, syncs.steps);
         }
         let child = match &self.net {
             Some(net) => net.spaces[at].spawn(command)?,

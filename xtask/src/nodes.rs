@@ -32,6 +32,8 @@ pub struct Plan {
     pub args: Vec<String>,
     /// Every fsync is asked about (`Node::syncs`).
     pub syncs: bool,
+    /// So is every other durable step.
+    pub steps: bool,
     /// Each data directory is an ext4 image of so many MiB. Only in namespaces.
     pub image_mib: Option<u64>,
     /// A library that shifts the wall clock (`Node::set_clock`).
@@ -149,7 +151,7 @@ impl Nodes {
             redis_cluster: format!("{ip}:{}", port(6380)?),
             data,
             log: home.join("log"),
-            syncs: Arc::new(Syncs::default()),
+            syncs: Arc::new(if self.plan.steps { Syncs::of_steps() } else { Syncs::default() }),
             left: false,
             image,
             clock,
@@ -191,7 +193,7 @@ impl Nodes {
         if let Some(library) = &self.plan.clock {
             run.env("LD_PRELOAD", library).env("XTASK_CLOCK", &node.clock_path);
         }
-        let syncs = self.plan.syncs.then_some(&node.syncs);
+        let syncs = (self.plan.syncs || self.plan.steps).then_some(&node.syncs);
         let process = self.ground.spawn(at, run, &node.log, syncs)?;
         self.nodes[at].process = Some(process);
         if self.nodes[at].id == 0 {

@@ -117,6 +117,7 @@ fn found(ask: &Ask, dir: &Path, clock: Option<&PathBuf>) -> Result<Nodes, String
         shards: ask.shards,
         args: args.collect(),
         syncs: true,
+        steps: false,
         image_mib: faults::image_possible().is_none().then_some(IMAGE_MIB),
         clock: clock.cloned(),
     };

@@ -1,5 +1,6 @@
-//! What fsync and fdatasync of a program do: take longer, or fail. By seccomp's notifications to user space (seccomp_unotify(2)): the kernel
-//! asks us at each such call, so it works for every program, also for those in Go, which a preloaded library cannot reach.
+//! What fsync and fdatasync of a program do: take longer, or fail; and the death of a program at its Nth durable step. By seccomp's notifications
+//! to user space (seccomp_unotify(2)): the kernel asks us at each such call, so it works for every program as it is shipped, also for those in Go,
+//! which a preloaded library cannot reach.
 
 use std::collections::BinaryHeap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -34,7 +35,28 @@ pub struct Syncs {
     pub count: AtomicU64,
     /// Calls that were made to fail.
     pub failed: AtomicU64,
+    /// All calls are asked about that change files ([`STEPS`]), not syncs alone.
+    pub steps: bool,
+    /// The program is killed at that many more calls, in place of the last of them; 0: it lives.
+    pub dies: AtomicU64,
 }
+
+/// Calls that change a file, a name, or what is durable; making a file is one more.
+const STEPS: &[libc::c_long] = &[
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_fallocate,
+    libc::SYS_ftruncate,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_unlinkat,
+    libc::SYS_sync_file_range,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+];
 
 impl Syncs {
     /// Each call takes so much longer.
@@ -43,26 +65,39 @@ impl Syncs {
         syncs.delay_us.store(span.as_micros() as u64, Ordering::Relaxed);
         Arc::new(syncs)
     }
+
+    /// Every durable step is asked about.
+    pub fn of_steps() -> Syncs {
+        Syncs { steps: true, ..Syncs::default() }
+    }
 }
 
-/// The program that `command` starts asks at every fsync and fdatasync. [`attend`] must be called for the child, or such calls hang.
+/// The program that `command` starts asks at every fsync and fdatasync, or with `steps` at each durable step. [`attend`] must be called for the
+/// child, or such calls hang.
 #[allow(unsafe_code)]
-pub fn prepare(command: &mut Command) {
-    let jump = |value: libc::c_long, yes, no| libc::sock_filter {
-        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-        jt: yes,
-        jf: no,
-        k: value as u32,
-    };
-    let ret = |what: u32| libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: what };
-    let mut program = [
-        // The number of the system call stands first in `struct seccomp_data`.
-        libc::sock_filter { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k: 0 },
-        jump(libc::SYS_fsync, 2, 0),
-        jump(libc::SYS_fdatasync, 1, 0),
-        ret(libc::SECCOMP_RET_ALLOW),
-        ret(libc::SECCOMP_RET_USER_NOTIF),
-    ];
+pub fn prepare(command: &mut Command, steps: bool) {
+    let op = |code: u32, k: u32, (yes, no): (u8, u8)| libc::sock_filter { code: code as u16, jt: yes, jf: no, k };
+    let load = |at| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, (0, 0));
+    let ret = |what| op(libc::BPF_RET | libc::BPF_K, what, (0, 0));
+    let mut calls = vec![libc::SYS_fsync, libc::SYS_fdatasync];
+    if steps {
+        calls.extend(STEPS);
+    }
+    // The number of the system call stands first in `struct seccomp_data`. Whoever is asked about jumps to the last line.
+    let mut program = vec![load(0)];
+    let behind = if steps { 3 } else { 0 };
+    for (at, call) in calls.iter().enumerate() {
+        let last = (calls.len() - at + behind) as u8;
+        program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, *call as u32, (last, 0)));
+    }
+    if steps {
+        // openat that may make a file: its flags are the third argument, whose lower half stands at byte 32.
+        program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_openat as u32, (0, 2)));
+        program.push(load(32));
+        program.push(op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, libc::O_CREAT as u32, (1, 0)));
+    }
+    program.push(ret(libc::SECCOMP_RET_ALLOW));
+    program.push(ret(libc::SECCOMP_RET_USER_NOTIF));
     let install = move || {
         let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         // A signal that does not kill leaves a call alone that was asked about (Linux 5.19): Go's runtime sends many.
@@ -99,7 +134,8 @@ pub fn attend(child: &Child, syncs: Arc<Syncs>) -> Result<(), String> {
         }
         OwnedFd::from_raw_fd(fd as RawFd)
     };
-    let thread = std::thread::Builder::new().name("syncs".into()).spawn(move || answer(&listener, &syncs));
+    let child = rustix::process::Pid::from_child(child);
+    let thread = std::thread::Builder::new().name("syncs".into()).spawn(move || answer(&listener, child, &syncs));
     thread.map(drop).map_err(|error| format!("slow syncs: {error}"))
 }
 
@@ -107,7 +143,7 @@ pub fn attend(child: &Child, syncs: Arc<Syncs>) -> Result<(), String> {
 type Due = std::cmp::Reverse<(Instant, u64)>;
 
 #[allow(unsafe_code)]
-fn answer(listener: &OwnedFd, syncs: &Syncs) {
+fn answer(listener: &OwnedFd, child: rustix::process::Pid, syncs: &Syncs) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut waiting: BinaryHeap<Due> = BinaryHeap::new();
     loop {
@@ -132,6 +168,12 @@ fn answer(listener: &OwnedFd, syncs: &Syncs) {
             continue;
         }
         syncs.count.fetch_add(1, Ordering::Relaxed);
+        let dies = syncs.dies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if dies == Ok(1) {
+            // Unanswered: it dies in the call, which is not done.
+            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+            continue;
+        }
         let fail = syncs.fail.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if fail.is_ok() {
             syncs.failed.fetch_add(1, Ordering::Relaxed);
@@ -171,13 +213,35 @@ mod tests {
         let mut command = Command::new("dd");
         command.args(["if=/dev/zero", "bs=512", "count=1", "conv=fdatasync"]).arg(format!("of={}", path.display()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        prepare(&mut command);
+        prepare(&mut command, syncs.steps);
         let start = Instant::now();
         let mut child = command.spawn().expect("dd starts");
         attend(&child, std::sync::Arc::clone(syncs)).expect("seccomp works");
         let fine = child.wait().expect("dd ends").success();
         let _ = std::fs::remove_file(path);
         (fine, start.elapsed())
+    }
+
+    #[test]
+    fn a_program_dies_at_its_nth_step() {
+        let path = std::env::temp_dir().join(format!("xtask-steps-{}", std::process::id()));
+        let (old, new) = (path.with_extension("old"), path.with_extension("new"));
+        // It makes a file and renames it: two steps.
+        let shell = |syncs: &std::sync::Arc<Syncs>| {
+            let mut command = Command::new("sh");
+            command.args(["-c", ": > \"$0\"; mv \"$0\" \"$1\"", &old.to_string_lossy(), &new.to_string_lossy()]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            prepare(&mut command, syncs.steps);
+            let mut child = command.spawn().expect("sh starts");
+            attend(&child, std::sync::Arc::clone(syncs)).expect("seccomp works");
+            child.wait().expect("sh ends").success()
+        };
+        let syncs = std::sync::Arc::new(Syncs::of_steps());
+        syncs.dies.store(1, Ordering::Relaxed);
+        assert!(!shell(&syncs) && !old.exists() && !new.exists(), "it made the file");
+        assert!(shell(&syncs) && new.exists() && !old.exists());
+        assert!(syncs.count.load(Ordering::Relaxed) >= 3);
+        let _ = std::fs::remove_file(new);
     }
 
     #[test]

@@ -71,7 +71,11 @@ pub const STAGES: &[Stage] = &[
         run: failover,
     },
     Stage { name: "kill9", about: "kill -9 under load: nothing acknowledged is lost", run: kill9 },
-    Stage { name: "commit", about: "kill -9 around EXEC: a row and a message, both or neither", run: commit },
+    Stage {
+        name: "commit",
+        about: "kill -9 around EXEC, and at one durable step after the other of one node and of three: all parts of a commit, or none",
+        run: commit,
+    },
     Stage { name: "power-cut", about: "un-synced data is lost: nothing acknowledged is", run: power_cut },
     Stage { name: "disk-full", about: "a full disk refuses writes, serves reads, recovers", run: disk_full },
     Stage { name: "corrupt", about: "damaged files: refuse and say where, or lose nothing", run: corrupt },
@@ -317,7 +321,21 @@ fn kill9(ctx: &Ctx) -> Result<Outcome, String> {
 }
 
 fn commit(ctx: &Ctx) -> Result<Outcome, String> {
-    chaos(ctx, "commit", Some(ctx.count(20, 200)))
+    let around = match chaos(ctx, "commit", Some(ctx.count(20, 200)))? {
+        Outcome::Passed(around) => around,
+        skipped => return Ok(skipped),
+    };
+    let (bin, mut told) = (ctx.bin.to_string_lossy(), vec![around]);
+    let rounds = if ctx.night { "all" } else { "6" };
+    for nodes in ["1", "3"] {
+        let said = ctx.tool(&["commits", "--bin", &bin, "--nodes", nodes, "--steps", rounds], 5)?;
+        told.push(said.trim().lines().last().unwrap_or("").to_owned());
+    }
+    if ctx.night {
+        let said = ctx.tool(&["commits", "--bin", &bin, "--seconds", "600"], 15)?;
+        told.push(said.trim().lines().last().unwrap_or("").to_owned());
+    }
+    passed(told.join("; "))
 }
 
 fn power_cut(ctx: &Ctx) -> Result<Outcome, String> {
