@@ -31,6 +31,8 @@ const MANY: usize = 64;
 /// Bytes of a value.
 const BYTES: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Pairs of keys that all clients want.
+const WANTED: usize = 8;
 /// The slot's half tells the shard of a node that was made with two.
 const SLOTS: u16 = 16384;
 
@@ -110,18 +112,28 @@ fn transaction(commands: &[&[&[u8]]]) -> (Vec<u8>, usize) {
     (out, commands.len() + 2)
 }
 
-/// Sends one, and waits until it is done.
+/// Transactions that were told to try again, and did.
+static AGAIN: AtomicU64 = AtomicU64::new(0);
+
+/// Sends one, and waits until it is done; again where it is told to try again.
 fn commit(conn: &mut Conn, (bytes, answers): &(Vec<u8>, usize)) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
-    conn.send_raw(bytes).map_err(failed)?;
-    for nth in 1..=*answers {
-        match conn.read().map_err(failed)? {
-            Value::Error(text) => return Err(String::from_utf8_lossy(&text).into_owned()),
-            Value::Array(_) | Value::Simple(_) if nth <= *answers => {}
-            other => return Err(format!("EXEC was answered {other}")),
+    loop {
+        conn.send_raw(bytes).map_err(failed)?;
+        let mut again = false;
+        for _ in 1..=*answers {
+            match conn.read().map_err(failed)? {
+                Value::Error(text) if text.starts_with(b"TRYAGAIN") => again = true,
+                Value::Error(text) => return Err(String::from_utf8_lossy(&text).into_owned()),
+                Value::Array(_) | Value::Simple(_) => {}
+                other => return Err(format!("EXEC was answered {other}")),
+            }
         }
+        if !again {
+            return Ok(());
+        }
+        AGAIN.fetch_add(1, Ordering::Relaxed);
     }
-    Ok(())
 }
 
 /// So many clients, each one transaction after the other for a time.
@@ -297,6 +309,27 @@ fn shards(plan: &Plan) -> Result<String, String> {
         };
         text += &line(clients, &pairs, checked);
     }
+    // All want the same few keys.
+    text += &table(
+        "Keys that many want, in two shards",
+        [format!("{WANTED} pairs of keys").as_str(), "a pair of its own each"],
+    );
+    AGAIN.store(0, Ordering::Relaxed);
+    let pairs = in_turn(plan, |which, span| {
+        load(&server.redis, MANY, span, |client, nth| {
+            let (client, nth) =
+                if which == 0 { (0, (client + nth as usize) % WANTED) } else { (client, nth as usize % 100) };
+            let (one, two) = (&own[client][0][nth], &own[client][1][nth]);
+            transaction(&[&[b"SET", one.as_bytes(), &value], &[b"SET", two.as_bytes(), &value]])
+        })
+    })?;
+    let (latency, rate) = (ratio(&pairs, |own| own.p50_ms), ratio(&pairs, |own| own.rate));
+    let again = AGAIN.load(Ordering::Relaxed);
+    println!(
+        "bench: {WANTED} wanted pairs: p99 {:.2} ms, {again} told to try again",
+        middle(&pairs, 0, |own| own.p99_ms)
+    );
+    text += &line(MANY, &pairs, [shown(latency), format!("{}; {again} were told to try again after 3 s", shown(rate))]);
     server.stop()?;
     Ok(text)
 }
