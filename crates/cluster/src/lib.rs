@@ -17,6 +17,7 @@
 
 pub mod change;
 mod form;
+pub mod growth;
 pub mod model;
 pub mod plan;
 pub mod reconcile;

@@ -344,7 +344,7 @@ impl Node {
         let told = tell();
         let (disk, options) = (opened.disk.clone(), opened.options);
         let links = Arc::new(Links::new(Box::new(move |input| told(input)), disk.clone(), options.clone()));
-        let ClusterConfig { listener: peer_listener, identity, place, replace_after, settings } = cluster;
+        let ClusterConfig { listener: peer_listener, identity, place, replace_after, growth, settings } = cluster;
         let peers = Peers::start(peer_listener, identity.clone(), opened.disk, settings, links.clone())?;
         let figures = Arc::new(Figures::default());
         let address = listener.local_addr().map_err(|error| format!("the Redis door has no address: {error}"))?;
@@ -384,7 +384,7 @@ impl Node {
             own_report: Box::new(own_report(log.clone(), started)),
             log: log.clone(),
         };
-        let member = Arc::new(Member::new(identity, place, replace_after, parts));
+        let member = Arc::new(Member::new(identity, place, (replace_after, growth), parts));
         door.found(config.data_shards);
         door.forward.join(member.own, opened.shards[0].clone());
         door.map_slots();

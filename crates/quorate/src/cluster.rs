@@ -390,6 +390,9 @@ fn table(view: &Value) -> String {
             if word(group, "slots").is_empty() { "-" } else { word(group, "slots") },
         ));
     }
+    if !word(view, "splits").is_empty() {
+        out.push_str(&format!("\n  {}\n", word(view, "splits")));
+    }
     for (title, name) in [("under way", "moves"), ("to look at", "problems")] {
         let all: Vec<&str> = list(view, name).filter_map(Value::as_str).collect();
         if !all.is_empty() {

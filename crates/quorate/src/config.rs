@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::cluster::Place;
+use ::cluster::growth::Growth;
 use base::{Limits, NodeId};
 use doors::consul::Declared;
 use doors::kafka::sasl::User;
@@ -597,7 +598,8 @@ impl Settings {
             limits: self.limits.clone(),
             ..host::peers::Settings::default()
         };
-        ClusterConfig { listener, identity, place, replace_after: self.cluster.replace_after, settings }
+        let growth = Growth { wanted: self.data_shards, hot: self.cluster.split_load, most: self.cluster.split_max };
+        ClusterConfig { listener, identity, place, replace_after: self.cluster.replace_after, growth, settings }
     }
 
     /// Threads for connections.

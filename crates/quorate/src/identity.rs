@@ -35,7 +35,11 @@ pub async fn of(settings: &Settings, bound: Bound) -> Result<Who, String> {
     let stored = shard::open::known_shards(&disk)
         .map_err(|error| format!("{}: {error}. {}", directory.display(), host::start::go_on(node)))?;
     let wanted = settings.given.contains("data_shards").then_some(settings.data_shards);
-    let shards = |of_cluster: Option<usize>| wanted.or(stored).or(of_cluster).unwrap_or(settings.data_shards);
+    // A directory that was made with fewer than are wanted goes on with them; they are split while it serves.
+    let shards = |of_cluster: Option<usize>| match (wanted, stored.or(of_cluster)) {
+        (Some(wanted), Some(made)) => wanted.min(made),
+        (wanted, made) => made.or(wanted).unwrap_or(settings.data_shards),
+    };
     if let Some(identity) = identity {
         if identity.started && stored.is_none() {
             return Err(format!(
@@ -81,7 +85,7 @@ pub async fn of(settings: &Settings, bound: Bound) -> Result<Who, String> {
     let (identity, answer) =
         join::join(&token, &seeds, &key, details.into()).await.map_err(|error| error.to_string())?;
     let welcome = Welcome::decode(&answer)?;
-    if let Some(wanted) = wanted.filter(|wanted| *wanted != welcome.data_shards) {
+    if let Some(wanted) = wanted.filter(|wanted| *wanted < welcome.data_shards) {
         return Err(format!(
             "the cluster has data_shards = {}, and {wanted} is set; leave it out: a node takes the cluster's",
             welcome.data_shards

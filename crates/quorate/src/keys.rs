@@ -71,7 +71,7 @@ pub const KEYS: &[Key<Settings>] = &[
         "data_shards",
         shards,
         data_shards,
-        "Parts that the keys are divided into. More use more cores; what touches keys of several parts costs two rounds instead of one. Fixed once the directory is made."
+        "Parts that the keys are divided into. What touches keys of several parts costs two rounds instead of one. A directory that was made with fewer is split while it serves; fewer than it was made with it cannot have."
     ),
     key!(
         "workers",
@@ -174,6 +174,18 @@ pub const KEYS: &[Key<Settings>] = &[
         span,
         cluster.replace_after,
         "A node that has been silent this long is replaced where a spare one exists: its replicas are copied elsewhere. Longer than a reboot takes."
+    ),
+    key!(
+        "cluster.split_load",
+        long_count,
+        cluster.split_load,
+        "Commands a second above which, for a minute, a shard is split by itself, where another node can take a part. Reads that a leader answers at once do not count. 0: never. The same on all nodes."
+    ),
+    key!(
+        "cluster.split_max",
+        shards,
+        cluster.split_max,
+        "Shards that splits of busy ones may come to. The same on all nodes."
     ),
     key!(
         "cluster.election_timeout",

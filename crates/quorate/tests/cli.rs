@@ -345,6 +345,40 @@ fn sigterm_stops_in_order_and_everything_is_there_again() {
 }
 
 #[test]
+fn a_directory_of_one_shard_is_split_while_it_serves() {
+    let scratch = Scratch::new();
+    let data = scratch.path("data");
+    let flags = ["--redis-port", "0", "--data", &data];
+    let mut node = Node::start(&flags);
+    for key in 0..300 {
+        assert_eq!(node.ask(&format!("SET key:{key} {key}")), "+OK");
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(), 0);
+    for again in 0..2 {
+        let mut node = Node::start(&[&flags[..], &["--data-shards", "4"]].concat());
+        let deadline = Instant::now() + PATIENCE;
+        let slots_of = |view: &str| view.matches("\"slots\": \"").count() - view.matches("\"slots\": \"\"").count();
+        // Each question is answered by whoever has the key at that moment.
+        while !node.get("/cluster").contains("\"slot_moves\": []") || slots_of(&node.get("/cluster")) < 4 {
+            assert!(Instant::now() < deadline, "it is not split: {}", node.get("/cluster"));
+            let key = deadline.saturating_duration_since(Instant::now()).subsec_nanos() % 300;
+            assert_eq!(node.ask(&format!("INCRBY key:{key} 0")), format!(":{key}"));
+        }
+        // Keys that have gone elsewhere are swept out by and by.
+        while node.ask("DBSIZE") != ":300" {
+            assert!(Instant::now() < deadline, "{}", node.ask("DBSIZE"));
+        }
+        for key in 0..300 {
+            assert_eq!(node.ask(&format!("INCRBY key:{key} 0")), format!(":{key}"), "start {again}");
+        }
+        assert_eq!(node.ask("MSET key:1 1 key:2 2 key:3 3 key:4 4"), "+OK");
+        node.signal(Signal::TERM);
+        assert_eq!(node.end(), 0);
+    }
+}
+
+#[test]
 fn damage_stops_the_start_and_is_named_by_file_and_offset() {
     let scratch = Scratch::new();
     let data = scratch.path("data");

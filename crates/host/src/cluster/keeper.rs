@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ::cluster::growth::{Growing, Heat};
 use ::cluster::plan::{Seen, Sight, plan};
 use ::cluster::reconcile::{self, Step};
 use ::cluster::{Authority, Change, Cluster, Outcome, Place, Roles};
@@ -111,6 +112,8 @@ struct Memory {
     slow_until: Option<Instant>,
     /// What the others were last told of whether this node wants to lead.
     shunned: bool,
+    /// Which shards have been busy, where this node leads the meta group.
+    growing: Growing,
 }
 
 impl Member {
@@ -182,7 +185,7 @@ impl Member {
             }
         }
         if let Some(since) = memory.leads_since {
-            self.plan(&cluster, &links, since, now).await;
+            self.plan(memory, &cluster, &links, since, now).await;
         }
     }
 
@@ -333,10 +336,18 @@ impl Member {
     fn count_loads(&self) {
         let mut loads = self.loads.lock();
         for shard in self.shards.iter() {
-            let counted = shard.state().counts().0;
-            let load = loads.entry(shard.group).or_default();
+            let (counted, heat) = {
+                let state = shard.state();
+                (state.counts().0, *state.heat())
+            };
+            let load = loads.entry(shard.group).or_insert_with(|| super::Load { heat, ..super::Load::default() });
             let fresh = if load.counted == 0 { 0 } else { counted.saturating_sub(load.counted) };
             (load.counted, load.smooth) = (counted, (load.smooth * 15 + fresh) / 16);
+            let before = std::mem::replace(&mut load.heat, heat);
+            for ((part, now), before) in load.parts.iter_mut().zip(heat).zip(before) {
+                // Sixteen times what a second brings, so that little is not nothing.
+                *part = *part * 15 / 16 + now.saturating_sub(before);
+            }
         }
     }
 
@@ -360,8 +371,16 @@ impl Member {
         self.reports.lock().retain(|node, _| others.contains(node));
     }
 
-    async fn plan(self: &Arc<Self>, cluster: &Cluster, links: &[LinkStatus], since: Instant, now: Instant) {
+    async fn plan(
+        self: &Arc<Self>,
+        memory: &mut Memory,
+        cluster: &Cluster,
+        links: &[LinkStatus],
+        since: Instant,
+        now: Instant,
+    ) {
         self.ask_all().await;
+        let mut heats: BTreeMap<GroupId, Heat> = BTreeMap::new();
         let mut sight = Sight { replace_after: self.replace_after, ..Sight::default() };
         let mut terms: BTreeMap<u32, u64> = BTreeMap::new();
         for (node, (age, report)) in self.reports() {
@@ -383,6 +402,7 @@ impl Member {
                 if group.term >= *term {
                     *term = group.term;
                     sight.groups.insert(GroupId(group.group), seen);
+                    heats.insert(GroupId(group.group), Heat { load: group.load, parts: group.heat.clone() });
                 }
             }
         }
@@ -401,6 +421,15 @@ impl Member {
             if let Err(why) = self.change_here(&change).await {
                 // The next plan sees what has become of it.
                 return eprintln!("quorate: a move of replicas could not be decided: {why}");
+            }
+        }
+        heats.remove(&GroupId::META);
+        if let Some(split) = memory.growing.look(cluster, &heats, &self.growth, now) {
+            match self.split(split.from, split.slots).await {
+                Ok(made) => {
+                    eprintln!("quorate: shard {} is split, shard {} takes a part: {}", split.from.0, made.0, split.why);
+                }
+                Err(why) => eprintln!("quorate: shard {} cannot be split yet ({}): {why}", split.from.0, split.why),
             }
         }
     }

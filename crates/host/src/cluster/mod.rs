@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ::cluster::growth::{Growth, HEAT_PARTS};
 use ::cluster::{Cluster, Place};
 use base::{GroupId, Instant, NodeId};
 use doors::resp::door::Client;
@@ -56,6 +57,8 @@ pub struct ClusterConfig {
     pub place: Place,
     /// A node that has been silent for so long is replaced where a spare one exists.
     pub replace_after: Duration,
+    /// When shards are split without being asked.
+    pub growth: Growth,
     /// How links behave.
     pub settings: Settings,
 }
@@ -72,6 +75,7 @@ pub struct Member {
     /// The join token, where this node has just founded the cluster.
     pub token: OnceLock<String>,
     replace_after: Duration,
+    growth: Growth,
     shards: Arc<Shards<Client>>,
     put: Box<dyn Fn(Input) + Send + Sync>,
     /// Gives the driver a group that the node has not had.
@@ -112,14 +116,28 @@ pub(crate) struct Parts {
     pub(crate) log: Arc<LogThread>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Load {
     counted: u64,
     smooth: u64,
+    /// What had fallen on each part of the slots when last looked at, and what does, smoothed.
+    heat: [u64; HEAT_PARTS],
+    parts: [u64; HEAT_PARTS],
+}
+
+impl Default for Load {
+    fn default() -> Load {
+        Load { counted: 0, smooth: 0, heat: [0; HEAT_PARTS], parts: [0; HEAT_PARTS] }
+    }
 }
 
 impl Member {
-    pub(crate) fn new(identity: Identity, place: Place, replace_after: Duration, parts: Parts) -> Member {
+    pub(crate) fn new(
+        identity: Identity,
+        place: Place,
+        (replace_after, growth): (Duration, Growth),
+        parts: Parts,
+    ) -> Member {
         let Parts { peers, shards, add, disk, options, put, status, own_report, log } = parts;
         Member {
             own: identity.node,
@@ -128,6 +146,7 @@ impl Member {
             place,
             token: OnceLock::new(),
             replace_after,
+            growth,
             shards,
             put,
             add,
@@ -226,7 +245,8 @@ impl Member {
 
     /// This node's word on itself.
     pub fn report(&self) -> Report {
-        let loads = self.loads.lock().iter().map(|(group, load)| (*group, load.smooth)).collect();
+        let loads =
+            self.loads.lock().iter().map(|(group, load)| (*group, (load.smooth, load.parts.to_vec()))).collect();
         let mut groups: Vec<GroupStatus> = self.status.lock().iter().map(|group| (**group).clone()).collect();
         for group in &mut groups {
             // They mostly stand in the same order.

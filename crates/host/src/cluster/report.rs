@@ -69,11 +69,14 @@ pub struct GroupReport {
     pub load: u64,
     /// Keys held here.
     pub keys: u64,
+    /// How the load falls on the parts of the slots; of leaders alone.
+    #[serde(default)]
+    pub heat: Vec<u64>,
 }
 
 impl Report {
     /// The groups of this node, with their load.
-    pub fn groups(groups: &[GroupStatus], loads: &BTreeMap<GroupId, u64>) -> Vec<GroupReport> {
+    pub fn groups(groups: &[GroupStatus], loads: &BTreeMap<GroupId, (u64, Vec<u64>)>) -> Vec<GroupReport> {
         let numbers = |ids: &[NodeId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
         let report = |group: &GroupStatus| {
             let membership = &group.membership;
@@ -93,8 +96,9 @@ impl Report {
                 joint: membership.is_joint(),
                 followers: group.followers.iter().map(|(id, matched)| (id.0, *matched)).collect(),
                 fenced: group.trust != Trust::Whole,
-                load: loads.get(&group.group).copied().unwrap_or(0),
+                load: loads.get(&group.group).map_or(0, |(load, _)| *load),
                 keys: group.keys,
+                heat: loads.get(&group.group).filter(|_| group.leads).map(|(_, heat)| heat.clone()).unwrap_or_default(),
             }
         };
         groups.iter().map(report).collect()

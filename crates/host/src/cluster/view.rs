@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::cluster::NodeState;
+use ::cluster::growth::Growth;
 use base::{GroupId, NodeId};
 use serde::Serialize;
 
@@ -28,6 +29,8 @@ pub struct View {
     pub problems: Vec<String>,
     /// Moves that are under way, in words.
     pub moves: Vec<String>,
+    /// When shards are split without being asked, in words.
+    pub splits: String,
     /// Slots that are under way from one shard to another.
     pub slot_moves: Vec<SlotsView>,
     /// Nodes by number.
@@ -204,6 +207,7 @@ impl Member {
             problems: Vec::new(),
             moves: groups.iter().filter_map(move_of).chain(slot_moves.iter().map(slots_of)).collect(),
             slot_moves,
+            splits: splits(&self.growth),
             nodes,
             groups,
         };
@@ -215,6 +219,16 @@ impl Member {
 /// `shard 3`, or the meta group.
 pub fn name(group: u32) -> String {
     if group == GroupId::META.0 { "the meta group".into() } else { format!("shard {group}") }
+}
+
+fn splits(growth: &Growth) -> String {
+    match growth.hot {
+        0 => "shards are not split by themselves (cluster.split_load is 0)".into(),
+        hot => format!(
+            "a shard with more than {hot} commands a second for a minute is split, up to {} shards, where there are other nodes to take a part",
+            growth.most
+        ),
+    }
 }
 
 fn list(ids: &[u64]) -> String {

@@ -27,6 +27,10 @@ pub struct ClusterSettings {
     pub roles: String,
     /// `cluster.replace_after`.
     pub replace_after: Duration,
+    /// `cluster.split_load`, commands a second.
+    pub split_load: u64,
+    /// `cluster.split_max`.
+    pub split_max: usize,
     /// `cluster.election_timeout`.
     pub election_timeout: Duration,
     /// `cluster.snapshot_rate`, bytes a second.
@@ -44,6 +48,8 @@ impl Default for ClusterSettings {
             zone: String::new(),
             roles: Roles::ALL.to_string(),
             replace_after: Duration::from_secs(600),
+            split_load: 50_000,
+            split_max: 16,
             election_timeout: Duration::from_secs(1),
             snapshot_rate: 64 << 20,
         }

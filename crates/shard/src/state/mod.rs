@@ -32,6 +32,7 @@ use std::sync::Arc;
 use ::queue::{PartitionId, Queue, Topics};
 use base::{GroupId, Limits, Millis, Rng};
 use cluster::Cluster;
+use cluster::growth::HEAT_PARTS;
 use coordination::Coordination;
 use discovery::Catalog;
 use store::codec::{Corrupt, Input, put_u64};
@@ -116,6 +117,8 @@ pub struct State {
     expired: u64,
     evicted: u64,
     commands: u64,
+    /// Of them, those with a key, by part of the slots; sampled.
+    heat: [u64; HEAT_PARTS],
     /// Tests only: a bug to be found (see `sim`).
     #[cfg(any(test, feature = "planted"))]
     pub planted: Planted,
@@ -205,6 +208,7 @@ impl State {
             expired: 0,
             evicted: 0,
             commands: 0,
+            heat: [0; HEAT_PARTS],
             #[cfg(any(test, feature = "planted"))]
             planted: Planted::default(),
         }
@@ -214,6 +218,7 @@ impl State {
     pub fn replace(&mut self, newer: State) -> State {
         let old = std::mem::replace(self, newer);
         (self.commands, self.panics) = (old.commands, old.panics);
+        self.heat = old.heat;
         (self.expired, self.evicted) = (old.expired, old.evicted);
         old
     }
@@ -231,6 +236,11 @@ impl State {
     /// Commands run so far, and how many of our own bugs they met.
     pub fn counts(&self) -> (u64, u64) {
         (self.commands, self.panics)
+    }
+
+    /// How the commands fell on the parts of the slots ([`cluster::growth`]), roughly.
+    pub fn heat(&self) -> &[u64; HEAT_PARTS] {
+        &self.heat
     }
 
     /// Keys that expired and keys that were evicted on this node since its start.

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use base::{Limit, Millis, Rng};
+use cluster::growth::PART_SLOTS;
 use store::keyspace::{Durability, Eviction};
 
 use super::commits::Asker;
@@ -10,6 +11,9 @@ use super::{Sink, State};
 use crate::command::{Args, Block, Flags, Reading, Run, Served, Spec, Writing};
 use crate::error::CommandError;
 use crate::reply::Reply;
+
+/// Every so manieth command is looked at for [`State::heat`]; a prime, so that no habit of clients hides from it.
+const HEAT_EACH: u64 = 17;
 
 /// One command as it is to be run.
 #[derive(Clone, Copy)]
@@ -110,6 +114,12 @@ impl State {
     pub(super) fn guarded(&mut self, class: Durability, call: &Call<'_>, reply: &mut Reply) -> Ran {
         let begun = reply.bytes.len();
         self.commands += 1;
+        // One of so many is looked at: which slots have to do.
+        if self.commands.is_multiple_of(HEAT_EACH)
+            && let Some(place) = call.spec.key_places(call.args).first()
+        {
+            self.heat[usize::from(base::key_slot(call.args[*place]) / PART_SLOTS)] += HEAT_EACH;
+        }
         match catch_unwind(AssertUnwindSafe(|| self.command(class, call, reply))) {
             Ok(ran) => ran,
             Err(_) => {
