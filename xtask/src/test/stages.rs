@@ -249,7 +249,7 @@ fn shop(ctx: &Ctx) -> Result<Outcome, String> {
     if !there("python3") {
         return skipped("no python3");
     }
-    let (bin, kills) = (ctx.bin.to_string_lossy(), ctx.count(15, 100).to_string());
+    let (bin, kills) = (ctx.bin.to_string_lossy(), ctx.count(15, 1_000).to_string());
     let mut told = Vec::new();
     for nodes in ["1", "3"] {
         let said = ctx.run("examples/shop/run", &["--quorate", &bin, "--kills", &kills, "--nodes", nodes], 5)?;
