@@ -7,9 +7,8 @@ fn main() {
     let mut seeds = 0..100u64;
     let mut one = world::Options::default();
     let mut several = cluster::Options::default();
-    let mut nodes = None;
     let mut machine = false;
-    let (mut moves, mut streams, mut commits) = (None, None, None);
+    let mut said = Said::default();
     let mut args = std::env::args().skip(1).peekable();
     if args.next_if(|word| word == "idle").is_some() {
         let mut number = |usual| args.next().map_or(usual, |text| text.parse().unwrap_or_else(|_| usage()));
@@ -30,10 +29,11 @@ fn main() {
             }
             "--lives" => one.lives = number() as usize,
             "--steps" => one.ticks = number() as usize,
-            "--nodes" => nodes = Some(number()),
-            "--moves" => moves = Some(number() > 0),
-            "--streams" => streams = Some(number() > 0),
-            "--commits" => commits = Some(number() > 0),
+            "--nodes" => said.nodes = Some(number()),
+            "--moves" => said.moves = Some(number() > 0),
+            "--streams" => said.streams = Some(number() > 0),
+            "--commits" => said.commits = Some(number() > 0),
+            "--twins" => said.twins = Some(number() > 0),
             "--machine" => machine = number() > 0,
             "--millis" => several.millis = number(),
             "--trace" => several.trace = (number() > 0).then_some(|line| println!("{line}")),
@@ -41,8 +41,8 @@ fn main() {
         }
     }
     match (clusters, machine) {
-        (true, true) => run_for_machines(seeds, (nodes, moves, streams, commits), &several),
-        (true, false) => run_clusters(seeds, (nodes, moves, streams, commits), &several),
+        (true, true) => run_for_machines(seeds, said, &several),
+        (true, false) => run_clusters(seeds, said, &several),
         (false, _) => run_nodes(seeds, &one),
     }
 }
@@ -62,16 +62,23 @@ fn run_nodes(seeds: std::ops::Range<u64>, options: &world::Options) {
     println!("{count} seeds: {total}; checksum {:016x}", total.digest);
 }
 
-/// What was said of how many nodes found the cluster, whether slots move, whether there are streams, and transactions over shards; the
-/// seed says the rest.
-type Said = (Option<u64>, Option<bool>, Option<bool>, Option<bool>);
+/// What was said on the command line; the seed says the rest.
+#[derive(Clone, Copy, Default)]
+struct Said {
+    nodes: Option<u64>,
+    moves: Option<bool>,
+    streams: Option<bool>,
+    commits: Option<bool>,
+    twins: Option<bool>,
+}
 
-fn of_seed(seed: u64, (nodes, moves, streams, commits): Said, options: &cluster::Options) -> cluster::Options {
-    let nodes = nodes.unwrap_or_else(|| cluster::founders(seed));
-    let moves = moves.unwrap_or_else(|| cluster::moves(seed));
-    let streams = streams.unwrap_or_else(|| cluster::has_streams(seed));
-    let commits = commits.unwrap_or_else(|| cluster::has_commits(seed)) && !streams;
-    cluster::Options { nodes, streams, moves, commits, ..*options }
+fn of_seed(seed: u64, said: Said, options: &cluster::Options) -> cluster::Options {
+    let nodes = said.nodes.unwrap_or_else(|| cluster::founders(seed));
+    let moves = said.moves.unwrap_or_else(|| cluster::moves(seed));
+    let streams = said.streams.unwrap_or_else(|| cluster::has_streams(seed));
+    let commits = said.commits.unwrap_or_else(|| cluster::has_commits(seed)) && !streams;
+    let twins = said.twins.unwrap_or_else(|| cluster::has_twins(seed));
+    cluster::Options { nodes, streams, moves, commits, twins, ..*options }
 }
 
 fn run_clusters(seeds: std::ops::Range<u64>, said: Said, options: &cluster::Options) {
@@ -104,7 +111,8 @@ fn run_for_machines(seeds: std::ops::Range<u64>, said: Said, options: &cluster::
                 let what = failure.what.lines().next().unwrap_or_default();
                 let moves = if failure.moves { " moves" } else { "" };
                 let commits = if failure.commits { " commits" } else { "" };
-                println!("case {seed} {} {}{moves}{commits} # {what}", failure.nodes, failure.millis);
+                let twins = if failure.twins { " twins" } else { "" };
+                println!("case {seed} {} {}{moves}{commits}{twins} # {what}", failure.nodes, failure.millis);
                 eprintln!("{failure}");
             }
         }
@@ -124,7 +132,7 @@ fn usage() -> ! {
     eprintln!("usage: sim idle [GROUPS [SECONDS]]");
     eprintln!("       sim --seeds A..B [--lives N] [--steps N]");
     eprintln!(
-        "       sim cluster --seeds A..B [--nodes N] [--millis N] [--moves 0|1] [--streams 0|1] [--commits 0|1] [--trace 1] [--machine 1]"
+        "       sim cluster --seeds A..B [--nodes N] [--millis N] [--moves 0|1] [--streams 0|1] [--commits 0|1] [--twins 0|1] [--trace 1] [--machine 1]"
     );
     std::process::exit(2)
 }

@@ -28,7 +28,7 @@ impl World {
         if born && self.rng.chance(1, 2) { self.child() } else { DATA }
     }
 
-    fn any_group(&mut self) -> GroupId {
+    pub(super) fn any_group(&mut self) -> GroupId {
         let groups = self.groups();
         groups[self.rng.index(groups.len())]
     }

@@ -16,6 +16,7 @@ pub mod steps;
 mod streams;
 mod tape;
 mod transactions;
+mod twins;
 
 pub use report::{Failure, Report};
 
@@ -74,6 +75,8 @@ pub struct Options {
     pub streams: bool,
     /// Whether there are two data shards, and transactions over them.
     pub commits: bool,
+    /// Whether members of a group are changed from two nodes at once.
+    pub twins: bool,
     /// Is told the story, a line at a time.
     pub trace: Option<fn(&str)>,
 }
@@ -87,6 +90,7 @@ impl Default for Options {
             bugs: Bugs::default(),
             streams: false,
             commits: false,
+            twins: false,
             trace: None,
         }
     }
@@ -112,7 +116,12 @@ pub fn has_commits(seed: u64) -> bool {
     (seed / 4) % 6 == 1
 }
 
-/// Seeds that failed once: seed, founders, virtual milliseconds, and the words `moves` and `commits` where there are such. They run with
+/// Whether members are changed from two nodes at once in this seed where nobody says: in every seventh.
+pub fn has_twins(seed: u64) -> bool {
+    seed % 7 == 4
+}
+
+/// Seeds that failed once: seed, founders, virtual milliseconds, and the words `moves`, `commits` and `twins` where there are such. They run with
 /// every run of the tests.
 ///
 /// # Panics
@@ -126,8 +135,9 @@ pub fn cases() -> Vec<(u64, Options)> {
             let mut words = line.split_whitespace();
             let (seed, nodes, millis) = (number(words.next()), number(words.next()), number(words.next()));
             let rest: Vec<&str> = words.collect();
-            let (moves, commits) = (rest.contains(&"moves"), rest.contains(&"commits"));
-            (seed, Options { nodes, millis, moves, commits, ..Options::default() })
+            let has = |word| rest.contains(&word);
+            let (moves, commits, twins) = (has("moves"), has("commits"), has("twins"));
+            (seed, Options { nodes, millis, moves, commits, twins, ..Options::default() })
         })
         .collect()
 }
@@ -163,6 +173,8 @@ enum Packet {
     Unit(Box<commits::Errand>),
     /// What came of that.
     Told(u64, commits::Told),
+    /// One of two asks for a change of members.
+    Members(u64, usize),
 }
 
 #[derive(Clone, Debug)]
@@ -224,6 +236,10 @@ enum Event {
     HandOver,
     /// Movers are looked after.
     Moves,
+    /// Two nodes want members changed at once.
+    Twins,
+    /// One of them asks, or looks whether it was done.
+    AskMembers(u64, usize),
     /// A node hears of the new shard.
     Learn(NodeId),
     MoverGivesUp(NodeId, u64),
@@ -357,6 +373,7 @@ struct World {
     moving: moving::Moving,
     /// One commit, cut where the script says.
     script: Option<Box<steps::Script>>,
+    twins: twins::Twins,
     tape: Option<tape::Tape>,
 }
 
@@ -418,6 +435,7 @@ impl World {
             report: Report::default(),
             moving: moving::Moving::default(),
             script: None,
+            twins: twins::Twins::default(),
             tape: None,
         };
         for id in founders {
@@ -513,9 +531,10 @@ impl World {
         let done = guarded(|| self.live());
         self.report.events = self.sequence;
         self.report.elections = self.leaders.len() as u64;
-        let Options { nodes, millis, moves, commits, .. } = self.options;
+        let Options { nodes, millis, moves, commits, twins, .. } = self.options;
+        let at = self.now / MILLI;
         done.map(|()| self.report)
-            .map_err(|what| Box::new(Failure { seed, nodes, millis, moves, commits, at: self.now / MILLI, what }))
+            .map_err(|what| Box::new(Failure { seed, nodes, millis, moves, commits, twins, at, what }))
     }
 
     // ---- the course of things ----------------------------------------------------------------------------------------
@@ -536,6 +555,9 @@ impl World {
         self.at(PING, Event::Links);
         if self.options.moves {
             self.at(2_000 * MILLI, Event::Moves);
+        }
+        if self.options.twins {
+            self.at(2_000 * MILLI, Event::Twins);
         }
         while self.now < self.ends {
             self.next()?;
@@ -702,6 +724,11 @@ impl World {
                 Ok(())
             }
             Event::Moves => self.look_after_moves(),
+            Event::Twins => {
+                self.think_of_twins();
+                Ok(())
+            }
+            Event::AskMembers(number, which) => self.ask_members(number, which),
             Event::Learn(id) => self.learn(id),
             Event::MoverGivesUp(id, request) => {
                 self.moving_given_up(request);

@@ -63,6 +63,7 @@ impl World {
             Packet::Stream(stream) => node.arrive(*stream),
             Packet::Slots(question) => return self.ask_slots(to, *question),
             Packet::Unit(errand) => return self.take_unit(to, from, *errand),
+            Packet::Members(number, which) => return self.members_asked(to, number, which),
             Packet::Told(request, told) => return self.unit_told(request, told),
             Packet::Arrived(group, ok) => {
                 if machine.streams.remove(&(group, from)) {

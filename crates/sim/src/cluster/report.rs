@@ -34,6 +34,14 @@ report! {
     elections "elections",
     /// Changes of membership that were decided.
     changes "membership changes",
+    /// Pairs of changes that two nodes asked for at once.
+    twins "changes of members by two at once",
+    /// The second came to the leader that had the first and had not done it.
+    twins_met "of these at one leader",
+    /// They were sent to two who believe to lead, or did.
+    twins_apart "of these at two leaders",
+    /// Both came about.
+    twins_done "of these that both came about",
     /// Power cuts of one node.
     crashes "power cuts",
     /// Processes killed.
@@ -184,6 +192,8 @@ pub struct Failure {
     pub moves: bool,
     /// Whether there were transactions over shards.
     pub commits: bool,
+    /// Whether members were changed from two nodes at once.
+    pub twins: bool,
     /// At which virtual millisecond.
     pub at: u64,
     /// What.
@@ -192,12 +202,13 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, nodes, millis, moves, commits, at, what } = self;
+        let Failure { seed, nodes, millis, moves, commits, twins, at, what } = self;
+        let twins = if *twins { " --twins 1" } else { "" };
         let commits = if *commits { " --commits 1" } else { "" };
         let moves = if *moves { " --moves 1" } else { "" };
         write!(
             f,
-            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --millis {millis}{moves}{commits} --seeds {seed}..{}",
+            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --millis {millis}{moves}{commits}{twins} --seeds {seed}..{}",
             seed + 1
         )
     }

@@ -3,7 +3,9 @@
 //!
 //! `SIM_CLUSTER_SEEDS` is how many seeds run, with one, three and five founders.
 
-use sim::cluster::{Failure, Options, Report, cases, founders, has_commits, has_streams, moves, run, run_taped};
+use sim::cluster::{
+    Failure, Options, Report, cases, founders, has_commits, has_streams, has_twins, moves, run, run_taped,
+};
 use sim::world::Bugs;
 
 fn seeds() -> u64 {
@@ -16,7 +18,8 @@ fn clusters_lose_nothing_and_answer_nothing_stale() {
     for seed in 0..seeds() {
         let (nodes, streams) = (founders(seed), has_streams(seed));
         let commits = has_commits(seed) && !streams;
-        let options = Options { nodes, moves: moves(seed), streams, commits, ..Options::default() };
+        let (moves, twins) = (moves(seed), has_twins(seed));
+        let options = Options { nodes, moves, streams, commits, twins, ..Options::default() };
         match run(seed, &options) {
             Ok(report) => total.add(&report),
             Err(failure) => panic!("{failure}"),
