@@ -54,6 +54,9 @@ pub enum Change {
     Assign {
         /// Whose.
         group: GroupId,
+        /// Where they belonged when this was thought out: where that is no longer so, somebody else was quicker and nothing is done. `None` in
+        /// entries from before there was such a question.
+        was: Option<Assignment>,
         /// Where.
         to: Assignment,
     },
@@ -126,6 +129,8 @@ pub enum Outcome {
     Made(GroupId),
     /// Nothing was done.
     Refused(String),
+    /// Nothing was done: what it was thought out for has changed meanwhile.
+    Outdated,
 }
 
 impl Cluster {
@@ -209,11 +214,15 @@ impl Cluster {
                 self.nodes.remove(node);
                 Outcome::Done
             }
-            Change::Assign { group, to } => {
+            Change::Assign { group, was, to } => {
                 self.check_assignment(to)?;
                 let Some(own) = self.groups.get_mut(group) else {
                     return Err(format!("there is no shard {group}"));
                 };
+                // Asked twice, it is there already.
+                if own != to && was.as_ref().is_some_and(|was| was != own) {
+                    return Ok(Outcome::Outdated);
+                }
                 own.clone_from(to);
                 Outcome::Done
             }

@@ -289,9 +289,10 @@ impl Change {
                 out.push(5);
                 put_varint(&mut out, node.0);
             }
-            Change::Assign { group, to } => {
-                out.push(6);
-                put_varint(&mut out, u64::from(group.0));
+            Change::Assign { group, was, to } => {
+                out.push(if was.is_some() { 12 } else { 6 });
+                put_group(&mut out, *group);
+                was.iter().for_each(|was| put_assignment(&mut out, was));
                 put_assignment(&mut out, to);
             }
             Change::Replicate { voters } => {
@@ -348,12 +349,13 @@ impl Change {
             3 => Change::Describe { node: node(input)?, place: place(input)? },
             4 => Change::SetState { node: node(input)?, state: state(input)? },
             5 => Change::Forget { node: node(input)? },
-            6 => Change::Assign { group: group(input)?, to: assignment(input)? },
+            6 => Change::Assign { group: group(input)?, was: None, to: assignment(input)? },
             7 => Change::Replicate { voters: input.varint()? as usize },
             8 => Change::Token { token: digest(input)? },
             9 => Change::Split { from: group(input)?, slots: slots(input)?, founders: nodes(input)? },
             10 => Change::MoveSlots { from: group(input)?, to: group(input)?, slots: slots(input)? },
             11 => Change::Moved { from: group(input)?, to: group(input)?, slots: slots(input)? },
+            12 => Change::Assign { group: group(input)?, was: Some(assignment(input)?), to: assignment(input)? },
             _ => return Err(Corrupt("unknown change of the cluster")),
         })
     }
@@ -377,6 +379,7 @@ impl Outcome {
                 out.push(3);
                 put_group(&mut out, *group);
             }
+            Outcome::Outdated => out.push(4),
         }
         out
     }
@@ -393,6 +396,7 @@ impl Outcome {
             1 => Ok(Outcome::Joined(node(&mut input)?)),
             2 => Ok(Outcome::Refused(word(&mut input)?)),
             3 => Ok(Outcome::Made(group(&mut input)?)),
+            4 => Ok(Outcome::Outdated),
             _ => Err(Corrupt("unknown outcome")),
         }
     }
@@ -419,6 +423,7 @@ mod tests {
         let authority = Authority { certificate: b"cert".to_vec(), token: [7; 32] };
         let groups = vec![GroupId(0), GroupId(1)];
         let to = Assignment { voters: vec![NodeId(1)], learners: vec![NodeId(2)], leader: None, by_hand: true };
+        let alone = Assignment { learners: Vec::new(), ..to.clone() };
         vec![
             Change::Found {
                 id: ClusterId([5; 16]),
@@ -431,7 +436,10 @@ mod tests {
             Change::Join { key: [2; 32], place: example("b") },
             Change::Join { key: [2; 32], place: example("b") },
             Change::Describe { node: NodeId(2), place: Place { zone: "z".into(), ..example("b") } },
-            Change::Assign { group: GroupId(1), to },
+            Change::Assign { group: GroupId(1), was: None, to: to.clone() },
+            Change::Assign { group: GroupId(1), was: Some(to.clone()), to: alone.clone() },
+            Change::Assign { group: GroupId(1), was: Some(alone.clone()), to: to.clone() },
+            Change::Assign { group: GroupId(1), was: Some(alone.clone()), to: alone },
             Change::SetState { node: NodeId(2), state: NodeState::Leaving },
             Change::Forget { node: NodeId(2) },
             Change::Replicate { voters: 5 },
@@ -456,8 +464,13 @@ mod tests {
             assert_eq!(Cluster::decode(&mut Input::new(&bytes)), Ok(cluster.clone()));
         }
         assert_eq!(outcomes[1..3], [Outcome::Joined(NodeId(2)), Outcome::Joined(NodeId(2))]);
-        assert_eq!(outcomes[6], Outcome::Refused("the node still holds replicas".into()));
-        assert_eq!((cluster.replication(), cluster.index()), (5, 12));
+        assert_eq!(
+            outcomes[6..8],
+            [Outcome::Done, Outcome::Outdated],
+            "of two from the same sight the second does nothing"
+        );
+        assert_eq!(outcomes[9], Outcome::Refused("the node still holds replicas".into()));
+        assert_eq!((cluster.replication(), cluster.index()), (5, 15));
     }
 
     #[test]

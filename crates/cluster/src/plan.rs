@@ -332,7 +332,8 @@ impl<'a> Planner<'a> {
 
     fn changes(self) -> Vec<Change> {
         let differs = self.wanted.into_iter().filter(|(group, to)| self.cluster.groups[group] != *to);
-        differs.map(|(group, to)| Change::Assign { group, to }).collect()
+        let was = |group: &GroupId| Some(self.cluster.groups[group].clone());
+        differs.map(|(group, to)| Change::Assign { group, was: was(&group), to }).collect()
     }
 }
 

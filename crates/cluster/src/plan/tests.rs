@@ -266,6 +266,51 @@ fn a_busy_group_counts_for_several() {
 }
 
 #[test]
+fn who_holds_a_busy_group_holds_fewer_others() {
+    let mut world = World::new("");
+    for _ in 0..3 {
+        world.join("");
+    }
+    world.settle(Duration::ZERO);
+    world.seen.get_mut(&GroupId(1)).expect("it is there").load = 1000;
+    world.settle(Duration::ZERO);
+    let hot = world.cluster.groups[&GroupId(1)].voters.clone();
+    for node in (1..=4).map(NodeId) {
+        let others = world.cluster.groups.iter().filter(|(group, _)| group.0 > 1);
+        let held = others.filter(|(_, to)| to.voters.contains(&node)).count();
+        assert!(if hot.contains(&node) { held <= 5 } else { held == 7 }, "{node} holds {held} others: {hot:?}");
+    }
+    world.seen.get_mut(&GroupId(1)).expect("it is there").load = 0;
+    world.settle(Duration::ZERO);
+    assert_eq!(world.counts(|to, id| to.voters.contains(&id)), [6, 6, 6, 6], "and all is even once it is busy no more");
+}
+
+#[test]
+fn a_move_that_was_thought_out_before_another_does_nothing() {
+    let mut world = World::new("");
+    for _ in 0..4 {
+        world.join("");
+    }
+    world.settle(Duration::ZERO);
+    let was = world.cluster.groups[&GroupId(1)].clone();
+    let outside: Vec<NodeId> = (1..=5).map(NodeId).filter(|id| !was.voters.contains(id)).collect();
+    let moved = |from: usize, to: NodeId| {
+        let mut voters = was.voters.clone();
+        voters[from] = to;
+        voters.sort_unstable();
+        let to = Assignment { voters, leader: None, by_hand: true, ..was.clone() };
+        Change::Assign { group: GroupId(1), was: Some(was.clone()), to }
+    };
+    let (first, second) = (moved(0, outside[0]), moved(1, outside[1]));
+    assert_eq!(world.cluster.apply(&first, 1000, 0), Outcome::Done);
+    let now = world.cluster.groups[&GroupId(1)].clone();
+    assert_eq!(world.cluster.apply(&second, 1001, 0), Outcome::Outdated);
+    assert_eq!(world.cluster.groups[&GroupId(1)], now, "the first one's move stands");
+    assert_eq!(world.cluster.apply(&first, 1002, 0), Outcome::Done, "asked again, it is done");
+    assert_eq!(world.cluster.index(), 1000);
+}
+
+#[test]
 fn worlds_of_all_kinds_come_to_rest() {
     for seed in 0..300 {
         let mut rng = Rng::new(seed);

@@ -16,12 +16,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ::cluster::{Assignment, Change, NodeState};
+use ::cluster::{Assignment, Change, NodeState, Outcome};
 use base::{GroupId, NodeId, SlotSet};
 use serde_json::json;
 
 use super::gateway::{Told, error, told};
 use crate::cluster::Member;
+
+/// So often is a change thought out, if others are quicker each time.
+const THINKS: usize = 5;
 
 /// Answers a request below `/cluster`; `path` is what follows it.
 pub async fn answer(member: &Arc<Member>, method: &str, path: &str, query: &str) -> Told {
@@ -45,21 +48,7 @@ pub async fn answer(member: &Arc<Member>, method: &str, path: &str, query: &str)
                 Err(why) => error(409, why),
             },
         },
-        ("POST", verb) => match asked.change(verb) {
-            Ok(None) => error(
-                404,
-                "below /cluster: token, drain, undrain, remove, move, lead, split, move-slots, rebalance, replication",
-            ),
-            Ok(Some(changes)) => {
-                for change in &changes {
-                    if let Err(why) = member.change(change).await {
-                        return error(409, why);
-                    }
-                }
-                told(200, json!({ "done": true }))
-            }
-            Err(why) => error(400, why),
-        },
+        ("POST", verb) => asked.make(verb).await,
         (_, "") => error(405, "this path takes GET"),
         _ => error(405, "this path takes POST"),
     }
@@ -100,7 +89,36 @@ impl Asked<'_> {
         }
     }
 
-    /// The changes that a verb means; `None` for a verb that there is not.
+    /// Makes the changes that a verb means. Of two people who move replicas of one shard at the same moment, at two nodes, the second one's
+    /// change is thought out anew from where the first one's has put them: none undoes the other unseen.
+    async fn make(&self, verb: &str) -> Told {
+        'think: for _ in 0..THINKS {
+            let seen = self.member.cluster().index();
+            let changes = match self.change(verb) {
+                Ok(Some(changes)) => changes,
+                Ok(None) => {
+                    return error(
+                        404,
+                        "below /cluster: token, drain, undrain, remove, move, lead, split, move-slots, rebalance, replication",
+                    );
+                }
+                Err(why) => return error(400, why),
+            };
+            for change in &changes {
+                match self.member.change(change).await {
+                    Ok(Outcome::Outdated) => {
+                        self.member.hear_beyond(seen).await;
+                        continue 'think;
+                    }
+                    Ok(_) => {}
+                    Err(why) => return error(409, why),
+                }
+            }
+            return told(200, json!({ "done": true }));
+        }
+        error(409, "others change the same again and again; `quorate cluster` shows what they have made of it")
+    }
+
     fn slots(&self) -> Result<Option<SlotSet>, String> {
         self.query.get("slots").map(|text| SlotSet::parse(text)).transpose()
     }
@@ -118,6 +136,7 @@ impl Asked<'_> {
         Ok((group, SlotSet::of(own.iter().skip(own.len() / 2).map(|slot| (slot, slot)))))
     }
 
+    /// The changes that a verb means; `None` for a verb that there is not.
     fn change(&self, verb: &str) -> Result<Option<Vec<Change>>, String> {
         let state = |state| Ok::<_, String>(Some(vec![Change::SetState { node: self.node("node")?, state }]));
         match verb {
@@ -125,7 +144,8 @@ impl Asked<'_> {
             "undrain" => state(NodeState::Active),
             "remove" => state(NodeState::Leaving),
             "move" => {
-                let ((group, mut to), from, target) = (self.group()?, self.node("from")?, self.node("to")?);
+                let ((group, was), from, target) = (self.group()?, self.node("from")?, self.node("to")?);
+                let mut to = was.clone();
                 if group == GroupId::META {
                     return Err("the meta group is on every node; `quorate cluster lead` moves its lead".into());
                 }
@@ -152,10 +172,11 @@ impl Asked<'_> {
                 to.voters.sort_unstable();
                 to.leader = to.leader.filter(|leader| *leader != from);
                 to.by_hand = true;
-                Ok(Some(vec![Change::Assign { group, to }]))
+                Ok(Some(vec![Change::Assign { group, was: Some(was), to }]))
             }
             "lead" => {
-                let ((group, mut to), target) = (self.group()?, self.node("to")?);
+                let ((group, was), target) = (self.group()?, self.node("to")?);
+                let mut to = was.clone();
                 if !to.voters.contains(&target) {
                     return Err(format!(
                         "node {} does not vote in shard {}; move a replica there first",
@@ -163,7 +184,7 @@ impl Asked<'_> {
                     ));
                 }
                 (to.leader, to.by_hand) = (Some(target), true);
-                Ok(Some(vec![Change::Assign { group, to }]))
+                Ok(Some(vec![Change::Assign { group, was: Some(was), to }]))
             }
             "move-slots" => {
                 let slots = self.slots()?.ok_or("?slots= is missing, as in slots=0-99,200")?;
@@ -177,7 +198,12 @@ impl Asked<'_> {
                 let cluster = self.member.cluster();
                 let placed = cluster.groups().iter().filter(|(_, to)| to.by_hand);
                 let free = |to: &Assignment| Assignment { by_hand: false, ..to.clone() };
-                Ok(Some(placed.map(|(group, to)| Change::Assign { group: *group, to: free(to) }).collect()))
+                let freed = |(group, to): (&GroupId, &Assignment)| Change::Assign {
+                    group: *group,
+                    was: Some(to.clone()),
+                    to: free(to),
+                };
+                Ok(Some(placed.map(freed).collect()))
             }
             "replication" => Ok(Some(vec![Change::Replicate { voters: self.number("voters")? as usize }])),
             _ => Ok(None),

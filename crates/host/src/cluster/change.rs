@@ -19,6 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long the leader may take.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long it may take a node to hear of a change that was decided before its own.
+const HEARS: Duration = Duration::from_secs(2);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of an outcome.
 const OUTCOME_BYTES_MAX: usize = 64 << 10;
 
@@ -50,6 +54,14 @@ impl Member {
                 return Err(why);
             }
             tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Waits until this node has applied a change of the cluster beyond that index; not for long, since it may be cut off.
+    pub async fn hear_beyond(&self, index: u64) {
+        let deadline = tokio::time::Instant::now() + HEARS;
+        while self.cluster().index() <= index && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
         }
     }
 

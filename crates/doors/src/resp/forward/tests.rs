@@ -682,7 +682,7 @@ fn with_cluster_doors(shards: usize) -> Cluster {
     let mut changes = vec![found];
     changes.extend((2..=3).map(|node| cluster::Change::Join { key: [node as u8; 32], place: place(node) }));
     let everywhere = cluster::Assignment { voters: (1..=3).map(NodeId).collect(), ..cluster::Assignment::default() };
-    let assign = |group: u32| cluster::Change::Assign { group: GroupId(group), to: everywhere.clone() };
+    let assign = |group: u32| cluster::Change::Assign { group: GroupId(group), was: None, to: everywhere.clone() };
     changes.extend((1..=shards as u32).map(assign));
     for door in &cluster.doors {
         let meta = door.forward.meta.get().expect("it has joined");
