@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::NodeId;
+use base::{GroupId, NodeId};
 use queue::{Topic, Topics, topics};
 
 use super::messages::*;
@@ -63,12 +63,20 @@ impl Door {
         self.shards.home_of(name.as_bytes())
     }
 
-    /// Who leads a shard, as far as this node knows.
+    /// Who leads a shard, as far as this node knows. Of one that is on other nodes alone: who should; if it does not, it says so.
     fn leader(&self, at: usize) -> Option<i32> {
         let shard = &self.shards.shards[at];
-        let leader =
-            if shard.is_led_elsewhere() { shard.leader().filter(|node| *node != self.own) } else { Some(self.own) };
+        let leader = match shard.is_led_elsewhere() {
+            true => shard.leader().filter(|node| *node != self.own).or_else(|| self.leader_by_plan(shard.group)),
+            false => Some(self.own),
+        };
         leader.map(|node| node.0 as i32)
+    }
+
+    fn leader_by_plan(&self, group: GroupId) -> Option<NodeId> {
+        let cluster = self.registry.cluster();
+        let own = cluster.groups().get(&group).filter(|own| !own.voters.contains(&self.own))?;
+        own.leader.or_else(|| own.voters.first().copied())
     }
 
     /// The leader's epoch of a shard, where this node holds a copy.

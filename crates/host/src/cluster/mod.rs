@@ -178,6 +178,13 @@ impl Member {
 
     /// Whether this node holds a replica of the group, as far as it knows.
     pub fn holds(&self, group: GroupId) -> bool {
+        // One that was given to another node while this one was down is nobody's any more, though its own log does not know it: the group
+        // talks to those that it has now.
+        let is_elsewhere =
+            |to: &::cluster::Assignment| !to.voters.contains(&self.own) && !to.learners.contains(&self.own);
+        if self.cluster().groups().get(&group).is_some_and(is_elsewhere) {
+            return false;
+        }
         let status = self.status.lock();
         status.iter().any(|own| own.group == group && own.membership.members().contains(&self.own))
     }
