@@ -38,6 +38,7 @@ mod side;
 mod timer;
 mod tls;
 mod tunnel;
+mod verifier;
 
 pub use buffer::borrowed_bytes;
 pub use head::{AnswerHead, Bad, BodyLength, Fields, RequestHead, Version};
@@ -53,3 +54,4 @@ pub use tls::{
     BadCertificate, Certificate, Certificates, Trust, UpstreamAuth, UpstreamTls, client_config, server_config,
 };
 pub use tokio_rustls::TlsAcceptor;
+pub use verifier::{Belief, Shown, Verifier};

@@ -2,14 +2,14 @@
 
 use crate::io::Io;
 use crate::pool::Protocol;
+use crate::verifier::{Belief, Shown, Verifier};
 use parking_lot::RwLock;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::ServerCertVerified;
+use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -232,7 +232,9 @@ pub fn client_config(trust: Trust<'_>, own: Option<(&[u8], &[u8])>) -> Result<ru
     let builder = match trust {
         Trust::Authorities(pem) => builder.with_root_certificates(roots(pem, true)?),
         Trust::System(pem) => builder.with_root_certificates(roots(pem, false)?),
-        Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider()))),
+        Trust::Anybody => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(Anybody, provider())))
+        }
     };
     let Some((chain, key)) = own else {
         return Ok(builder.with_no_client_auth());
@@ -269,42 +271,13 @@ fn roots(pem: &[u8], is_strict: bool) -> Result<rustls::RootCertStore, BadCertif
     if store.is_empty() { Err(BadCertificate("the file has no authority".into())) } else { Ok(store) }
 }
 
-/// Takes any certificate, but only from who has its key.
+/// Takes any certificate.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Anybody;
 
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+impl Belief for Anybody {
+    fn judge(&self, _: &Shown<'_>, _: &Arc<CryptoProvider>) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

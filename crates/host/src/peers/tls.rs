@@ -8,13 +8,14 @@
 use std::sync::Arc;
 
 use base::{ClusterId, NodeId};
+use proxy::{Belief, Shown, Verifier};
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 
 use super::identity::Identity;
 use super::keys::{cluster_name, node_name, parse_node_name, sha256};
@@ -93,7 +94,7 @@ pub fn joining(cluster: ClusterId, authority: [u8; 32]) -> Result<(Arc<ClientCon
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ByFingerprint { authority, provider: provider() }))
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(ByFingerprint { authority }, provider())))
         .with_no_client_auth();
     config.alpn_protocols = vec![JOIN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
@@ -113,47 +114,17 @@ pub fn name_of(cluster: ClusterId, node: NodeId) -> ServerName<'static> {
 #[derive(Debug)]
 struct ByFingerprint {
     authority: [u8; 32],
-    provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for ByFingerprint {
-    fn verify_server_cert(
-        &self,
-        end: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let shown = intermediates.iter().find(|shown| sha256(shown) == self.authority);
-        let shown = shown.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        let bad = |_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
-        let roots = believed(shown).map_err(bad)?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone()).build();
-        let verifier = verifier.map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        verifier.verify_server_cert(end, intermediates, name, ocsp, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+impl Belief for ByFingerprint {
+    fn judge(&self, shown: &Shown<'_>, provider: &Arc<CryptoProvider>) -> Result<ServerCertVerified, rustls::Error> {
+        let Shown { end, intermediates, name, ocsp, now } = *shown;
+        let authority = intermediates.iter().find(|other| sha256(other) == self.authority);
+        let authority = authority.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let bad = || rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
+        let roots = believed(authority).map_err(|_| bad())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
+        verifier.map_err(|_| bad())?.verify_server_cert(end, intermediates, name, ocsp, now)
     }
 }
 

@@ -60,6 +60,28 @@ impl Map<'_> {
     fn masters(&self) -> Vec<Option<&Node>> {
         (0..self.door.shards.len()).map(|at| self.master(at)).collect()
     }
+
+    /// The shards that somebody leads.
+    fn led(&self) -> Vec<Led<'_>> {
+        let masters = self.masters();
+        let mut led = Vec::new();
+        for (at, master) in masters.iter().enumerate() {
+            let Some(master) = *master else { continue };
+            let replicas = self.replicas(at, master.id, &masters);
+            let holders = std::iter::once(master).chain(replicas).collect();
+            led.push(Led { at, ranges: self.door.slots_of(at).ranges(), holders });
+        }
+        led
+    }
+}
+
+/// A shard as clients are told of it.
+struct Led<'a> {
+    at: usize,
+    /// Its slots: first and last of each run.
+    ranges: Vec<(u16, u16)>,
+    /// Who can be asked: its master first, then its replicas.
+    holders: Vec<&'a Node>,
 }
 
 impl Session {
@@ -292,45 +314,39 @@ fn nodes(map: &Map<'_>, me: NodeId) -> String {
 }
 
 fn slots(map: &Map<'_>, out: &mut Reply) {
-    let masters = map.masters();
-    let led = masters.iter().enumerate().filter_map(|(at, master)| Some((at, (*master)?)));
-    let ranges: Vec<_> = led
-        .flat_map(|(at, master)| map.door.slots_of(at).ranges().into_iter().map(move |range| (at, master, range)))
-        .collect();
-    out.array(ranges.len());
-    for (at, master, (first, last)) in ranges {
-        let replicas = map.replicas(at, master.id, &masters);
-        out.array(3 + replicas.len());
-        out.int(i64::from(first));
-        out.int(i64::from(last));
-        for node in std::iter::once(master).chain(replicas) {
-            let (host, port) = endpoint(node).unwrap_or_default();
-            out.array(4);
-            out.bulk(host.as_bytes());
-            out.int(i64::from(port));
-            out.bulk(name_of(&map.cluster, node.id.0).as_bytes());
-            out.map(0);
+    let led = map.led();
+    out.array(led.iter().map(|shard| shard.ranges.len()).sum());
+    for Led { ranges, holders, .. } in led {
+        for (first, last) in ranges {
+            out.array(2 + holders.len());
+            out.int(i64::from(first));
+            out.int(i64::from(last));
+            for node in &holders {
+                let (host, port) = endpoint(node).unwrap_or_default();
+                out.array(4);
+                out.bulk(host.as_bytes());
+                out.int(i64::from(port));
+                out.bulk(name_of(&map.cluster, node.id.0).as_bytes());
+                out.map(0);
+            }
         }
     }
 }
 
 fn shards(map: &Map<'_>, out: &mut Reply) {
-    let masters = map.masters();
-    out.array(masters.iter().flatten().count());
-    for (at, master) in masters.iter().enumerate() {
-        let Some(master) = master else { continue };
-        let replicas = map.replicas(at, master.id, &masters);
+    let led = map.led();
+    out.array(led.len());
+    for Led { at, ranges, holders } in led {
         out.map(2);
         out.bulk(b"slots");
-        let ranges = map.door.slots_of(at).ranges();
         out.array(ranges.len() * 2);
         for (first, last) in ranges {
             out.int(i64::from(first));
             out.int(i64::from(last));
         }
         out.bulk(b"nodes");
-        out.array(1 + replicas.len());
-        for node in std::iter::once(*master).chain(replicas) {
+        out.array(holders.len());
+        for (place, node) in holders.into_iter().enumerate() {
             let (host, port) = endpoint(node).unwrap_or_default();
             let text = |name: &str, value: &str, out: &mut Reply| {
                 out.bulk(name.as_bytes());
@@ -342,7 +358,7 @@ fn shards(map: &Map<'_>, out: &mut Reply) {
             out.int(i64::from(port));
             text("ip", host, out);
             text("endpoint", host, out);
-            text("role", if node.id == master.id { "master" } else { "replica" }, out);
+            text("role", if place == 0 { "master" } else { "replica" }, out);
             out.bulk(b"replication-offset");
             out.int(map.door.shards[at].state().applied() as i64);
             text("health", "online", out);
