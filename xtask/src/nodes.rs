@@ -19,7 +19,7 @@ pub const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(40);
 
 /// Entries that a replica may be behind and be called up to date.
-const NEAR: u64 = 50;
+pub const NEAR: u64 = 50;
 
 /// How nodes are started.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +58,8 @@ pub struct Node {
     pub kafka: String,
     /// Its etcd door.
     pub etcd: String,
+    /// `host:port` of the gateway's own listener.
+    pub gateway: String,
     /// `host:port` of the Redis door for clients of Redis Cluster.
     pub redis_cluster: String,
     /// Its data directory; inside its namespace, if it has an image.
@@ -148,6 +150,7 @@ impl Nodes {
             peer: format!("{ip}:{}", port(7400)?),
             kafka: format!("{ip}:{}", port(9092)?),
             etcd: format!("{ip}:{}", port(2379)?),
+            gateway: format!("{ip}:{}", port(8080)?),
             redis_cluster: format!("{ip}:{}", port(6380)?),
             data,
             log: home.join("log"),
@@ -162,6 +165,11 @@ impl Nodes {
 
     /// Starts a node that does not run: one that was never up joins.
     pub fn launch(&mut self, at: usize) -> Result<(), String> {
+        self.launch_by(at, None)
+    }
+
+    /// The same; one that joins does so by this member, where one is named.
+    pub fn launch_by(&mut self, at: usize, by: Option<usize>) -> Result<(), String> {
         let node = &self.nodes[at];
         let mut run = Command::new(&self.plan.bin);
         run.args(["up", "--print-ready", "--insecure-bind", "--data"]).arg(&node.data);
@@ -178,7 +186,8 @@ impl Nodes {
             "--set",
             &format!("redis.cluster_bind={}", node.redis_cluster),
         ]);
-        for door in ["--gateway-bind", "--consul-bind", "--dns-bind"] {
+        run.args(["--gateway-bind", &node.gateway]);
+        for door in ["--consul-bind", "--dns-bind"] {
             run.args([door, &format!("{ip}:0")]);
         }
         if self.plan.shards > 0 {
@@ -188,7 +197,8 @@ impl Nodes {
         if self.nodes.iter().any(|other| other.id > 0 && other.place != at) {
             // Ignored by a node that belongs to the cluster already. Any other that runs is as good as the first.
             let other = self.nodes.iter().find(|other| other.place != at && other.process.is_some());
-            run.args(["--join", &other.unwrap_or(&self.nodes[0]).peer, "--token", &self.token]);
+            let by = by.map(|by| &self.nodes[by]).or(other);
+            run.args(["--join", &by.unwrap_or(&self.nodes[0]).peer, "--token", &self.token]);
         }
         if let Some(library) = &self.plan.clock {
             run.env("LD_PRELOAD", library).env("XTASK_CLOCK", &node.clock_path);
@@ -217,6 +227,19 @@ impl Nodes {
         process
             .wait_until(START, |process| process.said().lines().any(|line| line.starts_with("ready ")))
             .map_err(|why| format!("node {}: {why}", at + 1))
+    }
+
+    /// Asks a node for its number: of two that join at once neither knows beforehand which it gets.
+    pub fn learn_id(&mut self, at: usize) -> Result<(), String> {
+        let status = self.status(at)?;
+        let id = status["node"].as_str().and_then(|name| name.trim_start_matches('n').parse().ok());
+        self.nodes[at].id = id.ok_or_else(|| format!("node {}: /status names no node: {}", at + 1, status["node"]))?;
+        Ok(())
+    }
+
+    /// Data shards of the beginning.
+    pub fn shards(&self) -> usize {
+        self.plan.shards.max(1)
     }
 
     /// kill -9.
@@ -283,20 +306,23 @@ impl Nodes {
 
     /// What all running nodes that answer say of their part in each group: place, group, part.
     fn parts(&self) -> Vec<(usize, usize, Part)> {
-        let mut parts = Vec::new();
-        for node in self.nodes.iter().filter(|node| node.process.is_some()) {
-            let Ok(status) = self.status(node.place) else { continue };
-            for group in status["groups"].as_array().into_iter().flatten() {
-                let Some(number) = group["group"].as_str().and_then(|name| name.trim_start_matches('g').parse().ok())
-                else {
-                    continue;
-                };
-                let part =
-                    Part { leads: group["role"].as_str() == Some("leader"), term: group["term"].as_u64().unwrap_or(0) };
-                parts.push((node.place, number, part));
-            }
-        }
-        parts
+        let running = self.nodes.iter().filter(|node| node.process.is_some());
+        let parts = running.flat_map(|node| {
+            let own = self.parts_of(node.place).unwrap_or_default();
+            own.into_iter().map(|(group, part)| (node.place, group, part))
+        });
+        parts.collect()
+    }
+
+    /// What a node says of its part in each group: group, part.
+    pub fn parts_of(&self, at: usize) -> Result<Vec<(usize, Part)>, String> {
+        let status = self.status(at)?;
+        let part = |group: &Json| {
+            let number = group["group"].as_str()?.trim_start_matches('g').parse().ok()?;
+            let leads = group["role"].as_str() == Some("leader");
+            Some((number, Part { leads, term: group["term"].as_u64().unwrap_or(0) }))
+        };
+        Ok(status["groups"].as_array().into_iter().flatten().filter_map(part).collect())
     }
 
     /// The place of the node that leads a group: of those that say so, the one of the newest term.
@@ -616,9 +642,11 @@ fn unsettled(view: &Json, wanted: usize) -> Option<String> {
 }
 
 /// A node's part in a group.
-struct Part {
-    leads: bool,
-    term: u64,
+pub struct Part {
+    /// It says that it leads.
+    pub leads: bool,
+    /// The newest term that it knows.
+    pub term: u64,
 }
 
 /// Builds the library that shifts a program's wall clock by as many nanoseconds as a file says (8 bytes, at XTASK_CLOCK).

@@ -13,8 +13,11 @@
 //! power cut (row 3), and the run succeeds only if it does.
 
 mod faults;
+mod flood;
+mod lost;
 mod rows;
 mod streams;
+mod twice;
 mod workload;
 
 use crate::ground::Ground;
@@ -109,7 +112,7 @@ fn read(args: &[String]) -> Result<Ask, String> {
 fn found(ask: &Ask, dir: &Path, clock: Option<&PathBuf>) -> Result<Nodes, String> {
     let ground = Ground::network(ask.nodes + SPARE, ask.seed)?;
     // Small segments and snapshots, so that a run of minutes has seen what a node has seen after days.
-    let args = ["log.segment_bytes=4MiB", "log.snapshot_bytes=4MiB"]
+    let args = ["log.segment_bytes=4MiB", "log.snapshot_bytes=4MiB", flood::MEMORY_MAX, lost::REPLACE_AFTER]
         .iter()
         .flat_map(|set| ["--set".to_owned(), (*set).to_owned()]);
     let plan = Plan {
@@ -241,6 +244,8 @@ fn one(ask: &Ask, row: &'static Row, nodes: Nodes, share: Duration) -> (Found, N
     if let Err(why) = course.quiet() {
         found.wrong.push(why);
     }
+    let missed = row.musts.iter().filter(|kind| !course.seen.contains_key(*kind));
+    found.wrong.extend(missed.map(|kind| format!("never struck: {kind}")));
     let (mut nodes, clients) = (course.nodes, course.clients);
     found.injected = course.injected;
     found.notes = course.notes;
@@ -254,6 +259,9 @@ fn one(ask: &Ask, row: &'static Row, nodes: Nodes, share: Duration) -> (Found, N
         Ok(verdict) => {
             (found.counts, found.pause, found.p99) = (verdict.counts, verdict.pause, verdict.p99);
             found.wrong.extend(verdict.wrong);
+            if row.once && verdict.again > 0 {
+                found.wrong.push(format!("{} operations were refused twice in a row, by two nodes", verdict.again));
+            }
             let refusals = verdict.refusals.iter().map(|(text, count)| format!("{count} × {text}"));
             found.notes.extend(refusals);
         }

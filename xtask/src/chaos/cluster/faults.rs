@@ -7,6 +7,7 @@ use crate::net::switch::Line;
 use crate::nodes::Nodes;
 use crate::rng::Rng;
 use rustix::process::Signal;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 /// How soon writes must be acknowledged again once nothing holds.
 const RESUME: Duration = Duration::from_secs(20);
 /// How soon a change of the members must be done.
-const CHANGE: Duration = Duration::from_secs(60);
+pub(super) const CHANGE: Duration = Duration::from_secs(60);
 /// Shards that splits may make, those of the beginning included.
 const SHARDS_MAX: usize = 8;
 /// A write this short ago: they flow.
@@ -25,6 +26,15 @@ const PRESS_BYTES: usize = 256 << 10;
 const PRESS_COUNT: usize = 100;
 /// Bytes of a step while a disk is filled.
 const BALLAST_STEP: usize = 64 << 10;
+
+/// Kinds of faults that a row must have seen (`Row::musts`).
+pub const TWICE: &str = "two changes at once from two nodes";
+/// A flood at a gateway.
+pub const FLOOD: &str = "a gateway under a flood";
+/// A node that is replaced.
+pub const LOST: &str = "a node lost for good";
+/// A shard's log that is gone on one node.
+pub const LOG_LOST: &str = "the whole log of a shard lost on a node";
 
 /// Why nodes cannot have file systems of their own here, if they cannot.
 pub fn image_possible() -> Option<String> {
@@ -66,6 +76,14 @@ pub enum Fault {
     Wipe(usize),
     /// A replica moves, or a lead.
     Move,
+    /// Two changes of the cluster at the same moment, from two nodes.
+    Twice,
+    /// A node's gateway has more to do than it can.
+    Flood(usize),
+    /// A node that nobody starts again; a spare one takes over what it held.
+    Lost(usize),
+    /// A node that is down loses all that it has of one shard; it starts.
+    LogLost(usize),
     /// A shard is split or slots move between two, and a node is killed in the middle; at the end it starts again.
     Slots { kill: Option<usize> },
 }
@@ -87,6 +105,8 @@ pub struct Course {
     pub clients: Workload,
     /// Faults begun so far.
     pub injected: u64,
+    /// Those of a kind that a row must have seen.
+    pub seen: BTreeMap<&'static str, u64>,
     /// What is worth telling.
     pub notes: Vec<String>,
     end: Instant,
@@ -106,6 +126,7 @@ impl Course {
             rng,
             clients,
             injected: 0,
+            seen: BTreeMap::new(),
             notes,
             end,
             holding,
@@ -190,6 +211,12 @@ impl Course {
             self.slowest_resume.as_secs_f64()
         ));
         Ok(())
+    }
+
+    /// What a row must have seen has been seen.
+    fn see(&mut self, kind: &'static str, said: String) {
+        *self.seen.entry(kind).or_default() += 1;
+        self.notes.push(said);
     }
 
     fn hold(&mut self, fault: Fault) {
@@ -326,6 +353,22 @@ impl Course {
                 }
                 self.hold(fault);
             }
+            Fault::Twice => {
+                let said = self.twice()?;
+                self.see(TWICE, said);
+            }
+            Fault::Flood(at) => {
+                let said = self.flood(*at)?;
+                self.see(FLOOD, said);
+            }
+            Fault::Lost(at) => {
+                let said = self.lose_node(*at)?;
+                self.see(LOST, said);
+            }
+            Fault::LogLost(at) => {
+                let said = self.lose_log(*at)?;
+                self.see(LOG_LOST, said);
+            }
             Fault::Move => {
                 let said = self.nodes.shuffle_shards(&mut self.rng, CHANGE)?;
                 self.notes.push(said);
@@ -392,7 +435,9 @@ impl Course {
                     }
                 }
                 Fault::Clock { at, .. } => self.nodes.set_clock(at, 0)?,
+                // They hold nothing: when they have begun, they are over.
                 Fault::Restart(_) | Fault::Join | Fault::Leave { .. } | Fault::Wipe(_) | Fault::Move => {}
+                Fault::Twice | Fault::Flood(_) | Fault::Lost(_) | Fault::LogLost(_) => {}
             }
         }
         // All at once: a majority that is down comes back together.

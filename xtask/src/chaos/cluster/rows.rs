@@ -1,6 +1,6 @@
-//! The rows of the fault matrix, by their numbers there, and which faults each draws.
+//! The rows of the fault matrix, by their numbers there (31 and above: our own), and which faults each draws.
 
-use super::faults::{Course, Fault, image_possible};
+use super::faults::{Course, FLOOD, Fault, LOG_LOST, LOST, TWICE, image_possible};
 use crate::net::switch::Line;
 use std::time::Duration;
 
@@ -16,12 +16,16 @@ pub struct Row {
     pub hold: (u64, u64),
     /// Frames must be harmed.
     pub network: bool,
+    /// Kinds of faults that must have struck.
+    pub musts: &'static [&'static str],
+    /// Who is refused and asks once more, at another node, is not refused again.
+    pub once: bool,
     /// Why it cannot run here, told whether clocks can be shifted.
     pub skip: Option<fn(bool) -> Option<String>>,
 }
 
 const fn row(number: u32, about: &'static str, draw: fn(&mut Course) -> Vec<Fault>, hold: (u64, u64)) -> Row {
-    Row { number, about, draw, hold, network: false, skip: None }
+    Row { number, about, draw, hold, network: false, musts: &[], once: false, skip: None }
 }
 
 const fn net(number: u32, about: &'static str, draw: fn(&mut Course) -> Vec<Fault>, hold: (u64, u64)) -> Row {
@@ -42,7 +46,7 @@ pub const ROWS: &[Row] = &[
     row(2, "SIGSTOP of the leader", pauses, (500, 6000)),
     Row { skip: Some(needs_image), ..row(3, "power cut of one, of all", power, (100, 1500)) },
     row(4, "fsync fails once", sync_fails, (500, 2500)),
-    row(6, "damaged files of a minority", corrupt, (100, 500)),
+    Row { musts: &[LOG_LOST], ..row(6, "damaged files of a minority, a shard's whole log", corrupt, (100, 500)) },
     Row { skip: Some(needs_image), ..row(8, "disk full: one, all", full, (500, 3000)) },
     row(9, "slow disk, stalls of 2 s", slow_disk, (1500, 5000)),
     net(10, "partition, the leader in the minority", partition, (1500, 6000)),
@@ -50,10 +54,17 @@ pub const ROWS: &[Row] = &[
     net(12, "flapping lines, swizzled cuts", flapping, (2000, 6000)),
     net(13, "loss, delay, jitter, reorder, duplicates, 1 Mbit/s", bad_lines, (2000, 6000)),
     Row { skip: Some(needs_clock), ..row(15, "wall clocks jump and drift", clocks, (1000, 4000)) },
-    row(16, "rolling restart", restart, (100, 300)),
-    row(18, "members added, removed dead or alive, replaced", members, (500, 2000)),
+    Row { once: true, ..row(16, "rolling restart", restart, (100, 300)) },
+    Row {
+        musts: &[TWICE],
+        ..row(18, "members added, removed dead or alive, replaced, two at once", members, (500, 2000))
+    },
     row(19, "replicas, leads and slots moved, shards split, kills", shards, (500, 2000)),
-    row(22, "a tenth of a CPU for the leader", starve, (1500, 5000)),
+    Row {
+        musts: &[FLOOD],
+        ..row(22, "a flood at the gateway; a tenth of a CPU for the leader", starve_or_flood, (1500, 5000))
+    },
+    Row { musts: &[LOST], ..row(31, "a node dies for good, a spare one takes its place", lost, (100, 500)) },
     row(30, "two or three at once", several, (1000, 5000)),
 ];
 
@@ -82,7 +93,8 @@ fn sync_fails(course: &mut Course) -> Vec<Fault> {
 }
 
 fn corrupt(course: &mut Course) -> Vec<Fault> {
-    vec![Fault::Corrupt(course.victim())]
+    let at = course.victim();
+    vec![if course.injected == 0 || course.rng.percent(20) { Fault::LogLost(at) } else { Fault::Corrupt(at) }]
 }
 
 fn full(course: &mut Course) -> Vec<Fault> {
@@ -183,6 +195,9 @@ fn restart(course: &mut Course) -> Vec<Fault> {
 }
 
 fn members(course: &mut Course) -> Vec<Fault> {
+    if course.injected == 0 || course.rng.percent(30) {
+        return vec![Fault::Twice];
+    }
     let at = course.victim();
     match (course.running().len(), course.rng.below(4)) {
         (..=3, 0) => vec![Fault::Wipe(at)],
@@ -205,6 +220,17 @@ fn shards(course: &mut Course) -> Vec<Fault> {
 
 fn starve(course: &mut Course) -> Vec<Fault> {
     vec![Fault::Starve(course.victim())]
+}
+
+fn starve_or_flood(course: &mut Course) -> Vec<Fault> {
+    if course.injected > 0 && course.rng.percent(70) {
+        return starve(course);
+    }
+    vec![Fault::Flood(course.victim())]
+}
+
+fn lost(course: &mut Course) -> Vec<Fault> {
+    vec![Fault::Lost(course.victim())]
 }
 
 fn several(course: &mut Course) -> Vec<Fault> {

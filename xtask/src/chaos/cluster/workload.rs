@@ -54,6 +54,8 @@ struct Shared {
     begun: [AtomicU64; LANES],
     seen: Mutex<Seen>,
     counts: [AtomicU64; 3],
+    /// Refused at one node, and again at the next.
+    again: AtomicU64,
     writes: AtomicU64,
     /// When a write was last acknowledged, and the longest time without one, in nanoseconds.
     last: AtomicU64,
@@ -72,6 +74,8 @@ pub struct Workload {
 pub struct Verdict {
     /// Operations by how they ended.
     pub counts: Counts,
+    /// Those refused that were refused once more when they were asked again, of another node.
+    pub again: u64,
     /// The longest time without an acknowledged write.
     pub pause: Duration,
     /// The latency that one of a hundred acknowledged operations exceeds.
@@ -127,8 +131,8 @@ impl Shared {
         }
     }
 
-    /// One append to one list. The error: the connection is of no use any more.
-    fn append(&self, conn: &mut Conn, lane: usize) -> std::io::Result<()> {
+    /// One append to one list; whether it was refused. The error: the connection is of no use any more.
+    fn append(&self, conn: &mut Conn, lane: usize) -> std::io::Result<bool> {
         let (name, value) = (self.list(lane, true), self.value.fetch_add(1, Ordering::Relaxed));
         let begun = self.now();
         let at = locked(&self.seen).lists.entry(name.clone()).or_default().begin(value, begun);
@@ -144,7 +148,7 @@ impl Shared {
         self.ended(reply, begun, true, |value| matches!(value, Value::Int(_)))
     }
 
-    fn read(&self, conn: &mut Conn, lane: usize) -> std::io::Result<()> {
+    fn read(&self, conn: &mut Conn, lane: usize) -> std::io::Result<bool> {
         let name = self.list(lane, false);
         let begun = self.now();
         let reply = conn.call(&["LRANGE", &name, "0", "-1"]);
@@ -156,7 +160,7 @@ impl Shared {
     }
 
     /// A transaction that appends to both lists of a pair and reads both, or only reads.
-    fn both(&self, conn: &mut Conn, lane: usize, writes: bool) -> std::io::Result<()> {
+    fn both(&self, conn: &mut Conn, lane: usize, writes: bool) -> std::io::Result<bool> {
         let name = self.list(lane, writes);
         let names = [format!("{name}a"), format!("{name}b")];
         let value = self.value.fetch_add(1, Ordering::Relaxed);
@@ -228,21 +232,24 @@ impl Shared {
         if let (Some(text), Ok(Value::Error(_))) = (&refusal, &reply) {
             // EXECABORT says little; the command's own refusal says why.
             self.refused(text);
-            return Ok(());
+            return Ok(true);
         }
         self.ended(reply, begun, writes, |value| value.items().is_some())
     }
 
-    /// Counts how an operation ended. `fine` knows the shape of its answer.
+    /// Counts how an operation ended; whether it was refused. `fine` knows the shape of its answer.
     fn ended(
         &self,
         reply: std::io::Result<Value>,
         begun: u64,
         write: bool,
         fine: impl Fn(&Value) -> bool,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<bool> {
         match reply {
-            Ok(Value::Error(text)) => self.refused(&text),
+            Ok(Value::Error(text)) => {
+                self.refused(&text);
+                return Ok(true);
+            }
             Ok(value) if fine(&value) => {
                 if write {
                     self.acknowledged(begun);
@@ -263,7 +270,7 @@ impl Shared {
                 return Err(error);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn client(&self, number: usize, seed: u64) {
@@ -280,13 +287,27 @@ impl Shared {
             let Some(open) = &mut conn else { continue };
             let lane = rng.below(LANES);
             let writes = rng.percent(55);
-            let done = match (lane % 2, writes) {
-                (0, true) => self.append(open, lane),
-                (0, false) => self.read(open, lane),
-                (_, writes) => self.both(open, lane, writes),
+            let play = |conn: &mut Conn| match (lane % 2, writes) {
+                (0, true) => self.append(conn, lane),
+                (0, false) => self.read(conn, lane),
+                (_, writes) => self.both(conn, lane, writes),
             };
-            if done.is_err() {
-                conn = None;
+            match play(open) {
+                Ok(false) => {}
+                // As clients do: once more, at another node.
+                Ok(true) => {
+                    node = (node + 1) % self.addrs.len();
+                    conn = Conn::open_with(&self.addrs[node], DIAL, PATIENCE).ok();
+                    match conn.as_mut().map(play) {
+                        Some(Ok(is_refused)) => self.again.fetch_add(u64::from(is_refused), Ordering::Relaxed),
+                        Some(Err(_)) => {
+                            conn = None;
+                            0
+                        }
+                        None => 0,
+                    };
+                }
+                Err(_) => conn = None,
             }
         }
     }
@@ -309,6 +330,7 @@ impl Workload {
             begun: Default::default(),
             seen: Mutex::default(),
             counts: Default::default(),
+            again: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             last: AtomicU64::new(0),
             pause: AtomicU64::new(0),
@@ -379,6 +401,7 @@ impl Workload {
         let refusals = locked(&shared.refusals).clone();
         Ok(Verdict {
             counts: Counts { done: count(0), refused: count(1), unknown: count(2) },
+            again: shared.again.load(Ordering::Relaxed),
             pause: Duration::from_nanos(shared.pause.load(Ordering::Relaxed)),
             p99: Duration::from_secs_f64(p99 / 1000.0),
             wrong,
