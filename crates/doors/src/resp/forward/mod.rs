@@ -203,17 +203,20 @@ impl Door {
         }
     }
 
-    /// Who leads a group, as far as this node knows. Where it holds no replica of it: who should, or at the next try another.
+    /// Who leads a group, as far as this node knows. Where it holds no replica of it: who should, or at the next try another. The leader
+    /// that it heard of while it still held one may be long dead: it is believed once.
     fn leader_of(&self, group: GroupId, tries: u32) -> Option<NodeId> {
         let me = self.forward.node();
-        let leader = self.shard_of_group(group).and_then(|shard| shard.leader());
-        if leader.is_some() {
-            return leader.filter(|leader| *leader != me);
+        let known = self.shard_of_group(group).and_then(|shard| shard.leader());
+        let leader = known.filter(|leader| *leader != me);
+        if known.is_some() && tries == 0 {
+            return leader;
         }
-        let cluster = self.forward.meta.get()?.state().cluster().clone();
-        let own = cluster.groups().get(&group)?;
-        if own.voters.contains(&me) {
-            return None;
+        let Some(meta) = self.forward.meta.get() else { return leader };
+        let cluster = meta.state().cluster().clone();
+        let Some(own) = cluster.groups().get(&group) else { return leader };
+        if own.voters.contains(&me) || leader.is_some() && own.learners.contains(&me) {
+            return leader;
         }
         let preferred = own.leader.filter(|leader| tries == 0 && *leader != me);
         let nth = || own.voters.get(tries as usize % own.voters.len().max(1)).copied();

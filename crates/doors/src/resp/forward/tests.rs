@@ -684,6 +684,13 @@ fn with_cluster_doors(shards: usize) -> Cluster {
     let everywhere = cluster::Assignment { voters: (1..=3).map(NodeId).collect(), ..cluster::Assignment::default() };
     let assign = |group: u32| cluster::Change::Assign { group: GroupId(group), was: None, to: everywhere.clone() };
     changes.extend((1..=shards as u32).map(assign));
+    change_cluster(&cluster, 1, &changes);
+    (0..shards).for_each(|at| cluster.elect(at, Some(at % 3)));
+    cluster
+}
+
+/// Every node applies these changes, from that index on.
+fn change_cluster(cluster: &Cluster, index: u64, changes: &[cluster::Change]) {
     for door in &cluster.doors {
         let meta = door.forward.meta.get().expect("it has joined");
         for (at, change) in changes.iter().enumerate() {
@@ -691,11 +698,31 @@ fn with_cluster_doors(shards: usize) -> Cluster {
             batch.cluster(door.admit(String::new(), String::new(), Instant::default()).expect("room"), change);
             let entry = batch.take_entry(1, 1);
             let mut outbox = Outbox::new(door);
-            meta.state_mut().apply(at as u64 + 1, &entry, Some(&batch), &mut outbox).expect("readable");
+            meta.state_mut().apply(at as u64 + index, &entry, Some(&batch), &mut outbox).expect("readable");
         }
     }
-    (0..shards).for_each(|at| cluster.elect(at, Some(at % 3)));
-    cluster
+}
+
+/// A node that no longer belongs to a shard hears no more of who leads it.
+#[test]
+fn a_leader_of_old_is_not_waited_for_where_the_shard_is_on_other_nodes() {
+    let mut cluster = with_cluster_doors(1);
+    let to = cluster::Assignment { voters: vec![NodeId(1), NodeId(2)], ..cluster::Assignment::default() };
+    change_cluster(&cluster, 5, &[cluster::Change::Assign { group: GroupId(1), was: None, to }]);
+    cluster.elect(0, Some(1));
+    let old = Some(NodeId(1));
+    cluster.doors[2].shards[0].set_leader(old);
+    cluster.doors[2].shards[0].set_refusal(Some(Refusal::Elsewhere(old)));
+    cluster.cut(2, 0);
+    let mut session = cluster.session(2);
+    let mut out = Reply::new(Protocol::Resp2);
+    session.feed(b"SET a 1\r\n", cluster.doors[2].world.now(), &mut out);
+    for _ in 0..4 {
+        cluster.tick(20);
+        cluster.settle();
+    }
+    session.collect(&mut out);
+    assert_eq!(out.bytes, b"+OK\r\n");
 }
 
 #[test]
