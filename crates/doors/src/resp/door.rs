@@ -18,6 +18,7 @@ use store::disk::ReadError;
 use super::commits::{Commits, NUMBERS};
 use super::forward::{AWAY, Forward};
 use super::introspect;
+use super::monitor::Monitors;
 use super::peer::Peer;
 use super::pubsub::{self, Delivery, Kind, Registry};
 use super::topics;
@@ -140,6 +141,8 @@ pub struct Door {
     next_client: AtomicU64,
     /// CONFIG's parameters.
     pub config: Mutex<introspect::Config>,
+    /// Who looks at what the others ask for.
+    pub monitors: Monitors,
     /// What it keeps for topics as streams.
     pub(super) topic_counts: topics::Counts,
     /// Transactions over several shards that are under way.
@@ -184,6 +187,7 @@ impl Door {
             idle_ms: AtomicU64::new(0),
             next_client: AtomicU64::new(0),
             config: Mutex::new(config),
+            monitors: Monitors::default(),
             topic_counts: topics::Counts::default(),
             commits: Commits::default(),
             forward: Forward::default(),

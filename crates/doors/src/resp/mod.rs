@@ -9,6 +9,7 @@ pub mod decode;
 pub mod door;
 pub mod forward;
 pub mod introspect;
+pub mod monitor;
 mod own;
 pub mod peer;
 pub mod pubsub;

@@ -267,13 +267,13 @@ impl Session {
             "publish" => self.publish(Kind::Channel, args, out),
             "spublish" => self.publish(Kind::Shard, args, out),
             name if name.starts_with("pubsub") => self.door.channels.read().pubsub_command(args, out)?,
-            // One voter: what is answered is on every replica there is. It waits for nobody.
+            // What has been answered is on a majority of its replicas already, and everything of this client has been. It waits for nobody.
             "wait" => {
                 parse_i64(args[1]).ok_or(shard::error::NOT_INTEGER)?;
                 if parse_i64(args[2]).ok_or(CommandError::new("ERR timeout is not an integer or out of range"))? < 0 {
                     return Err(shard::error::TIMEOUT_NEGATIVE);
                 }
-                out.int(0);
+                out.int(self.door.other_copies() as i64);
             }
             "waitaof" => {
                 let local = parse_i64(args[1]).ok_or(shard::error::NOT_INTEGER)?;
@@ -282,7 +282,11 @@ impl Session {
                 }
                 out.array(2);
                 out.int(1);
-                out.int(0);
+                out.int(self.door.other_copies() as i64);
+            }
+            "monitor" => {
+                out.ok();
+                self.door.monitors.add(&self.client);
             }
             name if name.starts_with("cluster") => self.cluster(args, out)?,
             "readonly" | "readwrite" | "asking" => self.cluster_mode(name, out)?,
@@ -513,6 +517,7 @@ impl Session {
             is_closing: client.is_doomed(),
             no_evict: card.no_evict,
             no_touch: card.no_touch,
+            is_monitor: self.door.monitors.has(client.id),
             query_bytes: card.buffered,
             output_bytes: outstanding,
             total_bytes: outstanding + card.buffered + size_of_val(&**client),

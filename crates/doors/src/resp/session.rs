@@ -274,7 +274,11 @@ impl Session {
             out.protocol = self.protocol;
             let begun = out.bytes.len();
             let spec = command::find(args[0]);
+            let db = self.db;
             let step = self.command(spec, &args, out);
+            if self.door.monitors.is_on() && matches!(step, Step::Next) && self.authenticated {
+                self.door.monitors.tell(self.door.world.wall_micros(), db, &self.client.addr, &args);
+            }
             if let Some(spec) = spec {
                 last = Some(spec.name);
             }
@@ -347,6 +351,7 @@ impl Session {
         }
         self.door.unblock(&self.client, Unblock::Gone);
         self.door.channels.write().unsubscribe_all(self.client.id);
+        self.door.monitors.remove(self.client.id);
         self.door.dismiss(self.client.id);
     }
 
@@ -552,6 +557,7 @@ impl Session {
         self.skipping = false;
         self.client.muted.store(false, Ordering::Relaxed);
         self.door.channels.write().unsubscribe_all(self.client.id);
+        self.door.monitors.remove(self.client.id);
         let mut card = self.client.card.lock();
         card.resp = 2;
         card.name.clear();

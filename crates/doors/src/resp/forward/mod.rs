@@ -223,6 +223,14 @@ impl Door {
         preferred.or_else(nth).filter(|node| *node != me)
     }
 
+    /// Other nodes that hold whatever has been answered, at least: a majority of each shard's voters less the one that leads.
+    pub(super) fn other_copies(&self) -> usize {
+        let Some(meta) = self.forward.meta.get() else { return 0 };
+        let cluster = meta.state().cluster().clone();
+        let voters = |group| cluster.groups().get(&group).map_or(1, |own| own.voters.len());
+        self.shards.iter().map(|shard| voters(shard.group) / 2).min().unwrap_or(0)
+    }
+
     /// Who leads a group, this node too.
     pub(super) fn leader_anywhere(&self, group: GroupId) -> Option<NodeId> {
         let leader = self.shard_of_group(group).and_then(|shard| shard.leader());

@@ -732,6 +732,8 @@ fn the_cluster_door_says_where_a_key_is_and_forwards_what_has_no_such_place() {
     let key = |cluster: &Cluster, at: usize| {
         (0..).map(|n| format!("k{n}")).find(|key| cluster.doors[0].shard_of(key.as_bytes()) == at).expect("some")
     };
+    // Whatever has been answered is on two of three nodes: that is what WAIT asks for.
+    assert_eq!(cluster.say(&mut session, "WAIT 1 0|WAITAOF 1 1 0"), ":1 *2 :1 :1 ");
     let keys: Vec<String> = (0..3).map(|at| key(&cluster, at)).collect();
     assert_eq!(cluster.say(&mut session, &format!("SET {0} 1|GET {0}", keys[0])), "+OK $1 1 ");
     let slot = base::key_slot(keys[1].as_bytes());

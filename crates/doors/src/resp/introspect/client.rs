@@ -78,6 +78,8 @@ pub struct ClientFacts {
     pub no_touch: bool,
     /// READONLY.
     pub is_readonly: bool,
+    /// MONITOR.
+    pub is_monitor: bool,
     /// Bytes read but not yet understood.
     pub query_bytes: usize,
     /// Room in that buffer.
@@ -113,6 +115,7 @@ impl ClientFacts {
     /// [`validate_name`] sees to.
     pub fn line(&self) -> String {
         let mut flags: String = [
+            (self.is_monitor, 'O'),
             (self.kind() == ClientType::Pubsub, 'P'),
             (self.multi.is_some(), 'x'),
             (self.is_blocked, 'b'),

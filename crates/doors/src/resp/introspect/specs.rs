@@ -33,6 +33,11 @@ impl DoorSpec {
         if self.arity < 0 { words >= self.arity.unsigned_abs() as usize } else { words == self.arity as usize }
     }
 
+    /// Its subcommand of that name, in any case.
+    pub fn subcommand(&self, word: &[u8]) -> Option<&'static DoorSpec> {
+        self.subcommands.iter().find(|sub| sub.name.as_bytes()[self.name.len() + 1..].eq_ignore_ascii_case(word))
+    }
+
     const fn of(mut self, category: &'static str) -> DoorSpec {
         self.category = category;
         self
@@ -95,6 +100,7 @@ pub static DOOR_SPECS: &[DoorSpec] = &[
     spec("info", -1, ALWAYS, "server", "1.0.0", "Tells how the node is doing.").of("@dangerous"),
     spec("command", -1, ALWAYS, "server", "2.8.13", "Tells about commands.").of(CONNECTION).with(COMMAND),
     spec("config", -2, &[], "server", "2.0.0", "Shows and changes parameters.").with(CONFIG),
+    spec("monitor", 1, ADMIN, "server", "1.0.0", "Shows what this node's clients ask for, as it runs."),
     spec("time", 1, ALWAYS_FAST, "server", "2.6.0", "Tells the node's time."),
     spec(
         "q.commitoffset",
@@ -240,8 +246,7 @@ pub fn check(args: &[&[u8]], reply: &mut Reply) -> Option<&'static DoorSpec> {
         return None;
     };
     if let (false, Some(word)) = (spec.subcommands.is_empty(), args.get(1)) {
-        let inner = |sub: &&DoorSpec| sub.name.as_bytes()[spec.name.len() + 1..].eq_ignore_ascii_case(word);
-        match spec.subcommands.iter().find(inner) {
+        match spec.subcommand(word) {
             Some(sub) => spec = sub,
             None => {
                 text::unknown_subcommand(args, reply);

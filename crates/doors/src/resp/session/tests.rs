@@ -276,6 +276,29 @@ fn commands_on_whole_databases_see_and_change_all_shards() {
 }
 
 #[test]
+fn who_monitors_sees_what_others_ask_for_until_it_is_reset() {
+    let mut scene = Scene::new(Limits::DEFAULT);
+    let (mut watcher, mut other) = (scene.session(), scene.session());
+    assert_eq!(scene.say(&mut watcher, "MONITOR"), "+OK ");
+    assert_eq!(
+        scene.say(&mut other, "SELECT 2|SET k v|AUTH secret|CONFIG GET port|MULTI|INCR n|EXEC").matches('+').count(),
+        4
+    );
+    let mut out = Reply::new(Protocol::Resp2);
+    watcher.collect(&mut out);
+    let seen = String::from_utf8_lossy(&out.bytes).into_owned();
+    let words = |line: &str| line.split_once("] ").map(|(_, words)| words.to_owned());
+    let seen: Vec<String> = seen.lines().filter_map(words).collect();
+    assert_eq!(seen, [r#""SELECT" "2""#, r#""SET" "k" "v""#, r#""MULTI""#, r#""INCR" "n""#, r#""EXEC""#]);
+    assert!(scene.say(&mut other, "CLIENT LIST").contains(" flags=O "));
+    assert_eq!(scene.say(&mut watcher, "RESET"), "+RESET ");
+    scene.say(&mut other, "SET k w");
+    out.bytes.clear();
+    watcher.collect(&mut out);
+    assert!(out.bytes.is_empty() && !scene.door.monitors.is_on());
+}
+
+#[test]
 fn a_command_for_all_shards_is_answered_once_and_messages_come_through() {
     let mut scene = Scene::split(Limits::DEFAULT, Keyspaces::default(), 3);
     let (mut session, mut other) = (scene.session(), scene.session());
