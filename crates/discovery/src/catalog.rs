@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use base::Millis;
 use store::codec::{Corrupt, Input};
 
 use crate::change::{Change, DocumentChange, Outcome, Refusal, Registered};
@@ -15,9 +16,13 @@ use crate::form::Form;
 use crate::index::{Marks, Tables};
 use crate::kv::Kv;
 use crate::limits;
-use crate::model::{Ages, Check, CheckForm, Document, Node, NodeForm, Probe, Service, ServiceForm, Status};
+use crate::model::{
+    Ages, Check, CheckForm, Document, Node, NodeForm, Probe, Service, ServiceForm, Status, UnlockedEntry,
+};
+use crate::session::Sessions;
 use crate::shelf::Shelf;
 
+mod sessions;
 mod valid;
 
 /// A node and something on it, both as keys.
@@ -27,11 +32,14 @@ pub(crate) type OnNode = (String, String);
 const NODES: u8 = 1;
 const SERVICES: u8 = 2;
 const CHECKS: u8 = 3;
-const KV: u8 = 4;
+/// Keys as they were stored before there were locks.
+const KV_UNLOCKED: u8 = 4;
 const DOCUMENTS: u8 = 5;
+const KV: u8 = 6;
 
 /// Version of the books, the part of a snapshot that stands before the records.
-const BOOKS_VERSION: u8 = 1;
+/// In 2 there are sessions.
+const BOOKS_VERSION: u8 = 2;
 
 /// A name as a key: without regard to case.
 pub fn lower(name: &str) -> Cow<'_, str> {
@@ -42,6 +50,8 @@ pub fn lower(name: &str) -> Cow<'_, str> {
 #[derive(Clone, Debug)]
 pub struct Catalog {
     index: u64,
+    /// The time of the last entry.
+    now: Millis,
     pub(crate) tables: Tables,
     pub(crate) node_marks: Marks,
     pub(crate) service_marks: Marks,
@@ -49,6 +59,7 @@ pub struct Catalog {
     pub(crate) services: Shelf<OnNode, Service>,
     pub(crate) checks: Shelf<OnNode, Check>,
     pub(crate) kv: Kv,
+    pub(crate) sessions: Sessions,
     pub(crate) documents: Shelf<OnNode, Document>,
     documents_bytes: u64,
     /// Instances by service. Derived.
@@ -61,6 +72,7 @@ impl Default for Catalog {
     fn default() -> Catalog {
         Catalog {
             index: 0,
+            now: 0,
             tables: Tables::default(),
             node_marks: Marks::default(),
             service_marks: Marks::default(),
@@ -68,6 +80,7 @@ impl Default for Catalog {
             services: Shelf::new(SERVICES),
             checks: Shelf::new(CHECKS),
             kv: Kv::new(KV),
+            sessions: Sessions::default(),
             documents: Shelf::new(DOCUMENTS),
             documents_bytes: 0,
             by_name: BTreeMap::new(),
@@ -94,9 +107,17 @@ impl Catalog {
         self.index == 0
     }
 
-    /// Applies a change at an index of the log; indexes never fall, and changes of one entry share theirs.
+    /// Applies a change at an index of the log; indexes never fall, and changes of one entry share theirs. `now` is the time of
+    /// the entry.
+    pub fn apply_at(&mut self, change: &Change, index: u64, now: Millis) -> Outcome {
+        self.now = self.now.max(now);
+        self.apply(change, index)
+    }
+
+    /// The same at the time of the last one.
     pub fn apply(&mut self, change: &Change, index: u64) -> Outcome {
         assert!(index >= self.index, "changes come in the order of the log");
+        self.sessions.begin(self.now);
         let done = match change {
             Change::Register { node, keep_node, service, checks, replace_checks } => {
                 self.register(node, *keep_node, service.as_ref(), checks, *replace_checks, index)
@@ -107,7 +128,7 @@ impl Catalog {
             }
             Change::Reap { node, check, since } => self.reap(&lower(node), check, *since, index),
             Change::Kv(ops) => {
-                let (outcome, has_changed) = self.kv.run(ops, index);
+                let (outcome, has_changed) = self.kv.run(ops, &self.sessions, index, self.now);
                 if has_changed {
                     self.tables.kv = index;
                     self.index = index;
@@ -122,6 +143,7 @@ impl Catalog {
                 }
                 self.change_documents(changes, index)
             }
+            Change::Session(change) => return self.change_session(change, index),
         };
         match done {
             Ok(()) => Outcome::Done(index),
@@ -267,8 +289,13 @@ impl Catalog {
         let name = self.nodes.records().get(node).map_or_else(String::new, |node| node.form.name.clone());
         let check = Check { node: name, form, since, ages: Ages { created, modified: index } };
         self.by_owner.insert((node.to_owned(), owner.clone(), key.1.clone()));
+        let is_critical = check.form.status == Status::Critical;
+        let id = key.1.clone();
         self.checks.insert(key, check);
         self.check_changed(node, &owner, index);
+        if is_critical {
+            self.end_sessions_of(node, Some(&id), index);
+        }
     }
 
     /// After any change of a check: the status of its owner, and the indexes of all who see it.
@@ -335,6 +362,7 @@ impl Catalog {
                 for id in self.owned(node, "").collect::<Vec<_>>() {
                     self.remove_check(&(node.to_owned(), id), index);
                 }
+                self.end_sessions_of(node, None, index);
                 self.nodes.remove(&node.to_owned());
                 self.tables.nodes = index;
                 self.node_marks.end(node, index);
@@ -394,6 +422,7 @@ impl Catalog {
         let owner = check.form.service_id;
         self.by_owner.remove(&(key.0.clone(), owner.clone(), key.1.clone()));
         self.check_changed(&key.0, &owner, index);
+        self.end_sessions_of(&key.0, Some(&key.1), index);
         true
     }
 
@@ -484,6 +513,8 @@ impl Catalog {
         self.node_marks.put(out);
         self.service_marks.put(out);
         self.kv.gone.put(out);
+        self.kv.fence.put(out);
+        self.sessions.put(out);
         let moment = self.index;
         self.nodes.begin_walk(moment);
         self.services.begin_walk(moment);
@@ -516,13 +547,18 @@ impl Catalog {
     /// # Errors
     /// A version that this build does not know, or damage.
     pub fn read_books(input: &mut Input<'_>) -> Result<Catalog, Corrupt> {
-        if input.u8()? != BOOKS_VERSION {
+        let version = input.u8()?;
+        if !(1..=BOOKS_VERSION).contains(&version) {
             return Err(Corrupt("a registry of a version that this build does not know"));
         }
         let mut catalog = Catalog { index: u64::take(input)?, tables: Tables::take(input)?, ..Catalog::default() };
         catalog.node_marks = Marks::take(input)?;
         catalog.service_marks = Marks::take(input)?;
         catalog.kv.gone = Form::take(input)?;
+        if version >= 2 {
+            catalog.kv.fence = u64::take(input)?;
+            catalog.sessions = Sessions::take(input)?;
+        }
         Ok(catalog)
     }
 
@@ -539,6 +575,7 @@ impl Catalog {
                 SERVICES => self.services.restore(&mut input)?,
                 CHECKS => self.checks.restore(&mut input)?,
                 KV => self.kv.shelf.restore(&mut input)?,
+                KV_UNLOCKED => self.kv.shelf.restore_from::<UnlockedEntry>(&mut input)?,
                 DOCUMENTS => self.documents.restore(&mut input)?,
                 _ => return Err(Corrupt("an unknown kind of record")),
             }

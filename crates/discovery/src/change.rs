@@ -8,6 +8,7 @@ use store::codec::{Corrupt, Input};
 
 use crate::form::{Blob, Form, form, form_enum};
 use crate::model::{CheckForm, KvEntry, NodeForm, ServiceForm, Status};
+use crate::session::{Session, SessionChange};
 
 const VERSION: u8 = 1;
 
@@ -64,6 +65,8 @@ pub enum Change {
         /// Kind, name and the new body; no body removes.
         changes: Vec<DocumentChange>,
     },
+    /// What holds locks comes, goes, or goes on.
+    Session(SessionChange),
 }
 
 form_enum!(Change {
@@ -73,6 +76,7 @@ form_enum!(Change {
     4 = Reap { node, check, since },
     5 = Kv(ops),
     6 = Documents { expected, changes },
+    7 = Session(change),
 });
 
 /// What is taken away.
@@ -114,9 +118,30 @@ pub struct KvOp {
     pub flags: u64,
     /// The index that a check or a compare-and-set wants.
     pub index: u64,
+    /// The session of a lock, an unlock or a check of who holds.
+    pub session: String,
 }
 
-form!(KvOp { verb, key, value, flags, index });
+// A session stands only where the verb has one: the verbs without were stored before there were sessions.
+impl Form for KvOp {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.verb.put(out);
+        self.key.put(out);
+        self.value.put(out);
+        self.flags.put(out);
+        self.index.put(out);
+        if self.verb.has_session() {
+            self.session.put(out);
+        }
+    }
+    fn take(input: &mut Input<'_>) -> Result<KvOp, Corrupt> {
+        let verb = Verb::take(input)?;
+        let (key, value) = (String::take(input)?, Blob::take(input)?);
+        let (flags, index) = (u64::take(input)?, u64::take(input)?);
+        let session = if verb.has_session() { String::take(input)? } else { String::new() };
+        Ok(KvOp { verb, key, value, flags, index, session })
+    }
+}
 
 /// What an operation does, by Consul's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +166,12 @@ pub enum Verb {
     CheckIndex,
     /// `check-not-exists`.
     CheckNotExists,
+    /// `lock`: set by a session that holds the key from now on, unless another one does.
+    Lock,
+    /// `unlock`: set, and let go of, by the session that holds the key.
+    Unlock,
+    /// `check-session`: an error unless this session holds the key.
+    CheckSession,
 }
 
 form_enum!(Verb {
@@ -154,6 +185,9 @@ form_enum!(Verb {
     7 = GetTree,
     8 = CheckIndex,
     9 = CheckNotExists,
+    10 = Lock,
+    11 = Unlock,
+    12 = CheckSession,
 });
 
 impl Verb {
@@ -170,13 +204,24 @@ impl Verb {
             "get-tree" => Verb::GetTree,
             "check-index" => Verb::CheckIndex,
             "check-not-exists" => Verb::CheckNotExists,
+            "lock" => Verb::Lock,
+            "unlock" => Verb::Unlock,
+            "check-session" => Verb::CheckSession,
             _ => return None,
         })
     }
 
     /// Whether it changes nothing.
     pub fn is_read(self) -> bool {
-        matches!(self, Verb::Get | Verb::GetOrEmpty | Verb::GetTree | Verb::CheckIndex | Verb::CheckNotExists)
+        matches!(
+            self,
+            Verb::Get | Verb::GetOrEmpty | Verb::GetTree | Verb::CheckIndex | Verb::CheckNotExists | Verb::CheckSession
+        )
+    }
+
+    /// Whether it names a session.
+    pub fn has_session(self) -> bool {
+        matches!(self, Verb::Lock | Verb::Unlock | Verb::CheckSession)
     }
 }
 
@@ -193,6 +238,8 @@ pub enum Outcome {
     Stale(u64),
     /// Nothing was done, for this reason.
     Refused(Refusal, String),
+    /// The session that was made or renewed.
+    Session(Box<Session>),
 }
 
 form_enum!(Outcome {
@@ -201,6 +248,7 @@ form_enum!(Outcome {
     3 = KvFailed(failures),
     4 = Stale(index),
     5 = Refused(refusal, why),
+    6 = Session(session),
 });
 
 /// An operation that failed.
@@ -272,6 +320,7 @@ impl Change {
             Change::Reap { .. } => "reap",
             Change::Kv(_) => "kv",
             Change::Documents { .. } => "documents",
+            Change::Session(_) => "session",
         }
     }
 }

@@ -90,6 +90,15 @@ impl<T: Form> Form for Option<T> {
     }
 }
 
+impl<T: Form> Form for Box<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        (**self).put(out);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Box<T>, Corrupt> {
+        T::take(input).map(Box::new)
+    }
+}
+
 impl<T: Form> Form for Vec<T> {
     fn put(&self, out: &mut Vec<u8>) {
         put_varint(out, self.len() as u64);

@@ -1,13 +1,16 @@
 //! The key-value tree. Operations run against an overlay; only if none has failed does the overlay become the tree.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+
+use base::Millis;
 
 use crate::change::{KvFailure, KvOp, KvResult, Outcome, Refusal, Verb};
 use crate::form::Blob;
 use crate::index::Gone;
 use crate::limits::{KEY_BYTES_MAX, KEYS_MAX, KV_BYTES_MAX, TXN_ANSWER_BYTES_MAX, TXN_OPS_MAX, VALUE_BYTES_MAX};
-use crate::model::{Ages, KvEntry};
+use crate::model::{Ages, KvEntry, Lock};
+use crate::session::Sessions;
 use crate::shelf::Shelf;
 
 #[derive(Clone, Debug)]
@@ -15,6 +18,10 @@ pub(crate) struct Kv {
     pub(crate) shelf: Shelf<String, KvEntry>,
     pub(crate) gone: Gone,
     pub(crate) bytes: u64,
+    /// The number that the last taking of a lock yielded.
+    pub(crate) fence: u64,
+    /// Session and key, of all that are held. Derived.
+    held: BTreeSet<(String, String)>,
     recent: Recent,
 }
 
@@ -58,7 +65,14 @@ type Failure = (bool, String);
 
 impl Kv {
     pub(crate) fn new(number: u8) -> Kv {
-        Kv { shelf: Shelf::new(number), gone: Gone::default(), bytes: 0, recent: Recent::default() }
+        Kv {
+            shelf: Shelf::new(number),
+            gone: Gone::default(),
+            bytes: 0,
+            fence: 0,
+            held: BTreeSet::new(),
+            recent: Recent::default(),
+        }
     }
 
     pub(crate) fn entry(&self, key: &str) -> Option<&KvEntry> {
@@ -84,20 +98,22 @@ impl Kv {
     pub(crate) fn recount(&mut self, index: u64) {
         self.recent.forget_all(index);
         self.bytes = self.shelf.records().iter().map(|(key, entry)| size(key, entry)).sum();
+        let records = self.shelf.records().iter();
+        self.held = records.filter_map(|(key, entry)| holding(key, entry)).collect();
     }
 
     /// Runs operations that only read.
-    pub(crate) fn read(&self, ops: &[KvOp]) -> Outcome {
+    pub(crate) fn read(&self, ops: &[KvOp], sessions: &Sessions) -> Outcome {
         assert!(ops.iter().all(|op| op.verb.is_read()), "a write needs an entry");
-        match self.overlay(ops, 0) {
-            Ok((_, results)) => Outcome::Kv(results),
+        match self.overlay(ops, sessions, 0, 0) {
+            Ok((_, _, results)) => Outcome::Kv(results),
             Err(failed) => failed,
         }
     }
 
     /// Runs operations at an index. True where something has changed.
-    pub(crate) fn run(&mut self, ops: &[KvOp], index: u64) -> (Outcome, bool) {
-        let (overlay, results) = match self.overlay(ops, index) {
+    pub(crate) fn run(&mut self, ops: &[KvOp], sessions: &Sessions, index: u64, now: Millis) -> (Outcome, bool) {
+        let (overlay, fence, results) = match self.overlay(ops, sessions, index, now) {
             Ok(done) => done,
             Err(failed) => return (failed, false),
         };
@@ -117,10 +133,21 @@ impl Kv {
         }
         let changes = !overlay.is_empty();
         self.bytes = bytes as u64;
+        self.fence = fence;
+        self.become_so(overlay, index);
+        (Outcome::Kv(results), changes)
+    }
+
+    /// The overlay becomes the tree.
+    fn become_so(&mut self, overlay: Overlay, index: u64) {
         self.recent.add(overlay.keys(), index);
         for (key, entry) in overlay {
+            if let Some(held) = self.entry(&key).and_then(|before| holding(&key, before)) {
+                self.held.remove(&held);
+            }
             match entry {
                 Some(entry) => {
+                    self.held.extend(holding(&key, &entry));
                     self.gone.forget(&key);
                     self.shelf.insert(key, entry);
                 }
@@ -130,19 +157,42 @@ impl Kv {
                 }
             }
         }
-        (Outcome::Kv(results), changes)
     }
 
-    fn overlay(&self, ops: &[KvOp], index: u64) -> Result<(Overlay, Vec<KvResult>), Outcome> {
+    /// A session is over: what it holds has no holder any more, or goes. Gives the keys.
+    pub(crate) fn let_go(&mut self, session: &str, deletes: bool, index: u64) -> Vec<String> {
+        let own = self.held.range((session.to_owned(), String::new())..).take_while(|(held_by, _)| held_by == session);
+        let keys: Vec<String> = own.map(|(_, key)| key.clone()).collect();
+        let mut overlay = Overlay::new();
+        for key in &keys {
+            let entry = self.entry(key).expect("what is held is there").clone();
+            let ages = Ages { modified: index, ..entry.ages };
+            let freed = if deletes { size(key, &entry) } else { 0 };
+            overlay.insert(key.clone(), (!deletes).then_some(KvEntry { lock: None, ages, ..entry }));
+            self.bytes -= freed;
+        }
+        self.become_so(overlay, index);
+        keys
+    }
+
+    /// What operations come to, the number of the last lock then, and what they tell.
+    fn overlay(
+        &self,
+        ops: &[KvOp],
+        sessions: &Sessions,
+        index: u64,
+        now: Millis,
+    ) -> Result<(Overlay, u64, Vec<KvResult>), Outcome> {
         if ops.len() > TXN_OPS_MAX {
             let why = format!("Transaction contains too many operations ({} > {TXN_OPS_MAX})", ops.len());
             return Err(Outcome::Refused(Refusal::Invalid, why));
         }
         let mut overlay = Overlay::new();
+        let mut moment = Moment { sessions, index, now, fence: self.fence };
         let (mut results, mut failures) = (Vec::new(), Vec::new());
         let mut told = 0;
         for (number, op) in ops.iter().enumerate() {
-            match self.one(op, index, &mut overlay, &mut results, &mut told) {
+            match self.one(op, &mut moment, &mut overlay, &mut results, &mut told) {
                 Ok(()) => {}
                 Err((stale, why)) => failures.push(KvFailure { op: number as u32, stale, why }),
             }
@@ -152,13 +202,13 @@ impl Kv {
         }
         // What ended as it was is no change.
         overlay.retain(|key, entry| self.entry(key) != entry.as_ref());
-        Ok((overlay, results))
+        Ok((overlay, moment.fence, results))
     }
 
     fn one(
         &self,
         op: &KvOp,
-        index: u64,
+        moment: &mut Moment<'_>,
         overlay: &mut Overlay,
         results: &mut Vec<KvResult>,
         told: &mut usize,
@@ -190,19 +240,32 @@ impl Kv {
         let at = now.map_or(0, |entry| entry.ages.modified);
         match op.verb {
             Verb::Set | Verb::Cas => {
-                if op.value.0.len() > VALUE_BYTES_MAX {
-                    return Err((
-                        false,
-                        format!("the value is {} bytes long, at most {VALUE_BYTES_MAX} are taken", op.value.0.len()),
-                    ));
-                }
+                fits(op)?;
                 if op.verb == Verb::Cas && at != op.index {
                     return Err((true, format!("failed to set key {key:?}, index is stale")));
                 }
-                let entry = set(now, op, index);
+                let entry = set(now, op, moment.index);
                 tell(key, Some(&entry), false)?;
                 overlay.insert(key.clone(), Some(entry));
             }
+            Verb::Lock | Verb::Unlock => {
+                fits(op)?;
+                let entry = if op.verb == Verb::Lock { moment.lock(now, op)? } else { unlock(now, op, moment.index)? };
+                tell(key, Some(&entry), false)?;
+                overlay.insert(key.clone(), Some(entry));
+            }
+            Verb::CheckSession => match now {
+                None => return Err((false, format!("failed to check session, key {key:?} doesn't exist"))),
+                Some(entry) if holder(entry) != op.session => {
+                    let why = format!(
+                        "failed session check for key {key:?}, current session {:?} != {:?}",
+                        holder(entry),
+                        op.session
+                    );
+                    return Err((true, why));
+                }
+                Some(entry) => tell(key, Some(entry), false)?,
+            },
             Verb::Delete => {
                 overlay.insert(key.clone(), None);
             }
@@ -265,8 +328,80 @@ fn set(now: Option<&KvEntry>, op: &KvOp, index: u64) -> KvEntry {
             flags: op.flags,
             lock_index: now.map_or(0, |entry| entry.lock_index),
             ages: Ages { created: now.map_or(index, |entry| entry.ages.created), modified: index },
+            lock: now.and_then(|entry| entry.lock.clone()),
         },
     }
+}
+
+/// What an operation meets beside the tree.
+struct Moment<'a> {
+    sessions: &'a Sessions,
+    index: u64,
+    now: Millis,
+    /// The number of the last lock.
+    fence: u64,
+}
+
+impl Moment<'_> {
+    /// What a key becomes that a session locks. Who holds it already goes on holding it.
+    fn lock(&mut self, now: Option<&KvEntry>, op: &KvOp) -> Result<KvEntry, Failure> {
+        let key = &op.key;
+        if op.session.is_empty() {
+            return Err((false, "missing session".into()));
+        }
+        if !self.sessions.all().contains_key(&op.session) {
+            return Err((false, format!("invalid session {:?}", op.session)));
+        }
+        let held_by = now.map_or("", holder);
+        if held_by == op.session {
+            return Ok(set(now, op, self.index));
+        }
+        if !held_by.is_empty() {
+            return Err((true, format!("failed to lock key {key:?}, lock is already held")));
+        }
+        if self.sessions.is_delayed(key, self.now) {
+            return Err((true, format!("failed to lock key {key:?} due to lock delay")));
+        }
+        // Indexes alone would not do: two locks may be taken by one entry.
+        self.fence = (self.fence + 1).max(self.index);
+        let entry = set(now, op, self.index);
+        Ok(KvEntry {
+            lock_index: entry.lock_index + 1,
+            ages: Ages { modified: self.index, ..entry.ages },
+            lock: Some(Box::new(Lock { session: op.session.clone(), fence: self.fence })),
+            ..entry
+        })
+    }
+}
+
+/// What a key becomes that its session lets go of.
+fn unlock(now: Option<&KvEntry>, op: &KvOp, index: u64) -> Result<KvEntry, Failure> {
+    if op.session.is_empty() {
+        return Err((false, "missing session".into()));
+    }
+    if now.map_or("", holder) != op.session {
+        let why = format!("failed to unlock key {:?}, lock isn't held, or is held by another session", op.key);
+        return Err((true, why));
+    }
+    let entry = set(now, op, index);
+    Ok(KvEntry { lock: None, ages: Ages { modified: index, ..entry.ages }, ..entry })
+}
+
+/// The session that holds a key, or nothing.
+fn holder(entry: &KvEntry) -> &str {
+    entry.lock.as_ref().map_or("", |lock| &lock.session)
+}
+
+fn holding(key: &str, entry: &KvEntry) -> Option<(String, String)> {
+    entry.lock.as_ref().map(|lock| (lock.session.clone(), key.to_owned()))
+}
+
+fn fits(op: &KvOp) -> Result<(), Failure> {
+    let bytes = op.value.0.len();
+    if bytes > VALUE_BYTES_MAX {
+        return Err((false, format!("the value is {bytes} bytes long, at most {VALUE_BYTES_MAX} are taken")));
+    }
+    Ok(())
 }
 
 fn size(key: &str, entry: &KvEntry) -> u64 {

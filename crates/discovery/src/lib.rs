@@ -21,6 +21,7 @@ mod kv;
 pub mod limits;
 pub mod model;
 pub mod query;
+pub mod session;
 mod shelf;
 pub mod watch;
 

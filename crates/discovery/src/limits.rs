@@ -43,6 +43,18 @@ pub const KV_BYTES_MAX: u64 = 1 << 30;
 pub const TXN_OPS_MAX: usize = 128;
 /// Bytes that the reads of one transaction may return.
 pub const TXN_ANSWER_BYTES_MAX: usize = 8 << 20;
+/// Sessions.
+pub const SESSIONS_MAX: usize = 50_000;
+/// Checks that one session hangs on.
+pub const SESSION_CHECKS_MAX: usize = 64;
+/// Milliseconds of the shortest and the longest span of a session (Consul's own bounds).
+pub const SESSION_TTL_MIN_MS: u64 = 10_000;
+/// See [`SESSION_TTL_MIN_MS`].
+pub const SESSION_TTL_MAX_MS: u64 = 86_400_000;
+/// Milliseconds that a lock delay lasts at most (Consul's own bound).
+pub const LOCK_DELAY_MAX_MS: u64 = 60_000;
+/// Keys whose lock delay is remembered; beyond it the one that ends first is forgotten.
+pub const LOCK_DELAYS_MAX: usize = 20_000;
 /// Documents.
 pub const DOCUMENTS_MAX: usize = 50_000;
 /// Bytes of one document.

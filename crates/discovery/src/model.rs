@@ -353,9 +353,40 @@ pub struct KvEntry {
     pub lock_index: u64,
     /// See [`Ages`].
     pub ages: Ages,
+    /// Who holds it, if anybody does.
+    pub lock: Option<Box<Lock>>,
 }
 
-form!(KvEntry { value, flags, lock_index, ages });
+form!(KvEntry { value, flags, lock_index, ages, lock });
+
+/// That a session holds a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// The session's id.
+    pub session: String,
+    /// A number that is greater at every taking of any lock: who writes shows it, and whoever is written to refuses one that
+    /// is smaller than one it has seen.
+    pub fence: u64,
+}
+
+form!(Lock { session, fence });
+
+/// A key's value as it was stored before there were locks.
+pub(crate) struct UnlockedEntry {
+    value: Blob,
+    flags: u64,
+    lock_index: u64,
+    ages: Ages,
+}
+
+form!(UnlockedEntry { value, flags, lock_index, ages });
+
+impl From<UnlockedEntry> for KvEntry {
+    fn from(old: UnlockedEntry) -> KvEntry {
+        let UnlockedEntry { value, flags, lock_index, ages } = old;
+        KvEntry { value, flags, lock_index, ages, lock: None }
+    }
+}
 
 /// A named document: configuration of another room (routes, upstreams, listeners), as JSON that this room does not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

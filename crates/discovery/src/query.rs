@@ -185,7 +185,7 @@ impl Catalog {
 
     /// Runs operations that only read.
     pub fn kv_read(&self, ops: &[KvOp]) -> Outcome {
-        self.kv.read(ops)
+        self.kv.read(ops, &self.sessions)
     }
 
     // ---- documents -------------------------------------------------------------------------------------------------

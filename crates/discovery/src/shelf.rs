@@ -105,8 +105,13 @@ impl<K: Ord + Clone + Form, V: Form + Aged> Shelf<K, V> {
 
     /// Reads one record; its shelf's number has been read already.
     pub(crate) fn restore(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
-        let (key, value) = <(K, V)>::take(input)?;
-        match self.records.insert(key, value) {
+        self.restore_from::<V>(input)
+    }
+
+    /// Reads one record of an older form.
+    pub(crate) fn restore_from<Old: Form + Into<V>>(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
+        let (key, value) = <(K, Old)>::take(input)?;
+        match self.records.insert(key, value.into()) {
             None => Ok(()),
             Some(_) => Err(Corrupt("a record stands twice")),
         }

@@ -26,6 +26,8 @@ pub enum Watch {
     Prefix(String),
     /// All documents.
     Documents,
+    /// All sessions.
+    Sessions,
     /// Anything at all.
     Everything,
 }
@@ -102,6 +104,7 @@ impl Catalog {
                 (live.max(self.kv.gone.under(prefix)), self.kv.gone.floor())
             }
             Watch::Documents => (self.tables.documents, 0),
+            Watch::Sessions => (self.sessions.modified, 0),
             Watch::Everything => (self.index(), 0),
         }
     }
@@ -117,6 +120,7 @@ impl Catalog {
             Watch::Node(_) | Watch::Service(_) => tables.nodes.max(tables.services).max(tables.checks),
             Watch::Key(_) | Watch::Prefix(_) => tables.kv,
             Watch::Documents => tables.documents,
+            Watch::Sessions => self.sessions.modified,
             Watch::Everything => self.index(),
         };
         last > since

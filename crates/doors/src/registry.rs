@@ -341,7 +341,14 @@ mod tests {
     }
 
     fn set(catalog: &mut Catalog, key: &str, index: u64) {
-        let op = KvOp { verb: Verb::Set, key: key.into(), value: Blob(index.to_string().into()), flags: 0, index: 0 };
+        let op = KvOp {
+            verb: Verb::Set,
+            key: key.into(),
+            value: Blob(index.to_string().into()),
+            flags: 0,
+            index: 0,
+            session: String::new(),
+        };
         catalog.apply(&Change::Kv(vec![op]), index);
     }
 
@@ -391,6 +398,7 @@ mod tests {
                     value: Blob::default(),
                     flags: 0,
                     index: 0,
+                    session: String::new(),
                 };
                 set(&mut catalog, &format!("gone{index}"), index);
                 catalog.apply(&Change::Kv(vec![op]), index);

@@ -193,15 +193,7 @@ fn own_node(node: &Node, config: &ConsulConfig, address: SocketAddr) -> NodeForm
 
 /// A random UUID (RFC 9562 §5.4).
 fn uuid() -> String {
-    let (high, low) = (clock::seed(), clock::seed());
-    format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        high >> 32,
-        high >> 16 & 0xffff,
-        high & 0xfff,
-        0x8000 | (low >> 48 & 0x3fff),
-        low & 0xffff_ffff_ffff
-    )
+    doors::consul::uuid(clock::seed(), clock::seed())
 }
 
 /// Registers this node and what the configuration file declares, unless it is there already; takes away what the file no
@@ -303,6 +295,7 @@ async fn answer(served: &Served, request: hyper::Request<Incoming>) -> Response 
         body: &body,
         now: clock::now(),
         random: clock::seed(),
+        more_random: clock::seed(),
     });
     match plan {
         Plan::Answer(response) => response,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use discovery::Change;
 use discovery::change::Verb;
+use discovery::session::SessionChange;
 use parking_lot::Mutex;
 
 use crate::live::Shard;
@@ -19,6 +20,7 @@ pub fn frees(change: &Change) -> bool {
         Change::Deregister { .. } | Change::Reap { .. } | Change::CheckStatus { .. } => true,
         Change::Kv(ops) => ops.iter().all(|op| matches!(op.verb, Verb::Delete | Verb::DeleteCas | Verb::DeleteTree)),
         Change::Documents { changes, .. } => changes.iter().all(|change| change.body.is_none()),
+        Change::Session(change) => !matches!(change, SessionChange::Create(_)),
         Change::Register { .. } => false,
     }
 }

@@ -164,6 +164,12 @@ impl<C> Batch<C> {
         entry::put_etcd(self.logged(None, true), &command);
     }
 
+    /// Adds the leader's own word that some sessions are over.
+    pub fn sessions_expire(&mut self) {
+        let change = discovery::Change::Session(discovery::session::SessionChange::Expire);
+        entry::put_change(self.logged(None, true), &change);
+    }
+
     /// Adds a change of the topics. Its answer is the outcome's form ([`queue::topics::Outcome`]).
     pub fn topics(&mut self, client: C, change: &queue::topics::Change) {
         let frees = matches!(change, queue::topics::Change::Delete { .. });

@@ -4,6 +4,7 @@ use super::*;
 use crate::change::{KvOp, Verb};
 use crate::form::Blob;
 use crate::model::{Definition, HttpRequest, KvEntry, Tls};
+use crate::session::{Behavior, SessionChange, SessionForm};
 use crate::watch::{Waiting, Watch};
 
 fn text(prefix: &str, number: u64) -> String {
@@ -27,7 +28,7 @@ fn register(on: &str, service: Option<ServiceForm>, checks: Vec<CheckForm>) -> C
 }
 
 fn kv(verb: Verb, key: &str, value: &str, index: u64) -> KvOp {
-    KvOp { verb, key: key.into(), value: Blob(value.into()), flags: 0, index }
+    KvOp { verb, key: key.into(), value: Blob(value.into()), flags: 0, index, session: String::new() }
 }
 
 /// A change out of a small world, so that all meet.
@@ -42,7 +43,26 @@ fn random_change(rng: &mut Rng) -> Change {
         let verbs = [Verb::Set, Verb::Set, Verb::Cas, Verb::Delete, Verb::DeleteCas, Verb::DeleteTree];
         kv(verbs[rng.index(6)], key, &text("", rng.below(3)), rng.below(40))
     };
-    match rng.below(12) {
+    let session = text("s", rng.below(4));
+    match rng.below(15) {
+        12 => Change::Session(match rng.below(5) {
+            0 | 1 => SessionChange::Create(SessionForm {
+                id: session,
+                node: on,
+                service_checks: if rng.below(2) == 0 { vec![text("c", rng.below(5))] } else { vec![] },
+                lock_delay_ns: rng.below(2) * 5_000_000_000,
+                behavior: if rng.below(2) == 0 { Behavior::Release } else { Behavior::Delete },
+                ttl_ms: rng.below(3) * 10_000,
+                ..SessionForm::default()
+            }),
+            2 => SessionChange::Destroy { id: session },
+            3 => SessionChange::Renew { id: session },
+            _ => SessionChange::Expire,
+        }),
+        13 | 14 => {
+            let verb = [Verb::Lock, Verb::Lock, Verb::Unlock, Verb::CheckSession][rng.index(4)];
+            Change::Kv(vec![KvOp { session, ..kv(verb, key, &text("", rng.below(3)), 0) }])
+        }
         0..3 => register(&on, Some(service(&id, &name)), vec![]),
         3 | 4 => register(&on, None, vec![check(&text("c", rng.below(5)), &owner, status)]),
         5 => Change::CheckStatus { node: on, check: text("c", rng.below(5)), status, output: text("", rng.below(9)) },
@@ -64,7 +84,7 @@ fn random_change(rng: &mut Rng) -> Change {
 const WATCHES: &[&str] = &["Svc0", "svc1", "Svc3"];
 
 fn watches() -> Vec<Watch> {
-    let mut all = vec![Watch::Nodes, Watch::Services, Watch::Checks, Watch::Documents];
+    let mut all = vec![Watch::Sessions, Watch::Nodes, Watch::Services, Watch::Checks, Watch::Documents];
     all.extend(WATCHES.iter().map(|name| Watch::Service((*name).into())));
     all.extend((0..3).map(|number| Watch::Node(text("node", number))));
     all.extend(["a", "a/b", "b", "zz"].map(|key| Watch::Key(key.into())));
@@ -106,6 +126,7 @@ fn seen(catalog: &Catalog, watch: &Watch) -> String {
             catalog.documents("k0").collect::<Vec<_>>(),
             catalog.documents("k1").collect::<Vec<_>>()
         ),
+        Watch::Sessions => format!("{:?}", catalog.sessions().map(|one| &one.form).collect::<Vec<_>>()),
         Watch::Everything => String::new(),
     }
 }
@@ -120,7 +141,7 @@ fn no_watcher_misses_a_change_and_the_indexes_never_fall() {
         for index in 2..200 {
             // Some entries hold several changes: they share the index.
             for _ in 0..=rng.below(3) / 2 {
-                catalog.apply(&random_change(&mut rng), index);
+                catalog.apply_at(&random_change(&mut rng), index, index * 3000);
             }
             for (watch, (view, last)) in watches().iter().zip(&mut before) {
                 let now = (seen(&catalog, watch), catalog.index_of(watch));
@@ -190,7 +211,7 @@ fn an_index_of_another_life_is_answered_with_a_lower_one() {
         assert_eq!(waiting.index(&catalog), 1, "{watch:?} in an empty registry");
     }
     for index in 1..100 {
-        catalog.apply(&random_change(&mut rng), index);
+        catalog.apply_at(&random_change(&mut rng), index, index * 3000);
         for watch in watches() {
             let mut waiting = Waiting::new(watch.clone(), 1_000_000);
             waiting.is_over(&catalog);
@@ -230,7 +251,7 @@ fn a_snapshot_holds_the_moment_it_began_and_nothing_later() {
         let mut rng = Rng::new(seed);
         let mut catalog = Catalog::default();
         for index in 1..150 {
-            catalog.apply(&random_change(&mut rng), index);
+            catalog.apply_at(&random_change(&mut rng), index, index * 3000);
         }
         let moment = catalog.clone();
         let mut books = Vec::new();
@@ -243,7 +264,7 @@ fn a_snapshot_holds_the_moment_it_began_and_nothing_later() {
             if done {
                 break;
             }
-            catalog.apply(&random_change(&mut rng), index);
+            catalog.apply_at(&random_change(&mut rng), index, index * 3000);
         }
         let mut input = Input::new(&books);
         let mut back = Catalog::read_books(&mut input).expect("books");
@@ -261,7 +282,8 @@ fn a_snapshot_holds_the_moment_it_began_and_nothing_later() {
         let (mut one, mut other) = (back, moment);
         for index in 150..250 {
             let change = random_change(&mut rng);
-            assert_eq!(one.apply(&change, index), other.apply(&change, index), "{change:?}");
+            let now = index * 3000;
+            assert_eq!(one.apply_at(&change, index, now), other.apply_at(&change, index, now), "{change:?}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::change::DocumentChange;
 use crate::limits::*;
 use crate::model::{CheckForm, HttpRequest, NodeForm, Probe, ServiceForm};
+use crate::session::SessionForm;
 
 fn short(what: &str, text: &str, most: usize) -> Result<(), String> {
     if text.len() > most {
@@ -43,6 +44,21 @@ fn meta(pairs: &BTreeMap<String, String>) -> Result<(), String> {
 
 fn few(what: &str, count: usize, most: usize) -> Result<(), String> {
     if count > most { Err(format!("{count} {what}, at most {most} are taken")) } else { Ok(()) }
+}
+
+pub(super) fn session(form: &SessionForm) -> Result<(), String> {
+    name("session ID", &form.id)?;
+    short("the session's name", &form.name, NAME_BYTES_MAX)?;
+    name("node name", &form.node)?;
+    few("checks of a session", form.node_checks.len() + form.service_checks.len(), SESSION_CHECKS_MAX)?;
+    for check in form.node_checks.iter().chain(&form.service_checks) {
+        short("the ID of a check", check, NAME_BYTES_MAX)?;
+    }
+    short("the session's TTL", &form.ttl, NAME_BYTES_MAX)?;
+    if form.ttl_ms != 0 && !(SESSION_TTL_MIN_MS..=SESSION_TTL_MAX_MS).contains(&form.ttl_ms) {
+        return Err(format!("Invalid Session TTL '{}', must be between [10s=24h0m0s]", form.ttl_ms * 1_000_000));
+    }
+    Ok(())
 }
 
 pub(super) fn node(form: &NodeForm) -> Result<(), String> {

@@ -37,6 +37,11 @@ impl<'a> Fields<'a> {
         found.filter(|value| !value.is_null())
     }
 
+    /// Whether a field is given, be it `null`.
+    pub(super) fn names(&self, name: &str) -> bool {
+        self.object.keys().any(|own| is_same(own, name))
+    }
+
     pub(super) fn text(&self, name: &str) -> Read<String> {
         match self.get(name) {
             None => Ok(String::new()),
@@ -81,7 +86,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn texts(&self, name: &str) -> Read<Vec<String>> {
+    pub(super) fn texts(&self, name: &str) -> Read<Vec<String>> {
         let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| format!("{name} wants strings"));
         self.list(name)?.iter().map(text).collect()
     }

@@ -13,6 +13,9 @@ use super::query::{Query, decode};
 use super::shape;
 use super::{Door, Plan, Refused, Request, Response, bad, only};
 
+/// The number that a lock yields: not Consul's.
+pub(super) const FENCE: &str = "x-quorate-fence";
+
 impl Door {
     pub(super) fn kv(&self, path: &str, request: &Request<'_>, query: &Query) -> Result<Plan, Refused> {
         only(request, &["GET", "PUT", "DELETE"])?;
@@ -79,38 +82,49 @@ impl Door {
 
     fn kv_put(&self, key: String, request: &Request<'_>, query: &Query) -> Result<Plan, Refused> {
         conflicting(query, &["cas", "acquire", "release"])?;
-        no_locks(query)?;
         if request.body.len() > VALUE_BYTES_MAX {
             let why =
                 format!("Request body({} bytes) too large, max size: {VALUE_BYTES_MAX} bytes.", request.body.len());
             return Err(Response::text(413, why));
         }
         let cas = query.number("cas")?;
-        let verb = if cas.is_some() { Verb::Cas } else { Verb::Set };
+        let verb = match (cas, query.has("acquire"), query.has("release")) {
+            (Some(_), ..) => Verb::Cas,
+            (_, true, _) => Verb::Lock,
+            (_, _, true) => Verb::Unlock,
+            _ => Verb::Set,
+        };
+        let session = query.get("acquire").or(query.get("release")).unwrap_or_default().to_owned();
         let flags = query.number("flags")?.unwrap_or(0);
         let value = Blob(request.body.to_vec());
-        self.one(KvOp { verb, key, value, flags, index: cas.unwrap_or(0) })
+        self.one(KvOp { verb, key, value, flags, index: cas.unwrap_or(0), session })
     }
 
     fn kv_delete(&self, key: String, is_tree: bool, query: &Query) -> Result<Plan, Refused> {
         conflicting(query, &["recurse", "cas"])?;
-        no_locks(query)?;
         let cas = query.number("cas")?;
         let verb = match (is_tree, cas) {
             (true, _) => Verb::DeleteTree,
             (_, Some(_)) => Verb::DeleteCas,
             _ => Verb::Delete,
         };
-        self.one(KvOp { verb, key, value: Blob::default(), flags: 0, index: cas.unwrap_or(0) })
+        self.one(KvOp { verb, key, value: Blob::default(), flags: 0, index: cas.unwrap_or(0), session: String::new() })
     }
 
     /// One operation, answered by whether it was done.
     fn one(&self, op: KvOp) -> Result<Plan, Refused> {
-        Ok(self.write(Change::Kv(vec![op]), |outcome| match outcome {
+        // As Consul says that a session is not there.
+        let wrong = if op.verb.has_session() { 500 } else { 400 };
+        Ok(self.write(Change::Kv(vec![op]), move |outcome| match outcome {
             Outcome::KvFailed(failures) => match failures.first() {
-                Some(failure) if !failure.stale => bad(failure.why.clone()),
+                Some(failure) if !failure.stale => Response::text(wrong, failure.why.clone()),
                 _ => Response::json(&false, false),
             },
+            Outcome::Kv(results) => {
+                let lock = results.first().and_then(|result| result.entry.as_ref()?.lock.as_ref());
+                let fence = lock.map(|lock| (FENCE, lock.fence.to_string()));
+                Response { headers: fence.into_iter().collect(), ..Response::json(&true, false) }
+            }
             _ => Response::json(&true, false),
         }))
     }
@@ -126,8 +140,11 @@ impl Door {
         let ops: Vec<KvOp> = given.iter().map(operation).collect::<Result<_, _>>()?;
         let is_pretty = query.is_pretty();
         if ops.iter().all(|op| op.verb.is_read()) {
-            let outcome = self.registry.read().kv_read(&ops);
-            return Ok(Plan::Answer(told(outcome, is_pretty)));
+            // Nothing that it could wait for: it is answered once the catalog is as fresh as the query wants it.
+            let own = Query::default();
+            let query = if query.has("index") || query.has("hash") { &own } else { query };
+            let tell = move |catalog: &discovery::Catalog| told(catalog.kv_read(&ops), is_pretty);
+            return self.read(request, query, Watch::Everything, tell);
         }
         Ok(self.write(Change::Kv(ops), move |outcome| told(outcome, is_pretty)))
     }
@@ -166,12 +183,6 @@ fn operation(value: &Value) -> Result<KvOp, Refused> {
         return Err(bad("Failed to parse body: only KV operations are available in quorate's transactions"));
     };
     let word = kv.text("Verb").map_err(wrong)?;
-    if matches!(word.as_str(), "lock" | "unlock" | "check-session") {
-        return Err(Response::text(
-            501,
-            format!("the verb {word:?} needs sessions, which are not available in quorate"),
-        ));
-    }
     let verb = Verb::from_word(&word).ok_or_else(|| bad(format!("unknown KV verb {word:?}")))?;
     let key = kv.text("Key").map_err(wrong)?;
     let value = shape::unbase64(&kv.text("Value").map_err(wrong)?)
@@ -182,17 +193,11 @@ fn operation(value: &Value) -> Result<KvOp, Refused> {
     }
     let flags = kv.number("Flags", u64::MAX).map_err(wrong)?;
     let index = kv.number("Index", u64::MAX).map_err(wrong)?;
-    Ok(KvOp { verb, key, value: Blob(value), flags, index })
+    let session = kv.text("Session").map_err(wrong)?;
+    Ok(KvOp { verb, key, value: Blob(value), flags, index, session })
 }
 
 fn conflicting(query: &Query, names: &[&str]) -> Result<(), Refused> {
     let given: Vec<&str> = names.iter().copied().filter(|name| query.has(name)).collect();
     if given.len() > 1 { Err(bad(format!("Conflicting flags: {}\n", given.join("&")))) } else { Ok(()) }
-}
-
-fn no_locks(query: &Query) -> Result<(), Refused> {
-    if query.has("acquire") || query.has("release") {
-        return Err(Response::text(501, "sessions and locks are not available in quorate"));
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What clients see is Consul's: paths, parameters, field names, indexes, error texts where clients read them. What Consul
-//! has and this does not (sessions, events, ACLs, prepared queries, Connect) answers with an error that says so. Script
+//! has and this does not (events, ACLs, prepared queries, Connect) answers with an error that says so. Script
 //! checks are absent on purpose: whoever may register must not thereby run programs here.
 //!
 //! Knows nothing about sockets, clocks, threads or files.
@@ -33,12 +33,14 @@ mod declare;
 mod filter;
 mod kv;
 mod query;
+mod session;
 mod shape;
 
 pub use body::{Declared, declared_service};
 pub use declare::{SOURCE, declaration};
 use filter::Filter;
 use query::Query;
+pub use session::uuid;
 
 /// Bytes of a request's body.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -97,6 +99,8 @@ pub struct Request<'a> {
     pub now: Instant,
     /// Random bits, for the jitter of waits.
     pub random: u64,
+    /// More of them: with those, the name of a new session.
+    pub more_random: u64,
 }
 
 /// An answer.
@@ -246,6 +250,8 @@ pub struct Write {
     then: Then,
     /// Whether it is done where there was nothing to do.
     is_idempotent: bool,
+    /// The status for what is not well formed.
+    invalid: u16,
 }
 
 impl Write {
@@ -254,7 +260,7 @@ impl Write {
         match outcome {
             Ok(Outcome::Refused(Refusal::Unknown, _)) if self.is_idempotent => (self.then)(Outcome::Done(0)),
             Ok(Outcome::Refused(Refusal::Unknown, why)) => Response::text(404, why),
-            Ok(Outcome::Refused(Refusal::Invalid, why)) => Response::text(400, why),
+            Ok(Outcome::Refused(Refusal::Invalid, why)) => Response::text(self.invalid, why),
             Ok(Outcome::Refused(Refusal::Full, why)) => Response::text(500, why),
             Ok(outcome) => (self.then)(outcome),
             Err(ChangeError::Refused(why)) => Response::text(503, format!("nothing was changed: {why}")),
@@ -310,6 +316,7 @@ impl Door {
             "catalog" => self.catalog(path, request, query),
             "health" => self.health(path, request, query),
             "kv" => self.kv(path, request, query),
+            "session" => self.session(path, request, query),
             "txn" => self.txn(request, query),
             "status" => self.status(path, request, query),
             "acl" => Err(Response::text(401, "ACL support disabled")),
@@ -393,13 +400,12 @@ impl Door {
     }
 
     fn write(&self, change: Change, then: impl FnOnce(Outcome) -> Response + Send + 'static) -> Plan {
-        Plan::Write(Write { change, then: Box::new(then), is_idempotent: false })
+        Plan::Write(Write { change, then: Box::new(then), is_idempotent: false, invalid: 400 })
     }
 }
 
 /// What Consul has and this has not.
 const ABSENT: &[(&str, &str)] = &[
-    ("session", "sessions and locks are"),
     ("event", "user events are"),
     ("query", "prepared queries are"),
     ("connect", "the service mesh (Connect) is"),

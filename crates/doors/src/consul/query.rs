@@ -9,6 +9,7 @@ use super::{Refused, bad};
 const PARAMETERS_MAX: usize = 64;
 
 /// The parameters of a request, in order.
+#[derive(Default)]
 pub(super) struct Query {
     pairs: Vec<(String, String)>,
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use discovery::catalog::Catalog;
 use discovery::model::{Check, KvEntry, Node, Service, TaggedAddress};
 use discovery::query::Instance;
+use discovery::session::Session;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -292,16 +293,74 @@ pub(super) struct KvShape<'a> {
     key: &'a str,
     flags: u64,
     value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
+    /// Not Consul's: the number that this lock yielded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fence: Option<u64>,
     create_index: u64,
     modify_index: u64,
 }
 
-pub(super) fn kv<'a>(key: &'a str, entry: &KvEntry) -> KvShape<'a> {
+/// A session.
+#[derive(Serialize)]
+pub(super) struct SessionShape<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    #[serde(rename = "Name")]
+    name: &'a str,
+    #[serde(rename = "Node")]
+    node: &'a str,
+    #[serde(rename = "LockDelay")]
+    lock_delay: u64,
+    #[serde(rename = "Behavior")]
+    behavior: &'a str,
+    #[serde(rename = "TTL")]
+    ttl: &'a str,
+    #[serde(rename = "NodeChecks")]
+    node_checks: &'a [String],
+    #[serde(rename = "ServiceChecks")]
+    service_checks: Option<Vec<ServiceCheckShape<'a>>>,
+    #[serde(rename = "CreateIndex")]
+    create_index: u64,
+    #[serde(rename = "ModifyIndex")]
+    modify_index: u64,
+}
+
+#[derive(Serialize)]
+struct ServiceCheckShape<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    #[serde(rename = "Namespace")]
+    namespace: &'a str,
+}
+
+pub(super) fn session(session: &Session) -> SessionShape<'_> {
+    let form = &session.form;
+    let service = |id| ServiceCheckShape { id, namespace: "" };
+    SessionShape {
+        id: &form.id,
+        name: &form.name,
+        node: &form.node,
+        lock_delay: form.lock_delay_ns,
+        behavior: form.behavior.word(),
+        ttl: &form.ttl,
+        node_checks: &form.node_checks,
+        service_checks: (!form.service_checks.is_empty())
+            .then(|| form.service_checks.iter().map(|id| service(id)).collect()),
+        create_index: session.created,
+        modify_index: session.created,
+    }
+}
+
+pub(super) fn kv<'a>(key: &'a str, entry: &'a KvEntry) -> KvShape<'a> {
     KvShape {
         lock_index: entry.lock_index,
         key,
         flags: entry.flags,
         value: (!entry.value.0.is_empty()).then(|| base64(&entry.value.0)),
+        session: entry.lock.as_ref().map(|lock| lock.session.as_str()),
+        fence: entry.lock.as_ref().map(|lock| lock.fence),
         create_index: entry.ages.created,
         modify_index: entry.ages.modified,
     }

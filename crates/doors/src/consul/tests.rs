@@ -53,6 +53,7 @@ impl World {
             body: body.as_bytes(),
             now: self.now,
             random: 0,
+            more_random: self.index,
         })
     }
 
@@ -165,7 +166,7 @@ fn keys_are_answered_as_consul_answers_them() {
     assert_eq!(world.json("kv/?keys"), json!([]));
     assert_eq!(world.text("PUT", "kv/", "x"), (400, "Missing key name".into()));
     assert_eq!(world.text("PUT", "kv/a?cas=1&acquire=x", "x").0, 400);
-    assert_eq!(world.text("PUT", "kv/a?acquire=x", "x").0, 501);
+    assert_eq!(world.text("PUT", "kv/a?acquire=x", "x"), (500, "invalid session \"x\"".into()));
     assert_eq!(world.text("PUT", "kv/big", &"x".repeat((512 << 10) + 1)).0, 413);
     let percent = world.text("PUT", "kv/sp%20ace+%C3%BC", "1");
     assert_eq!(percent, done("true"));
@@ -193,7 +194,7 @@ fn transactions_are_answered_as_consul_answers_them() {
     for (ops, status) in [
         (json!({}), 400),
         (json!([{"Node": {}}]), 400),
-        (json!([{"KV": {"Verb": "lock", "Key": "a"}}]), 501),
+        (json!([{"KV": {"Verb": "lock", "Key": "a"}}]), 409),
         (json!([{"KV": {"Verb": "dance", "Key": "a"}}]), 400),
         (json!([{"KV": {"Verb": "set", "Key": "a", "Value": "?"}}]), 400),
         (Value::Array(vec![json!({"KV": {"Verb": "get", "Key": "a"}}); 129]), 413),
@@ -275,7 +276,7 @@ fn registrations_that_cannot_be_are_refused_with_consuls_words() {
     assert_eq!(world.text("POST", "agent/service/register", "{}").0, 405);
     assert_eq!(world.text("PUT", "agent/service/deregister/none", "").0, 404);
     assert_eq!(world.text("PUT", "agent/check/pass/none", "").0, 404);
-    assert_eq!(world.text("PUT", "session/create", "").0, 501);
+    assert_eq!(world.text("PUT", "event/fire/x", "").0, 501);
     assert_eq!(world.text("GET", "acl/tokens", ""), (401, "ACL support disabled".into()));
     assert_eq!(world.text("GET", "nonsense", "").0, 404);
     assert_eq!(world.text("GET", "catalog/nodes?dc=dc2", "").0, 500);
@@ -447,4 +448,111 @@ fn base_64_goes_both_ways() {
     for wrong in ["a", "ab", "abc", "a===", "=abc", "ab=c", "a b=", "ä==="] {
         assert_eq!(shape::unbase64(wrong), None, "{wrong}");
     }
+}
+
+#[test]
+fn sessions_lock_keys_as_consuls_do() {
+    let mut world = World::new();
+    world.web();
+    let (id, status) = ("serfHealth".to_owned(), discovery::model::Status::Passing);
+    let alive = CheckForm { name: id.clone(), id, status, ..CheckForm::default() };
+    let node = NodeForm { name: "node1".into(), ..NodeForm::default() };
+    let (service, checks) = (None, vec![alive]);
+    world.apply(&Change::Register { node, keep_node: true, service, checks, replace_checks: false });
+    let create = |world: &mut World, body: &str| {
+        let (status, text) = world.text("PUT", "session/create", body);
+        let id = |text: &str| serde_json::from_str::<Value>(text).expect("JSON")["ID"].as_str().map(str::to_owned);
+        if status == 200 { Ok(id(&text).expect("an id")) } else { Err((status, text)) }
+    };
+    let first = create(&mut world, "").expect("a session");
+    let body = json!({
+        "Name": "mine", "TTL": "10s", "LockDelay": 5, "Behavior": "delete",
+        "ServiceChecks": [{"ID": "service:web1"}],
+    });
+    let second = create(&mut world, &body.to_string()).expect("a session");
+    let shown = json!([{
+        "ID": second, "Name": "mine", "Node": "node1", "LockDelay": 5_000_000_000u64, "Behavior": "delete", "TTL": "10s",
+        "NodeChecks": ["serfHealth"], "ServiceChecks": [{"ID": "service:web1", "Namespace": ""}],
+        "CreateIndex": world.index, "ModifyIndex": world.index,
+    }]);
+    assert_eq!(world.json(&format!("session/info/{second}")), shown);
+    let (status, renewed) = world.text("PUT", &format!("session/renew/{second}"), "");
+    assert_eq!((status, serde_json::from_str::<Value>(&renewed).expect("JSON")), (200, shown));
+    assert_eq!(world.json("session/list").as_array().map(Vec::len), Some(2));
+    assert_eq!(world.json("session/node/node1").as_array().map(Vec::len), Some(2));
+    assert_eq!(world.json("session/info/none"), json!([]));
+    assert_eq!(world.json("session/info/none?consistent"), json!([]));
+
+    // Locks.
+    let lock = |world: &mut World, session: &str| world.ask("PUT", &format!("kv/lead?acquire={session}"), "me");
+    let fence = |response: &Response| response.header(kv::FENCE).and_then(|text| text.parse::<u64>().ok());
+    let taken = lock(&mut world, &first);
+    assert_eq!((taken.status, taken.body.as_slice()), (200, b"true".as_slice()));
+    let number = fence(&taken).expect("a lock yields a number");
+    let held = world.json("kv/lead");
+    assert_eq!(
+        (&held[0]["Session"], &held[0]["LockIndex"], &held[0]["Fence"]),
+        (&json!(first), &json!(1), &json!(number))
+    );
+    assert_eq!(lock(&mut world, &second).body, b"false");
+    assert_eq!(fence(&lock(&mut world, &second)), None);
+    for (target, status, why) in [
+        ("kv/lead?acquire=nobody", 500, "invalid session \"nobody\""),
+        ("kv/lead?acquire=", 500, "missing session"),
+        ("kv/lead?acquire=x&cas=1", 400, "Conflicting flags: cas&acquire\n"),
+        ("kv/lead?release=nobody", 200, "false"),
+        ("session/destroy/", 400, "Missing session"),
+        ("session/renew/nobody", 404, "Session id 'nobody' not found"),
+        ("session/nothing", 404, "Invalid URL path: not a recognized HTTP API endpoint"),
+    ] {
+        assert_eq!(world.text("PUT", target, ""), (status, why.into()), "{target}");
+    }
+    assert_eq!(world.text("GET", "session/create", "").0, 405);
+    for (body, status, why) in [
+        (json!({"Node": "n9"}), 500, "Missing node registration"),
+        (json!({"Checks": ["c9"]}), 500, "Missing check 'c9' registration"),
+        (json!({"Behavior": "keep"}), 500, "Invalid Behavior setting 'keep'"),
+        (json!({"TTL": "9s"}), 500, "Invalid Session TTL '9000000000', must be between [10s=24h0m0s]"),
+        (json!({"TTL": "soon"}), 500, "Session TTL 'soon' invalid: time: invalid duration \"soon\""),
+        (json!({"LockDelay": true}), 400, "Request decode failed: LockDelay wants a span, as \"15s\""),
+        (json!([]), 400, "Request decode failed: an object is wanted"),
+    ] {
+        assert_eq!(create(&mut world, &body.to_string()), Err((status, why.into())), "{body}");
+    }
+    let bare = create(&mut world, r#"{"NodeChecks": []}"#).expect("a session");
+    assert_eq!(world.json(&format!("session/info/{bare}"))[0]["NodeChecks"], json!([]));
+
+    // A transaction by who holds; then the lock goes to another, with a greater number.
+    let verb =
+        |verb: &str, session: &str| json!({"KV": {"Verb": verb, "Key": "lead", "Session": session, "Value": "eA=="}});
+    let set = |verb: Value| json!([verb, {"KV": {"Verb": "set", "Key": "done", "Value": "eA=="}}]).to_string();
+    assert_eq!(world.text("PUT", "txn", &set(verb("check-session", &first))).0, 200);
+    let (status, text) = world.text("PUT", "txn", &set(verb("check-session", &second)));
+    assert_eq!(status, 409);
+    assert!(text.contains("failed session check for key"), "{text}");
+    let (status, text) = world.text("PUT", "txn", &set(verb("lock", &second)));
+    assert!(status == 409 && text.contains("lock is already held"), "{text}");
+    assert_eq!(world.text("PUT", &format!("kv/lead?release={first}"), "").1, "true");
+    assert_eq!(world.json("kv/lead")[0].get("Session"), None, "nobody holds it");
+    let (status, text) = world.text("PUT", "txn", &set(verb("lock", &second)));
+    assert_eq!(status, 200, "{text}");
+    assert!(world.json("kv/lead")[0]["Fence"].as_u64() > Some(number));
+
+    // What waits for a key hears of the end of who held it: the session's check fails.
+    let mut read = match world.plan("GET", &format!("kv/lead?index={}&wait=10s", world.index), "") {
+        Plan::Read(read) => read,
+        _ => panic!("a query"),
+    };
+    assert!(read.poll(&world.catalog, world.now).is_none());
+    world.apply(&Change::CheckStatus {
+        node: "node1".into(),
+        check: "service:web1".into(),
+        status: discovery::model::Status::Critical,
+        output: String::new(),
+    });
+    let over = read.poll(&world.catalog, world.now).map(|response| response.status);
+    assert_eq!(over, Some(404), "it went with its holder");
+    assert_eq!(lock(&mut world, &first).body, b"false", "the lock delay");
+    assert_eq!(world.text("PUT", &format!("session/destroy/{first}"), ""), (200, "true".into()));
+    assert_eq!(world.text("PUT", &format!("session/destroy/{first}"), ""), (200, "true".into()), "gone is gone");
 }

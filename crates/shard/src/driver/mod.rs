@@ -888,11 +888,12 @@ impl<C: Clone> Lane<C> {
         state.tables(Fsync).expired(stamp, EXPIRE_KEYS_MAX, |db, key| keys.push((db, key.to_vec())));
         let overdue = state.waiters(Fsync).overdue(stamp);
         let leases_end = state.coordination().next_due().is_some_and(|due| due <= stamp);
+        let sessions_end = state.catalog().next_due().is_some_and(|due| due <= stamp);
         drop(state);
         if keys.len() == EXPIRE_KEYS_MAX {
             self.look_soon(now);
         }
-        if !keys.is_empty() || !overdue.is_empty() || leases_end {
+        if !keys.is_empty() || !overdue.is_empty() || leases_end || sessions_end {
             // Where the queue is full, they are found again by the next look.
             let _ = self.shard.submit(|batch| {
                 if !keys.is_empty() {
@@ -900,6 +901,9 @@ impl<C: Clone> Lane<C> {
                 }
                 if leases_end {
                     batch.etcd_expire();
+                }
+                if sessions_end {
+                    batch.sessions_expire();
                 }
                 for waiter in overdue.iter().filter(|id| **id & crate::waiters::LOCAL == 0) {
                     batch.unblock(*waiter, Unblock::Timeout);

@@ -360,6 +360,7 @@ impl State {
         if data.is_empty() {
             self.queue.new_leader();
             self.coordination.new_leader();
+            self.catalog.new_leader();
             // A new leader's first entry: whoever waited, waited at another leader.
             for waiter in self.logged.waiters.clear() {
                 sink.served(waiter, b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n");

@@ -23,9 +23,9 @@ impl State {
 
     /// Applies a change at the index of the entry. A panic of ours ends it with a refusal, on every replica alike.
     pub(super) fn change(&mut self, change: &Change, reply: &mut Reply) {
-        let index = self.applied;
+        let (index, now) = (self.applied, self.stamp);
         let catalog = &mut self.catalog;
-        let outcome = catch_unwind(AssertUnwindSafe(|| catalog.apply(change, index))).unwrap_or_else(|_| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| catalog.apply_at(change, index, now))).unwrap_or_else(|_| {
             self.panics += 1;
             let why = "internal error: this change met a bug of quorate; please report it".into();
             Outcome::Refused(Refusal::Invalid, why)

@@ -150,6 +150,6 @@ impl State {
     pub fn next_due(&self) -> Option<Millis> {
         let halves = [&self.logged, &self.memory];
         let dues = halves.iter().flat_map(|half| [half.tables.next_expiry(), half.waiters.next_until()]);
-        dues.chain([self.coordination.next_due()]).flatten().min()
+        dues.chain([self.coordination.next_due(), self.catalog.next_due()]).flatten().min()
     }
 }
