@@ -52,6 +52,12 @@ impl Coordination {
         &self.store
     }
 
+    /// Puts bugs in.
+    #[cfg(any(test, feature = "planted"))]
+    pub fn plant(&mut self, bugs: crate::store::Planted) {
+        self.store.planted = bugs;
+    }
+
     /// Leases.
     pub fn leases(&self) -> &Leases {
         &self.leases
@@ -147,6 +153,8 @@ impl Coordination {
             Kind::KeepAlive => {
                 self.auth.known(user)?;
                 let request: LeaseRequest = read(request)?;
+                #[cfg(any(test, feature = "planted"))]
+                let now = if writing.store.planted.renewals_forgotten { 0 } else { now };
                 let ttl = writing.leases.prolong(request.id, now);
                 Ok(LeaseKeepAliveResponse { id: request.id, ttl, ..LeaseKeepAliveResponse::default() }.encode_to_vec())
             }
@@ -336,6 +344,10 @@ impl Coordination {
     /// After the last: builds what is not stored.
     pub fn finish_restore(&mut self) {
         self.store.finish_restore();
+        #[cfg(any(test, feature = "planted"))]
+        if self.store.planted.attachments_forgotten {
+            return;
+        }
         for (key, lease) in self.store.leased() {
             self.leases.attach(key, 0, lease);
         }

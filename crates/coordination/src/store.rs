@@ -101,6 +101,27 @@ pub struct Store {
     live_bytes: u64,
     bytes: u64,
     walk: Option<Walk>,
+    /// Tests only: a bug to be found (see `sim`).
+    #[cfg(any(test, feature = "planted"))]
+    pub planted: Planted,
+}
+
+/// Bugs that the simulator must find.
+#[cfg(any(test, feature = "planted"))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    /// Compaction lets go of changes that come after it.
+    pub compacts_too_much: bool,
+    /// A deletion is not among the changes.
+    pub deletes_untold: bool,
+    /// The operations of a transaction are revisions of their own.
+    pub torn_transactions: bool,
+    /// A transaction does what it should do if its compares hold, whether they hold or not.
+    pub compares_ignored: bool,
+    /// A renewal of a lease is answered and changes nothing.
+    pub renewals_forgotten: bool,
+    /// Who reads a snapshot does not know which keys go with which lease.
+    pub attachments_forgotten: bool,
 }
 
 impl Default for Store {
@@ -116,6 +137,8 @@ impl Default for Store {
             live_bytes: 0,
             bytes: 0,
             walk: None,
+            #[cfg(any(test, feature = "planted"))]
+            planted: Planted::default(),
         }
     }
 }
@@ -246,6 +269,11 @@ impl Store {
             self.live_bytes += version.cost(key);
         }
         self.bytes += version.cost(key);
+        #[cfg(any(test, feature = "planted"))]
+        if self.planted.deletes_untold && version.is_tombstone() {
+            versions.push(version);
+            return;
+        }
         versions.push(version);
         self.changes.push_back(Change { main, sub, key: shared });
     }
@@ -312,6 +340,8 @@ impl Store {
         let gone = self.changes.partition_point(|change| change.main <= to);
         let mut keys: Vec<Bytes> = self.changes.range(..gone).map(|change| change.key.clone()).collect();
         let drained = self.changes.partition_point(|change| change.main < to);
+        #[cfg(any(test, feature = "planted"))]
+        let drained = if self.planted.compacts_too_much { (drained + 2).min(self.changes.len()) } else { drained };
         self.changes.drain(..drained);
         keys.sort_unstable();
         keys.dedup();

@@ -8,6 +8,7 @@
 pub mod linear;
 pub mod stream;
 pub mod transactions;
+pub mod watch;
 
 use std::collections::BTreeMap;
 

@@ -18,6 +18,7 @@ mod bits;
 mod dump;
 mod elements;
 mod expire;
+pub(crate) mod fence;
 mod generic;
 mod hash;
 mod hyperloglog;
@@ -68,6 +69,7 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
         stream::SPECS,
         script::SPECS,
         named::SPECS,
+        fence::SPECS,
     ]
     .into_iter()
     .flatten()

@@ -15,6 +15,8 @@ impl State {
 
     /// Applies a command of etcd's. A panic of ours ends it with an error, on every replica alike.
     pub(super) fn etcd_command(&mut self, command: &Command<'_>, reply: &mut Reply) {
+        #[cfg(any(test, feature = "planted"))]
+        self.coordination.plant(self.planted.coordination);
         let (own, now) = (&mut self.coordination, self.stamp);
         let outcome = catch_unwind(AssertUnwindSafe(|| own.apply(command, now))).unwrap_or_else(|_| {
             self.panics += 1;

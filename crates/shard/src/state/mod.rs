@@ -11,6 +11,7 @@
 
 mod commits;
 mod etcd;
+mod fence;
 mod moving;
 mod named;
 mod queue;
@@ -156,6 +157,10 @@ pub struct Planted {
     pub decisions_forgotten: bool,
     /// A transaction that was told to begin again gets its locks all the same.
     pub locks_shared: bool,
+    /// In etcd's keys.
+    pub coordination: coordination::store::Planted,
+    /// A MULTI is done whatever numbers it shows to fences.
+    pub fences_ignored: bool,
     /// A commit is done again whatever is known under its name.
     pub names_ignored: bool,
 }
@@ -618,6 +623,9 @@ impl State {
         let changed = changed && !self.planted.watch_ignored;
         if changed {
             return reply.null_array();
+        }
+        if let Some(error) = self.fenced(&multi, now) {
+            return reply.error(&error.0);
         }
         if let Some(error) = self.streams_refusal(&multi) {
             return reply.error(&format!("EXECABORT Transaction discarded because of: {}", error.0));

@@ -292,6 +292,8 @@ impl State {
     /// After the last chunk: builds what is not stored.
     pub fn finish_restore(&mut self) {
         self.catalog.finish_restore();
+        #[cfg(any(test, feature = "planted"))]
+        self.coordination.plant(self.planted.coordination);
         self.coordination.finish_restore();
         self.queue.finish_restore();
     }

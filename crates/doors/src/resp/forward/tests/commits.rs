@@ -333,3 +333,30 @@ fn who_waits_too_long_for_older_transactions_is_told_so_and_nothing_was_done() {
     assert_eq!(limits.hits.of(base::Limit::commit_wait), 1);
     assert_eq!(cluster.say(&mut session, "MGET b|GET c|GET d"), "*1 $1 2 $1 3 $1 4 ");
 }
+
+/// A MULTI that shows a stale number does nothing, wherever its keys and its fence lie; nor does a script.
+#[test]
+fn a_stale_number_stops_the_whole_commit() {
+    for mut cluster in [Cluster::lead(1, 1, 0), alone(), spread()] {
+        let nodes = cluster.doors.len();
+        let (mut one, mut other) = (cluster.session(0), cluster.session(nodes - 1));
+        let mut say = |session: &mut Session, lines: &str| cluster.say(session, lines).trim_end().to_owned();
+        assert_eq!(say(&mut one, "Q.LOCK {l}ock {l}fence a 60000"), ":1");
+        assert_eq!(say(&mut other, "Q.LOCK {l}ock {l}fence b 60000"), "$-1");
+        let write = "MULTI|INCR c1|Q.FENCE {l}fence 1|INCR c2|INCR c3|EXEC";
+        assert!(say(&mut one, write).ends_with("*4 :1 +OK :1 :1"));
+        assert_eq!(say(&mut other, "DEL {l}ock|Q.LOCK {l}ock {l}fence b 60000"), ":1 :2");
+        let said = say(&mut one, write);
+        assert!(said.contains(" -FENCED the number 1 is stale, 2 has been seen"), "{said}");
+        assert_eq!(say(&mut other, "MGET c1 c2 c3 {l}fence"), "*4 $1 1 $1 1 $1 1 $1 2");
+        let named = "MULTI|Q.TXID pay:1|Q.FENCE {l}fence 1|INCR c1|EXEC|Q.TXRESULT pay:1";
+        assert!(say(&mut one, named).ends_with("$-1"), "refused, and the name is free");
+        assert!(say(&mut one, "Q.FENCE {l}fence 1").starts_with("-FENCED"));
+        let wrong = say(&mut one, "MULTI|INCR c1|Q.FENCE {l}fence none|EXEC");
+        assert!(wrong.contains("-ERR a fencing number"), "{wrong}");
+        assert_eq!(say(&mut other, "GET c1"), "$1 1");
+        one.close();
+        other.close();
+        cluster.settle();
+    }
+}
