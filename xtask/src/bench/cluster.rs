@@ -12,7 +12,7 @@
 //! `net`), and 2 ms added to each fsync and fdatasync of every server alike.
 
 mod etcd;
-mod peers;
+pub mod peers;
 mod redis;
 mod report;
 
@@ -68,15 +68,6 @@ impl Requests {
         self.key = format!("key:{:012}", self.rng.below(KEYS)).into_bytes();
         (&self.key, &self.value)
     }
-}
-
-/// What a loader saw.
-#[derive(Default)]
-pub struct Shown {
-    took: Vec<Duration>,
-    span: Duration,
-    failed: usize,
-    complaint: String,
 }
 
 /// One load on one system.
@@ -332,7 +323,7 @@ fn row(
 
 /// etcd and Redis.
 fn peers_of(plan: &Plan, ground: &Ground, syncs: Option<Duration>) -> Result<Vec<System>, String> {
-    let etcd = peers::etcd(ground, &plan.dir.join("etcd"), syncs)?;
+    let etcd = peers::etcd(ground, &plan.dir.join("etcd"), 3, syncs)?;
     let redis = peers::redis(ground, &plan.dir.join("redis"), syncs)?;
     Ok(vec![
         System::peer("etcd, 3 nodes", etcd, Speech::Etcd),
@@ -456,7 +447,9 @@ fn costs(plan: &Plan) -> Result<Found, String> {
                 true,
                 counting,
             )?,
-            2 => System::peer("etcd, 3 nodes", peers::etcd(&ground, &plan.dir.join("etcd"), counting)?, Speech::Etcd),
+            2 => {
+                System::peer("etcd, 3 nodes", peers::etcd(&ground, &plan.dir.join("etcd"), 3, counting)?, Speech::Etcd)
+            }
             _ => {
                 let peer = peers::redis(&ground, &plan.dir.join("redis"), counting)?;
                 System::peer("Redis and a replica, WAIT 1", peer, Speech::Redis { wait: true })

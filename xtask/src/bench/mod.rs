@@ -12,9 +12,11 @@
 
 pub mod cluster;
 mod commit;
+mod discovery;
 mod dns;
 mod footprint;
 mod gateway;
+mod grpc;
 mod load;
 mod measure;
 mod queue;
@@ -117,6 +119,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
         Some(("cluster", rest)) => return cluster::run(rest),
         Some(("gateway", rest)) => return gateway::run(rest),
         Some(("commit", rest)) => return commit::run(rest),
+        Some(("discovery", rest)) => return discovery::run(rest),
         Some(("dns", rest)) => return dns::run(rest),
         Some(("queue", rest)) => return queue::run(rest),
         _ => {}
@@ -154,9 +157,12 @@ pub fn run(args: &[String]) -> Result<(), String> {
 }
 
 fn read(args: &[String]) -> Result<Plan, String> {
-    let (kind, rest) = args.split_first().ok_or("bench wants what: redis, cluster, gateway, dns or queue")?;
+    let (kind, rest) =
+        args.split_first().ok_or("bench wants what: redis, cluster, commit, discovery, dns, gateway or queue")?;
     if kind != "redis" {
-        return Err(format!("no benchmark {kind:?}; there are redis, cluster, gateway, dns and queue"));
+        return Err(format!(
+            "no benchmark {kind:?}; there are redis, cluster, commit, discovery, dns, gateway and queue"
+        ));
     }
     let root = root();
     let mut plan = Plan {

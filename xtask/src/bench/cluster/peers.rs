@@ -53,17 +53,16 @@ fn each(count: usize, delay: Option<Duration>) -> Vec<Arc<Syncs>> {
     delay.map_or(Vec::new(), |delay| (0..count).map(|_| Syncs::slow(delay)).collect())
 }
 
-/// Three members; the first of the answer leads.
-pub fn etcd(ground: &Ground, dir: &Path, syncs: Option<Duration>) -> Result<Peer, String> {
+/// So many members of etcd; the first of the answer leads.
+pub fn etcd(ground: &Ground, dir: &Path, count: usize, syncs: Option<Duration>) -> Result<Peer, String> {
     fresh(dir)?;
-    const NODES: usize = 3;
     let mut urls = Vec::new();
-    for at in 0..NODES {
+    for at in 0..count {
         let ip = ground.ip(at);
         urls.push((format!("{ip}:{}", free_port()?), format!("http://{ip}:{}", free_port()?)));
     }
     let all: Vec<String> = urls.iter().enumerate().map(|(at, (_, peer))| format!("n{at}={peer}")).collect();
-    let (mut processes, syncs) = (Vec::new(), each(NODES, syncs));
+    let (mut processes, syncs) = (Vec::new(), each(count, syncs));
     for (at, (client, peer)) in urls.iter().enumerate() {
         let mut command = Command::new("etcd");
         command.args(["--name", &format!("n{at}"), "--logger", "zap", "--log-level", "error", "--data-dir"]);
@@ -91,7 +90,7 @@ pub fn etcd(ground: &Ground, dir: &Path, syncs: Option<Duration>) -> Result<Peer
         }
         std::thread::sleep(Duration::from_millis(50));
     };
-    let mut peer = Peer { processes, addrs, places: (0..NODES).collect(), syncs };
+    let mut peer = Peer { processes, addrs, places: (0..count).collect(), syncs };
     peer.processes.swap(0, leader);
     peer.addrs.swap(0, leader);
     peer.places.swap(0, leader);

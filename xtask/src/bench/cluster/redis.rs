@@ -1,6 +1,7 @@
 //! The load in Redis's protocol: many connections on one thread, one request in flight on each.
 
-use super::{Load, Shown};
+use super::Load;
+use crate::bench::grpc::Shown;
 use rustix::event::epoll;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
