@@ -63,19 +63,23 @@ impl Door {
         self.shards.home_of(name.as_bytes())
     }
 
-    /// Who leads a shard, as far as this node knows. Of one that is on other nodes alone: who should; if it does not, it says so.
+    /// Who leads a shard, as far as this node knows. Of one that is on other nodes alone: who should (if it does not, it says so), for
+    /// whoever led it while this node still had a part in it may be long dead.
     fn leader(&self, at: usize) -> Option<i32> {
         let shard = &self.shards.shards[at];
         let leader = match shard.is_led_elsewhere() {
-            true => shard.leader().filter(|node| *node != self.own).or_else(|| self.leader_by_plan(shard.group)),
+            true => self.leader_by_plan(shard.group).or_else(|| shard.leader().filter(|node| *node != self.own)),
             false => Some(self.own),
         };
         leader.map(|node| node.0 as i32)
     }
 
     fn leader_by_plan(&self, group: GroupId) -> Option<NodeId> {
-        let cluster = self.registry.cluster();
-        let own = cluster.groups().get(&group).filter(|own| !own.voters.contains(&self.own))?;
+        let (cluster, me) = (self.registry.cluster(), &self.own);
+        let own = cluster.groups().get(&group)?;
+        if own.voters.contains(me) || own.learners.contains(me) {
+            return None;
+        }
         own.leader.or_else(|| own.voters.first().copied())
     }
 
