@@ -624,7 +624,11 @@ fn unsettled(view: &Json, wanted: usize) -> Option<String> {
             return Some(format!("group {number} has no leader"));
         }
         let wants = group["wanted_leader"].as_u64().unwrap_or(0);
-        if wants != 0 && group["leader"].as_u64() != Some(wants) {
+        // A node whose disk does not keep up is rightly led past, for as long as that holds.
+        let slow = format!("the disk of node {wants} does not keep up");
+        let is_shunned =
+            list(&view["problems"]).iter().filter_map(Json::as_str).any(|problem| problem.starts_with(&slow));
+        if wants != 0 && !is_shunned && group["leader"].as_u64() != Some(wants) {
             return Some(format!("group {number} is led by {} and should be by {wants}", group["leader"]));
         }
         if list(&group["voters"]).len() < wanted {

@@ -88,6 +88,10 @@ impl Disk for Directory {
         std::fs::rename(self.path.join(from), self.path.join(to)).map_err(disk_error)
     }
 
+    fn link(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        std::fs::hard_link(self.path.join(from), self.path.join(to)).map_err(disk_error)
+    }
+
     fn remove(&self, name: &str) -> Result<(), DiskError> {
         std::fs::remove_file(self.path.join(name)).map_err(disk_error)
     }

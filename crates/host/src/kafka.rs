@@ -279,6 +279,8 @@ async fn read<S: AsyncRead + Unpin>(
             served.budget.clone().acquire_many_owned(cost).await.map_err(|_| End::Gone)?
         }
     };
+    // The budget has taken it into account, and what is not sent is never touched; but a megabyte must be good for a claim.
+    buffer.reserve(length.saturating_sub(buffer.len()).min(1 << 20));
     while buffer.len() < length {
         more(input, buffer, (length - buffer.len()).clamp(4 << 10, CHUNK_BYTES), FRAME_PATIENCE).await?;
     }

@@ -125,8 +125,8 @@ impl Worker {
             Job::Chunk(group, chunk) => (group, self.chunk(group, &chunk)),
             Job::Copy(copying) => {
                 let group = copying.file.group;
-                let copied = shard::topics::copy(&self.disk, &self.stored, &copying);
-                (group, copied.map(|stretches| Input::CopiedOut(group, stretches)))
+                let filed = shard::topics::file_away(&self.disk, &self.stored, &copying);
+                (group, filed.map(|filed| Input::FiledAway(group, filed)))
             }
             Job::KeepExtents(group, files) => {
                 // One that stays costs room, nothing else, and the next start removes it.

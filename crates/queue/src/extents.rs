@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   rows of the log ──(a snapshot begins)──► Copying ──(host: read, stamp)──► extent file ──(snapshot durable)──► held
+//!                                                    └─(a segment full of it: link)─► linked one, stamped when read
 //! ```
 //!
 //! All of this is a node's own: the same offsets lie elsewhere on another node. A snapshot holds no row of the log, for it lets go of
@@ -18,7 +19,7 @@ use crate::partition::{Chunk, Partition, Piece, Source, epoch_at};
 use crate::state::{PartitionId, Queue};
 
 /// Files that one group may need at a time.
-const FILES_MAX: usize = 4096;
+const FILES_MAX: usize = 1 << 18;
 
 /// A stretch, the file that it lies in, and what of it counts: compaction may have written the rest anew elsewhere. Both bounds lie
 /// between runs.
@@ -53,8 +54,8 @@ impl Kept {
             let end = next.map_or(stretch.end, |next| next.base).min(self.until);
             let behind = next.map_or(stretch.position + stretch.bytes, |next| next.position);
             let (base, position, stamp) = (row.base.max(self.from), row.position, row.stamp);
-            let window = (self.from, self.until);
-            Part { file: self.file, base, end, position, bytes: behind - position, stamp, window }
+            let (window, is_raw) = ((self.from, self.until), stretch.is_raw);
+            Part { file: self.file, base, end, position, bytes: behind - position, stamp, window, is_raw }
         });
         parts.filter(|part| part.base < part.end)
     }
@@ -85,6 +86,7 @@ struct Part {
     bytes: u64,
     stamp: i64,
     window: (u64, u64),
+    is_raw: bool,
 }
 
 impl Part {
@@ -94,7 +96,8 @@ impl Part {
         let source = Source::Extent { file: self.file, at: self.position, bytes };
         let (from, until) = (from.max(self.window.0), until.min(self.window.1));
         let (base, count) = (self.base, self.end - self.base);
-        Piece { base, count, epoch: 0, append_time: None, source, is_stamped: true, from, until }
+        // Whoever knows the epochs says which is a raw one's ([`Partition`]).
+        Piece { base, count, epoch: 0, append_time: None, source, is_stamped: !self.is_raw, from, until }
     }
 }
 
@@ -213,7 +216,7 @@ impl Copying {
 }
 
 impl Partition {
-    /// Forgets the rows of the file's entries, which lie in these stretches now.
+    /// What the file's entries hold lies in these stretches now.
     fn copied(&mut self, file: ExtentId, stretches: &[&Stretch]) {
         let newer = self.cleaned_behind(file.index);
         for stretch in stretches {
@@ -221,7 +224,6 @@ impl Partition {
                 self.held.add(file, stretch, &newer);
             }
         }
-        self.forget_rows(file.index);
     }
 }
 
@@ -242,16 +244,22 @@ impl Queue {
         (!parts.is_empty()).then_some(Copying { file: ExtentId { group, index, node }, parts })
     }
 
-    /// A file is durable, and so is the snapshot that names it: what it holds is read from there from now on.
-    /// Also after a restore, file by file from the oldest on.
+    /// A file is durable, and so is the snapshot that names it: what it holds is read from there from now on. File by file from the
+    /// oldest on, then [`Queue::forget_rows`]; also after a restore.
     pub fn copied(&mut self, file: ExtentId, stretches: &[Stretch]) {
         let mut owned: BTreeMap<Owner, Vec<&Stretch>> = BTreeMap::new();
         stretches.iter().for_each(|stretch| owned.entry(stretch.owner).or_default().push(stretch));
         for (id, own) in &mut self.partitions {
-            let theirs = owned.get(&owner(*id)).map_or(&[][..], |theirs| theirs);
-            if own.row_count() > 0 || !theirs.is_empty() {
+            if let Some(theirs) = owned.get(&owner(*id)) {
                 Arc::make_mut(own).copied(file, theirs);
             }
+        }
+    }
+
+    /// The log lets go of all entries up to this one; what they hold has been [`Queue::copied`].
+    pub fn forget_rows(&mut self, index: u64) {
+        for own in self.partitions.values_mut().filter(|own| own.row_count() > 0) {
+            Arc::make_mut(own).forget_rows(index);
         }
     }
 

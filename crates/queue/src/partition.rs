@@ -118,7 +118,7 @@ pub enum Source {
         /// How many.
         bytes: u32,
     },
-    /// In a file of this node's own, stamped already.
+    /// In a file of this node's own; stamped already, but for what a linked one holds.
     Extent {
         /// Which.
         file: ExtentId,
@@ -594,7 +594,7 @@ impl Partition {
 
     /// Pieces from the one on that holds the window's first offset, or what follows it.
     fn pieces(&self, window: (u64, u64)) -> impl Iterator<Item = Piece> {
-        let mut held = self.held.pieces_from(window).peekable();
+        let mut held = self.held.pieces_from(window).map(|piece| self.with_epoch(piece)).peekable();
         let rows = self.rows_from(window.0).map(move |row| row.piece(epoch_at(&self.epochs, row.base), window));
         let mut rows = rows.peekable();
         std::iter::from_fn(move || match (held.peek(), rows.peek()) {
@@ -602,6 +602,11 @@ impl Partition {
             (None, _) => rows.next(),
             _ => held.next(),
         })
+    }
+
+    /// What is to be stamped by a reader says with which epoch.
+    fn with_epoch(&self, piece: Piece) -> Piece {
+        if piece.is_stamped { piece } else { Piece { epoch: epoch_at(&self.epochs, piece.base), ..piece } }
     }
 
     /// All of it, oldest first.
@@ -683,7 +688,8 @@ impl Partition {
             let row = chunk.rows.iter().find(|row| row.stamp >= target)?;
             Some(row.piece(epoch_at(&self.epochs, row.base), window))
         };
-        let piece = [self.held.at_time(target, window), row()].into_iter().flatten().min_by_key(|piece| piece.base)?;
+        let held = self.held.at_time(target, window).map(|piece| self.with_epoch(piece));
+        let piece = [held, row()].into_iter().flatten().min_by_key(|piece| piece.base)?;
         (piece.base < until).then_some(piece)
     }
 

@@ -327,6 +327,9 @@ pub fn put_slots(out: &mut Vec<u8>, change: &SlotChange) {
     put_bytes(out, &change.encode());
 }
 
+/// From so many bytes on a command's room is made for several.
+const LARGE_BYTES: usize = 64 << 10;
+
 /// Appends a command of the queue.
 pub fn put_queue(out: &mut Vec<u8>, command: &queue::Command<'_>) {
     out.push(QUEUE);
@@ -334,7 +337,12 @@ pub fn put_queue(out: &mut Vec<u8>, command: &queue::Command<'_>) {
     let mut form = Vec::new();
     let batches = command.batches().len();
     command.encode_head(&mut form);
-    put_varint(out, (form.len() + batches) as u64);
+    let bytes = form.len() + batches;
+    if bytes >= LARGE_BYTES && out.capacity() - out.len() < bytes + 16 {
+        // More of its kind follow: growing by doubling would copy them all once more. What is not used is never touched.
+        out.reserve(4 * bytes);
+    }
+    put_varint(out, bytes as u64);
     out.extend_from_slice(&form);
     out.extend_from_slice(command.batches());
 }

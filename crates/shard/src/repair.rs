@@ -156,9 +156,11 @@ fn snapshot<D: Disk>(
     }
     let mut files = state.queue().files();
     if let Some(copying) = copying {
-        let stretches = topics::copy(disk, stored, &copying)?;
-        state.queue_mut().copied(copying.file, &stretches);
-        files.push(copying.file);
+        for (file, stretches) in topics::file_away(disk, stored, &copying)? {
+            state.queue_mut().copied(file, &stretches);
+            files.push(file);
+        }
+        state.queue_mut().forget_rows(index);
     }
     if !files.is_empty() {
         writer.chunk(&State::files_chunk(&files))?;

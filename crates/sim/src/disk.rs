@@ -7,7 +7,7 @@
 //! Nothing here depends on anything but the calls made and the seed: same seed, same bytes.
 
 use base::Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use store::disk::{Disk, DiskError, DiskFile};
 
@@ -58,6 +58,8 @@ pub enum Operation {
     Truncate(String, u64),
     /// A file was renamed: from, to.
     Rename(String, String),
+    /// A file was given a second name: from, to.
+    Link(String, String),
     /// A name was removed.
     Remove(String),
     /// The directory was synced.
@@ -442,7 +444,9 @@ impl World {
     }
 
     fn used(&self) -> u64 {
-        self.names.values().filter_map(|id| self.files.get(id)).map(|file| file.seen.len() as u64).sum()
+        // By number: a file may have two names.
+        let named: BTreeSet<&u64> = self.names.values().collect();
+        named.iter().filter_map(|id| self.files.get(id)).map(|file| file.seen.len() as u64).sum()
     }
 
     /// How many of `more` bytes there is room for.
@@ -531,6 +535,18 @@ impl Disk for VirtualDisk {
         }
         let strikes = world.operation(self.life, Operation::Rename(from.to_string(), to.to_string()))?;
         world.rename(Naming::Rename(from.to_string(), to.to_string()));
+        ended(strikes)
+    }
+
+    fn link(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        let mut world = lock(&self.world);
+        world.alive(self.life)?;
+        let id = *world.names.get(from).ok_or(DiskError::NotFound)?;
+        if world.names.contains_key(to) {
+            return Err(DiskError::Failed(format!("{to} exists")));
+        }
+        let strikes = world.operation(self.life, Operation::Link(from.to_string(), to.to_string()))?;
+        world.rename(Naming::Create(to.to_string(), id));
         ended(strikes)
     }
 

@@ -502,8 +502,8 @@ impl Node {
             }
             SnapshotJob::Copy(copying) => {
                 let stored = Stored::new(self.disk.clone(), self.log.places().clone());
-                let copied = topics::copy(&self.disk, &stored, &copying);
-                (copying.file.group, copied.map(|stretches| Input::CopiedOut(copying.file.group, stretches)))
+                let filed = topics::file_away(&self.disk, &stored, &copying);
+                (copying.file.group, filed.map(|filed| Input::FiledAway(copying.file.group, filed)))
             }
             SnapshotJob::KeepExtents(group, files) => return drop(extent::remove_others(&self.disk, group, &files)),
             SnapshotJob::End(group) => {

@@ -5,7 +5,7 @@
 //! `sim` over memory that forgets. What every implementation promises:
 //!
 //! - Bytes written are durable after `sync` of that file returned `Ok`, and not before. The length is part of it.
-//! - A name created, renamed or removed is durable after `sync_dir` returned `Ok`, and not before.
+//! - A name created, linked, renamed or removed is durable after `sync_dir` returned `Ok`, and not before.
 //! - `rename` is atomic: after a crash either the old or the new name is there.
 //! - Nothing is retried behind the caller's back: a failed `sync` is reported once, and what was written before it is in
 //!   doubt for ever (the kernel may have thrown the pages away).
@@ -50,6 +50,9 @@ pub trait Disk: Clone + Send {
     fn open(&self, name: &str) -> Result<Self::File, DiskError>;
     /// Gives the file another name, replacing whatever had it. Handles that are open stay valid.
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError>;
+    /// Gives the file a second name; it is there until both are removed. `Failed` where the name is taken, or where the file system
+    /// knows no such thing.
+    fn link(&self, from: &str, to: &str) -> Result<(), DiskError>;
     /// Takes the name away.
     fn remove(&self, name: &str) -> Result<(), DiskError>;
     /// Makes the names durable as they are now.
@@ -149,6 +152,16 @@ impl Disk for MemDisk {
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
         let mut files = lock(&self.files);
         let file = files.remove(from).ok_or(DiskError::NotFound)?;
+        files.insert(to.to_string(), file);
+        Ok(())
+    }
+
+    fn link(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        let mut files = lock(&self.files);
+        let file = files.get(from).cloned().ok_or(DiskError::NotFound)?;
+        if files.contains_key(to) {
+            return Err(DiskError::Failed(format!("{to} exists")));
+        }
         files.insert(to.to_string(), file);
         Ok(())
     }

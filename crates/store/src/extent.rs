@@ -1,4 +1,4 @@
-//! Extent files: what outlives the log's truncation and is too large for a snapshot, copied out of the log once.
+//! Extent files: what outlives the log's truncation and is too large for a snapshot, copied out of the log once, or left where it lies.
 //!
 //! ```text
 //! header   0  magic u32   4  version u32   8  group u32   12 zero u32   16 index u64   24 node u64   32 zero u32
@@ -12,14 +12,20 @@
 //! A *stretch* is a run of items of one owner without a gap, numbered by their owner; its *rows* say where about every 64 KiB begins,
 //! so that a file needs no more memory than that. What an item is, and its checksum, are its owner's business. A file is
 //! written under another name, synced and renamed; one that bears its name was whole once. Snapshots name the files that they need.
+//!
+//! A *linked* file ([`link`]) is a segment of the log that holds little else than what is wanted: index and trailer are written behind
+//! its end, and it gets a second name, under which it stays when the log lets go of it. Nothing is copied. Its trailer has a magic of
+//! its own, a stretch for each entry, and the items are *raw*: as they came, which their owner knows to put right.
 
 use base::GroupId;
 
 use crate::codec::{Corrupt, Input, put_u64, put_varint};
 use crate::disk::{Disk, DiskError, DiskFile, OpenFiles, ReadError, Wait, read_whole};
-use crate::log::LogError;
+use crate::log::{LogError, segment_capacity};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"QEXT");
+/// In the trailer of a linked file.
+const LINKED: u32 = u32::from_le_bytes(*b"QEXL");
 const VERSION: u32 = 1;
 const HEADER: usize = 40;
 const TRAILER: usize = 32;
@@ -78,6 +84,8 @@ pub struct Stretch {
     pub bytes: u64,
     /// In order; the first one is its beginning.
     pub rows: Vec<Row>,
+    /// Whether the items are as they came, in a linked file: then there is one row.
+    pub is_raw: bool,
 }
 
 /// The name of a file.
@@ -193,7 +201,7 @@ fn encode_index(stretches: &[Stretch], out: &mut Vec<u8>) {
     }
 }
 
-fn decode_index(mut input: Input<'_>, items_end: u64) -> Result<Vec<Stretch>, Corrupt> {
+fn decode_index(mut input: Input<'_>, items_end: u64, is_raw: bool) -> Result<Vec<Stretch>, Corrupt> {
     let count = input.count()?;
     let mut stretches = Vec::with_capacity(count.min(1 << 16));
     for _ in 0..count {
@@ -220,8 +228,8 @@ fn decode_index(mut input: Input<'_>, items_end: u64) -> Result<Vec<Stretch>, Co
             }
             rows.push(row);
         }
-        if rows.is_empty() {
-            return Err(Corrupt("a stretch without rows"));
+        if rows.is_empty() || is_raw && rows.len() > 1 {
+            return Err(Corrupt("a stretch without rows, or one of a linked file with several"));
         }
         stretches.push(Stretch {
             owner: Owner { id: u128::from_le_bytes(id), part },
@@ -230,6 +238,7 @@ fn decode_index(mut input: Input<'_>, items_end: u64) -> Result<Vec<Stretch>, Co
             position,
             bytes,
             rows,
+            is_raw,
         });
     }
     if input.is_empty() { Ok(stretches) } else { Err(Corrupt("bytes behind the index")) }
@@ -290,7 +299,7 @@ impl<D: Disk> Writer<D> {
             None => {
                 let rows = vec![Row { base, position, stamp }];
                 let (end, bytes) = (base + count, bytes.len() as u64);
-                self.stretches.push(Stretch { owner, base, end, position, bytes, rows });
+                self.stretches.push(Stretch { owner, base, end, position, bytes, rows, is_raw: false });
             }
         }
         self.buffer.extend_from_slice(bytes);
@@ -313,24 +322,73 @@ impl<D: Disk> Writer<D> {
     /// # Errors
     /// `Full`, `Disk`: then it is not there.
     pub fn finish(mut self) -> Result<Vec<Stretch>, LogError> {
-        let position = self.position();
-        let mut index = Vec::new();
-        encode_index(&self.stretches, &mut index);
-        let mut trailer = [0; TRAILER];
-        trailer[0..8].copy_from_slice(&position.to_le_bytes());
-        trailer[8..16].copy_from_slice(&(index.len() as u64).to_le_bytes());
-        trailer[16..20].copy_from_slice(&crc32c::crc32c(&index).to_le_bytes());
-        trailer[20..24].copy_from_slice(&MAGIC.to_le_bytes());
-        let crc = trailer_crc(self.id, &trailer[..24]);
-        trailer[24..28].copy_from_slice(&crc.to_le_bytes());
-        self.buffer.append(&mut index);
-        self.buffer.extend_from_slice(&trailer);
+        let mut end = encode_end(self.id, MAGIC, self.position(), &self.stretches);
+        self.buffer.append(&mut end);
         self.flush()?;
         self.file.sync()?;
         self.disk.rename(&unfinished_name(self.id), &extent_name(self.id))?;
         self.disk.sync_dir()?;
         Ok(self.stretches)
     }
+}
+
+/// Makes a segment of the log an extent file, too, in which these raw stretches lie; it is durable under that name then. `None`: it
+/// cannot be one, for it is one already, or has gone, or the file system gives no file two names; copy, then. `is_there` says, asked
+/// when the name is made, whether the log still has the segment: what happens to it afterwards happens to a name.
+///
+/// The segment must be one that the log appends to no more.
+///
+/// # Errors
+/// `Full`, `Disk`.
+pub fn link<D: Disk>(
+    disk: &D,
+    id: ExtentId,
+    segment: &str,
+    stretches: &[Stretch],
+    is_there: impl FnOnce() -> bool,
+) -> Result<Option<()>, LogError> {
+    let mut file = match disk.open(segment) {
+        Err(DiskError::NotFound) => return Ok(None),
+        opened => opened?,
+    };
+    let len = file.len()?;
+    if segment_capacity(&file)? != Some(len) {
+        return Ok(None);
+    }
+    file.write_at(len, &encode_end(id, LINKED, len, stretches))?;
+    file.sync()?;
+    let name = extent_name(id);
+    match disk.remove(&name) {
+        Ok(()) | Err(DiskError::NotFound) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match disk.link(segment, &name) {
+        Ok(()) => {}
+        Err(DiskError::Full) => return Err(LogError::Full),
+        // Whatever ails the disk is found by the copy.
+        Err(_) => return Ok(None),
+    }
+    if !is_there() {
+        disk.remove(&name)?;
+        return Ok(None);
+    }
+    disk.sync_dir()?;
+    Ok(Some(()))
+}
+
+/// Index and trailer of a file whose items end at `position`.
+fn encode_end(id: ExtentId, magic: u32, position: u64, stretches: &[Stretch]) -> Vec<u8> {
+    let mut end = Vec::new();
+    encode_index(stretches, &mut end);
+    let mut trailer = [0; TRAILER];
+    trailer[0..8].copy_from_slice(&position.to_le_bytes());
+    trailer[8..16].copy_from_slice(&(end.len() as u64).to_le_bytes());
+    trailer[16..20].copy_from_slice(&crc32c::crc32c(&end).to_le_bytes());
+    trailer[20..24].copy_from_slice(&magic.to_le_bytes());
+    let crc = trailer_crc(id, &trailer[..24]);
+    trailer[24..28].copy_from_slice(&crc.to_le_bytes());
+    end.extend_from_slice(&trailer);
+    end
 }
 
 fn trailer_crc(id: ExtentId, rest: &[u8]) -> u32 {
@@ -357,18 +415,19 @@ fn index_in<F: DiskFile>(opened: Result<F, DiskError>, name: &str, id: ExtentId)
         Err(error) => return Err(error.into()),
     };
     let len = file.len()?;
-    let mut head = [0; HEADER];
-    if file.read_at(0, &mut head)? < HEADER || head != encode_header(id) {
-        return Err(damaged(0, "this is not the header of this extent file"));
-    }
     let trailer_at = len.checked_sub(TRAILER as u64).filter(|at| *at >= HEADER as u64);
     let trailer_at = trailer_at.ok_or_else(|| damaged(len, "the file is cut short"))?;
     let mut trailer = [0; TRAILER];
     file.read_at(trailer_at, &mut trailer)?;
     let word = |at: usize| u64::from_le_bytes(trailer[at..at + 8].try_into().expect("eight bytes"));
     let half = |at: usize| u32::from_le_bytes(trailer[at..at + 4].try_into().expect("four bytes"));
-    if half(20) != MAGIC || half(24) != trailer_crc(id, &trailer[..24]) {
+    let is_raw = half(20) == LINKED;
+    if half(20) != MAGIC && !is_raw || half(24) != trailer_crc(id, &trailer[..24]) {
         return Err(damaged(trailer_at, "the trailer fails its checksum"));
+    }
+    let mut head = [0; HEADER];
+    if !is_raw && (file.read_at(0, &mut head)? < HEADER || head != encode_header(id)) {
+        return Err(damaged(0, "this is not the header of this extent file"));
     }
     let (position, length) = (word(0), word(8));
     if length > INDEX_BYTES_MAX || position.checked_add(length) != Some(trailer_at) {
@@ -379,7 +438,7 @@ fn index_in<F: DiskFile>(opened: Result<F, DiskError>, name: &str, id: ExtentId)
     if crc32c::crc32c(&index) != half(16) {
         return Err(damaged(position, "the index fails its checksum"));
     }
-    decode_index(Input::new(&index), position).map_err(|corrupt| damaged(position, corrupt.0))
+    decode_index(Input::new(&index), position, is_raw).map_err(|corrupt| damaged(position, corrupt.0))
 }
 
 /// Files that a [`Reader`] keeps open.
@@ -525,6 +584,49 @@ mod tests {
         }
         disk.remove(&name).expect("there");
         assert!(matches!(super::stretches(&disk, ID), Err(LogError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_segment_of_the_log_is_linked_once_and_only_while_the_log_has_it() {
+        use crate::log::{Batch, Log, LogOptions, Reader as Entries, Room};
+        let disk = MemDisk::new();
+        let options = LogOptions { segment_bytes: 16 << 10, ..LogOptions::default() };
+        let (mut log, _) = Log::open(disk.clone(), options, &mut |_| Ok(())).expect("a new log");
+        for index in 1..=4 {
+            let mut batch = Batch::new();
+            batch.entry(ID.group, index, 1, 0, &vec![index as u8; 5000]);
+            log.append(&mut batch, Room::Normal).expect("room");
+        }
+        let entries = Entries::new(disk.clone(), log.places().clone());
+        let place = entries.place(ID.group, 2, 0).expect("it is in the log");
+        let row = Row { base: 20, position: place.position, stamp: 7 };
+        let (owner, rows) = (Owner { id: 9, part: 1 }, vec![row]);
+        let (position, bytes) = (place.position, 5000);
+        let stretches = [Stretch { owner, base: 20, end: 30, position, bytes, rows, is_raw: true }];
+        let link = |is_there| super::link(&disk, ID, &place.file(), &stretches, || is_there).expect("room");
+        assert_eq!(link(true), Some(()));
+        assert_eq!(super::stretches(&disk, ID).expect("sound"), stretches);
+        let mut out = Vec::new();
+        let reader = Reader::new(disk.clone());
+        reader.read(ID, (position, 5000), &mut out, Wait::No).expect("there");
+        assert_eq!(out, [2; 5000]);
+        // The index of a second file would stand where the first one's reader looks for its own.
+        assert_eq!(link(true), None);
+        assert_eq!(super::link(&disk, ID, "nothing.log", &stretches, || true).expect("no harm"), None);
+        // The log lets go of it, makes a new segment, and goes on: what was linked is as it was.
+        log.compact(ID.group, 3, 1).expect("compacted");
+        log.prepare().expect("room");
+        for index in 5..=20 {
+            let mut batch = Batch::new();
+            batch.entry(ID.group, index, 1, 0, &vec![index as u8; 5000]);
+            log.append(&mut batch, Room::Normal).expect("room");
+            log.prepare().expect("room");
+        }
+        assert_eq!(disk.open(&place.file()).err(), Some(DiskError::NotFound));
+        assert_eq!(super::stretches(&disk, ID).expect("sound"), stretches);
+        let place = entries.place(ID.group, 8, 0).expect("it is in the log");
+        let gone = super::link(&disk, ID, &place.file(), &stretches, || false).expect("room");
+        assert_eq!((gone, list(&disk, ID.group).expect("a list")), (None, vec![]));
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl World {
             let bytes = self.bytes_of(&run.piece);
             let (base, position, end) = (run.piece.base, file.len() as u64, run.piece.base + run.piece.count);
             if stretches.last().is_none_or(|last| last.owner != run.owner || last.end != base) {
-                stretches.push(Stretch { owner: run.owner, base, end: base, position, bytes: 0, rows: Vec::new() });
+                let (owner, rows) = (run.owner, Vec::new());
+                stretches.push(Stretch { owner, base, end: base, position, bytes: 0, rows, is_raw: false });
             }
             let own = stretches.last_mut().expect("one was pushed where there was none");
             match own.rows.last_mut() {

@@ -75,13 +75,9 @@ pub fn run(directory: &Path) -> Result<(), String> {
 
     server.kill();
     let (log, extents) = (held(&data, ".log"), held(&data, ".ext"));
-    println!(
-        "  kill -9. On the disk are {} MB of the log and {} MB that were copied out of it before it went on",
-        log >> 20,
-        extents >> 20
-    );
+    println!("  kill -9. On the disk are {} MB of the log and {} MB that it has let go of", log >> 20, extents >> 20);
     if extents == 0 {
-        return Err("nothing was copied out of the log, so this has shown nothing of it".into());
+        return Err("nothing outlived the log, so this has shown nothing of it".into());
     }
     server = Server::start(&data, &LOG, &[])?;
     doors.meet(vec![server.kafka]);

@@ -5,10 +5,11 @@ use bytes::Bytes;
 use consensus::{Change, Entry, Envelope, HardState, Membership, Position};
 use queue::extents::Copying;
 use smallvec::SmallVec;
-use store::extent::{ExtentId, Stretch};
+use store::extent::ExtentId;
 
 use super::Arrived;
 use crate::state::State;
+use crate::topics::Filed;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub enum Input {
     /// The last snapshot output has been written; the next may come.
     SnapshotWritten(GroupId),
     /// What [`Output::CopyOut`] asked for is durable under its name, and holds this.
-    CopiedOut(GroupId, Vec<Stretch>),
+    FiledAway(GroupId, Vec<Filed>),
     /// The snapshot is durable under its name.
     SnapshotDurable(GroupId),
     /// The snapshot could not be written.
@@ -125,7 +126,7 @@ pub enum Output {
     },
     /// Append a chunk to the snapshot file, then say [`Input::SnapshotWritten`].
     SnapshotChunk(GroupId, Vec<u8>),
-    /// Copy this out of the log ([`crate::topics::copy`]), then say [`Input::CopiedOut`]; if it cannot be done,
+    /// File this away ([`crate::topics::file_away`]), then say [`Input::FiledAway`]; if it cannot be done,
     /// [`Input::SnapshotFailed`].
     CopyOut(Copying),
     /// The snapshot that is newest needs these extent files of the group, and no others do.

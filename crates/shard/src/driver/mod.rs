@@ -417,7 +417,7 @@ impl<C: Clone + PartialEq> Driver<C> {
                 self.tell_group(group, now, wall, Told::Message(envelope), sink, out);
             }
             Input::SnapshotWritten(group) => self.walk(group, out),
-            Input::CopiedOut(group, stretches) => self.copied_out(group, stretches, out),
+            Input::FiledAway(group, filed) => self.filed_away(group, filed, out),
             Input::SnapshotDurable(group) => self.snapshot_durable(group, now, wall, sink, out),
             Input::SnapshotFailed(group) => self.snapshot_failed(group, now),
             Input::SnapshotArrived(arrived) => self.snapshot_arrived(arrived, now, wall, sink, out),

@@ -4,10 +4,11 @@ use base::{Duration, GroupId, Instant, Millis};
 use consensus::{Input as Told, Position};
 
 use queue::extents::Copying;
-use store::extent::{ExtentId, Stretch};
+use store::extent::ExtentId;
 
 use super::{Driver, Lane, Output, Snapshot};
 use crate::state::{Sink, State};
+use crate::topics::Filed;
 
 /// After so long a snapshot that failed is tried again if another node waits for it.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -18,7 +19,7 @@ pub(super) struct Extents {
     /// To be copied out of the log.
     copying: Option<Copying>,
     /// What has been, for the state once the snapshot is durable.
-    copied: Option<(ExtentId, Vec<Stretch>)>,
+    filed: Vec<Filed>,
     /// The files that the snapshot names.
     named: Vec<ExtentId>,
 }
@@ -58,16 +59,15 @@ impl<C: Clone + PartialEq> Driver<C> {
         }
     }
 
-    /// What the log is about to let go of lies in an extent file.
-    pub(super) fn copied_out(&mut self, group: GroupId, stretches: Vec<Stretch>, out: &mut Vec<Output>) {
+    /// What the log is about to let go of lies in extent files.
+    pub(super) fn filed_away(&mut self, group: GroupId, filed: Vec<Filed>, out: &mut Vec<Output>) {
         let Some(at) = self.rounds.at(group) else {
             return;
         };
         self.touch(at);
         let lane = &mut self.lanes[at];
         if let Snapshot::Copying(position) = lane.snapshot {
-            let file = ExtentId { group, index: position.index, node: lane.own.0 };
-            lane.extents.copied = Some((file, stretches));
+            lane.extents.filed = filed;
             lane.name_files(position, out);
         }
     }
@@ -94,11 +94,14 @@ impl<C: Clone + PartialEq> Driver<C> {
         self.tell(at, now, wall, Told::Compact { index: position.index }, sink, out);
         // An older one than what another node has sent meanwhile is of no use to the log.
         let lane = &mut self.lanes[at];
-        let Extents { copied, named, .. } = std::mem::take(&mut lane.extents);
+        let Extents { filed, named, .. } = std::mem::take(&mut lane.extents);
         if position.index > lane.installed {
-            if let Some((file, stretches)) = copied {
-                lane.shard.state_mut().queue_mut().copied(file, &stretches);
+            let mut state = lane.shard.state_mut();
+            for (file, stretches) in filed {
+                state.queue_mut().copied(file, &stretches);
             }
+            state.queue_mut().forget_rows(position.index);
+            drop(state);
             out.push(Output::CompactLog(group, position));
             out.push(Output::KeepExtents(group, named));
         }
@@ -152,7 +155,7 @@ impl<C: Clone> Lane<C> {
     /// All else is in the snapshot: its last chunk names the extent files.
     fn name_files(&mut self, position: Position, out: &mut Vec<Output>) {
         let mut files = self.shard.state().queue().files();
-        files.extend(self.extents.copied.as_ref().map(|(file, _)| *file));
+        files.extend(self.extents.filed.iter().map(|(file, _)| *file));
         if files.is_empty() {
             return self.end_snapshot(position, out);
         }

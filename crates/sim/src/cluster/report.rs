@@ -122,6 +122,8 @@ report! {
     polls "polls",
     /// Extent files that leaders need in the end.
     extents "extent files",
+    /// Those that are segments of the log.
+    linked "linked extent files",
     /// Transactions that were committed, as their producers know.
     committed "transactions committed",
     aborted "transactions aborted",

@@ -7,6 +7,7 @@ use queue::partition::{Aborted, Isolation};
 use queue::{Code, Command, Outcome, TopicId, batch};
 use shard::topics::Stored;
 use store::disk::{ReadError, Wait};
+use store::extent::{self, Stretch};
 
 use super::transactions::{MEMBERS, TRANSACTORS, Transactions};
 use super::*;
@@ -17,6 +18,8 @@ pub(super) const PARTITIONS: u32 = 3;
 const AHEAD: usize = 5;
 /// Clients.
 const PRODUCERS: usize = 2;
+/// Bytes that a large value has besides.
+const PAD: usize = 600;
 const CONSUMERS: usize = 2;
 /// All of them, with those of `transactions`; the last one is the leader's own work.
 const CLIENTS: usize = PRODUCERS + CONSUMERS + TRANSACTORS + MEMBERS + 1;
@@ -257,7 +260,10 @@ impl World {
             let count = 1 + self.rng.below(3);
             let first = self.next_value;
             self.next_value += count;
-            let texts: Vec<String> = (first..first + count).map(|value| format!("<{value}>")).collect();
+            // Now small ones, now such that a segment of the log holds little else.
+            let pad = if (first >> 7).is_multiple_of(2) { PAD } else { 0 };
+            let texts: Vec<String> =
+                (first..first + count).map(|value| format!("<{value}>{}", "x".repeat(pad))).collect();
             let texts: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
             let bytes = batch::example(&texts, (now / MILLI) as i64, (id, 0, lane.sequence), false);
             lane.sequence += count as i32;
@@ -463,7 +469,11 @@ impl World {
             }
         }
         let node = self.machines[&leader].node.as_ref().expect("it leads");
-        self.report.extents += node.shards[DATA.0 as usize].state().queue().files().len() as u64;
+        let files = node.shards[DATA.0 as usize].state().queue().files();
+        self.report.extents += files.len() as u64;
+        let is_raw = |stretches: Vec<Stretch>| stretches.first().is_some_and(|stretch| stretch.is_raw);
+        let linked = files.iter().filter(|file| extent::stretches(&node.disk, **file).is_ok_and(is_raw));
+        self.report.linked += linked.count() as u64;
         streams.story.check(&last[0], &last[1]).map_err(|why| format!("topic: {why}"))
     }
 }

@@ -252,6 +252,7 @@ planted_streams! {
     a_batch_of_a_transaction_that_has_ended_is_found: node.queue.late_batches;
     offsets_of_an_older_generation_are_found: node.queue.offsets_not_fenced;
     a_leader_that_serves_before_it_has_applied_its_log_is_found: node.consensus.lease_before_own_term;
+    a_linked_segment_that_is_written_over_is_found: log.links_ignored;
 }
 
 /// The same, of commits over shards.

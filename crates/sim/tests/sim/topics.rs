@@ -47,6 +47,18 @@ fn options(copies: bool) -> OpenOptions {
     OpenOptions { snapshot_log_bytes, ..OpenOptions::new(NodeId(1), 1, log) }
 }
 
+/// So that a snapshot finds segments that hold little else than topics.
+fn links() -> OpenOptions {
+    OpenOptions { snapshot_log_bytes: 48 << 10, ..options(true) }
+}
+
+/// How many of the group's files are segments of the log.
+fn linked(disk: &VirtualDisk) -> usize {
+    let files = extent::list(disk, GROUP).expect("a list");
+    let stretches = files.iter().map(|file| extent::stretches(disk, *file).expect("sound"));
+    stretches.filter(|stretches| stretches[0].is_raw).count()
+}
+
 impl Scene {
     fn open(&mut self, disk: &VirtualDisk, options: &OpenOptions) -> Node {
         let mut node = Node::open(disk, options, 0, false, &mut || 7).expect("it opens");
@@ -131,16 +143,21 @@ impl Scene {
     }
 }
 
-fn values(rng: &mut Rng, n: u64) -> Vec<Vec<u8>> {
+fn values(rng: &mut Rng, n: u64, most: u64) -> Vec<Vec<u8>> {
     let count = 1 + rng.below(4);
-    (0..count).map(|at| [format!("<{n}.{at}>").as_bytes(), &vec![b'x'; rng.below(300) as usize]].concat()).collect()
+    (0..count).map(|at| [format!("<{n}.{at}>").as_bytes(), &vec![b'x'; rng.below(most) as usize]].concat()).collect()
 }
 
 /// Produces for a while, with snapshots in between. What was answered is noted.
 fn fill(scene: &mut Scene, node: &mut Node, rng: &mut Rng, rounds: u64) {
+    fill_with(scene, node, rng, rounds, 300);
+}
+
+/// The same with values of up to so many bytes.
+fn fill_with(scene: &mut Scene, node: &mut Node, rng: &mut Rng, rounds: u64, most: u64) {
     for n in 0..rounds {
         let partition = rng.below(3) as u32;
-        let values = values(rng, scene.next * 1000 + n);
+        let values = values(rng, scene.next * 1000 + n, most);
         let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
         let asked = scene.produce(node, partition, &values);
         for _ in 0..3 + rng.below(6) {
@@ -225,39 +242,88 @@ fn files_that_the_newest_snapshot_names_stay_though_their_records_have_been_dele
 
 #[test]
 fn nothing_that_was_acknowledged_is_lost_by_a_crash_at_any_operation_of_the_disk() {
+    let crashes = cut_everywhere(&options(true), 60, 300);
+    assert!(crashes.with_files > 20, "{crashes:?}");
+}
+
+#[test]
+fn segments_that_hold_little_else_stay_as_they_are_and_lose_nothing_by_a_crash_at_any_operation_of_the_disk() {
+    let crashes = cut_everywhere(&links(), 100, 1500);
+    assert!(crashes.with_links > 20, "{crashes:?}");
+}
+
+#[derive(Debug, Default)]
+struct Crashes {
+    all: usize,
+    with_files: usize,
+    with_links: usize,
+}
+
+/// Lets the power fail at every third operation of the disk, and looks whether what was acknowledged is there.
+fn cut_everywhere(options: &OpenOptions, rounds: u64, most: u64) -> Crashes {
     // How many operations a run has.
     let run = |crash: Option<u64>, seed: u64| {
         let disk = VirtualDisk::new();
         let mut scene = Scene::default();
-        let mut node = scene.open(&disk, &options(true));
+        let mut node = scene.open(&disk, options);
         let before = disk.operations();
         if let Some(at) = crash {
             disk.crash_at(before + at);
         }
-        fill(&mut scene, &mut node, &mut Rng::new(seed), 60);
+        fill_with(&mut scene, &mut node, &mut Rng::new(seed), rounds, most);
         let operations = disk.operations() - before;
         drop(node);
         (scene, disk, operations)
     };
     let (_, _, operations) = run(None, 1);
     assert!(operations > 100);
-    let (mut crashes, mut with_files) = (0, 0);
+    let mut crashes = Crashes::default();
     for at in (1..operations).step_by(3) {
         let (mut scene, disk, _) = run(Some(at), 1);
         let mut rng = Rng::new(at);
         for keep in [Keep::Nothing, Keep::Any] {
             let left = disk.crash(&mut rng, keep);
-            let mut node = scene.open(&left, &options(true));
+            let mut node = scene.open(&left, options);
             scene.check(&node);
-            with_files += usize::from(!node.shards[1].state().queue().files().is_empty());
+            crashes.with_files += usize::from(!node.shards[1].state().queue().files().is_empty());
+            crashes.with_links += usize::from(linked(&left) > 0);
             let known = scene.stored.clone();
-            fill(&mut scene, &mut node, &mut rng, 10);
+            fill_with(&mut scene, &mut node, &mut rng, 10, most);
             scene.check(&node);
             scene.stored = known;
-            crashes += 1;
+            crashes.all += 1;
         }
     }
-    assert!(crashes > 50 && with_files > 20, "{crashes} crashes, {with_files} with extent files");
+    assert!(crashes.all > 50, "{crashes:?}");
+    crashes
+}
+
+#[test]
+fn a_segment_that_is_linked_is_read_from_where_it_was_written_also_after_starts_and_goes_with_its_records() {
+    let disk = VirtualDisk::new();
+    let mut rng = Rng::new(5);
+    let mut scene = Scene::default();
+    for life in 0..5 {
+        let mut node = scene.open(&disk, &links());
+        scene.check(&node);
+        fill_with(&mut scene, &mut node, &mut rng, 150, 1500);
+        scene.settle(&mut node);
+        scene.check(&node);
+        assert!(linked(&disk) > 2, "life {life}");
+        let files = extent::list(&disk, GROUP).expect("a list");
+        assert_eq!(files, node.shards[1].state().queue().files());
+    }
+    let mut node = scene.open(&disk, &links());
+    for partition in 0..3 {
+        let high = node.shards[1].state().queue().partition(TOPIC, partition).expect("written").high();
+        let trim = Command::Trim { topic: TOPIC, partition, to: high };
+        node.shards[1].put(|batch| batch.queue_upkeep(&trim));
+    }
+    node.wake();
+    scene.settle(&mut node);
+    node.want_snapshot(GROUP);
+    scene.settle(&mut node);
+    assert_eq!(extent::list(&disk, GROUP).expect("a list"), []);
 }
 
 #[test]

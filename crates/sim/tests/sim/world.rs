@@ -70,6 +70,7 @@ fn kind(operation: &Operation) -> &'static str {
         Operation::Allocate(..) => "allocate",
         Operation::Truncate(..) => "truncate",
         Operation::Rename(..) => "rename",
+        Operation::Link(..) => "link",
         Operation::Remove(_) => "remove",
         Operation::SyncDir => "sync of the directory",
     }

@@ -105,7 +105,7 @@ impl<D: Disk> Log<D> {
                 upkeep::zero(&mut unused, 0, capacity)?;
                 unused.sync()?;
             }
-            spares.push(upkeep::recycle(&disk, &name, next_spare)?);
+            spares.extend(upkeep::recycle(&disk, &name, next_spare, None)?);
             next_spare += 1;
         }
         for (_, name) in &plan.names.spares {

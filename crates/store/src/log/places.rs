@@ -10,8 +10,9 @@ use std::sync::Arc;
 use base::GroupId;
 use parking_lot::RwLock;
 
-use super::format::{RECORD_HEADER, get_u32, get_u64, kind};
+use super::format::{BATCHES_AT, RECORD_HEADER, get_u32, get_u64, kind};
 use super::open::segment_name;
+use super::reader::segment_capacity;
 use crate::disk::{Disk, OpenFiles, ReadError, Wait, read_whole};
 
 /// Segments whose files a [`Reader`] keeps open.
@@ -24,6 +25,22 @@ const LEAD_BYTES_MAX: usize = 4 << 10;
 struct Spot {
     segment: u32,
     offset: u32,
+}
+
+/// Where some of what an entry carries lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The segment's number ([`segment_name`]); they grow.
+    pub segment: u32,
+    /// The byte in it.
+    pub position: u64,
+}
+
+impl Place {
+    /// The file's name.
+    pub fn file(&self) -> String {
+        segment_name(u64::from(self.segment))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -157,6 +174,18 @@ impl<D: Disk> Reader<D> {
             self.files.forget(|segment| segment == spot.segment);
             tried = Some(spot);
         }
+    }
+
+    /// The file that holds this byte of an entry's data now, and where in it. `None`: the log does not hold the entry.
+    pub fn place(&self, group: GroupId, index: u64, at: u32) -> Option<Place> {
+        let Spot { segment, offset } = self.places.find(group, index)?;
+        Some(Place { segment, position: u64::from(offset) + RECORD_HEADER as u64 + u64::from(at) })
+    }
+
+    /// Bytes that the segment of this place has room for. `None`: it has gone.
+    pub fn room(&self, place: Place) -> Option<u64> {
+        let capacity = segment_capacity(&self.disk.open(&place.file()).ok()?).ok()??;
+        Some(capacity.saturating_sub(BATCHES_AT))
     }
 
     /// `Gone` where another record stands there.

@@ -264,6 +264,13 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// How long a segment was made, as its header says: it is longer where it has become an extent file as well. `None`: this is no segment.
+pub(crate) fn segment_capacity<F: DiskFile>(file: &F) -> Result<Option<u64>, DiskError> {
+    let mut head = [0; FIXED_BYTES];
+    let got = file.read_at(0, &mut head)?;
+    Ok(SegmentHeader::decode(&head[..got], true).ok().map(|header| header.capacity))
+}
+
 /// What was found behind the end of the batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Later {

@@ -50,7 +50,8 @@ impl<D: Disk> Log<D> {
                     surplus -= 1;
                 }
                 missing = missing.saturating_sub(1);
-                recycle.push(Task::Recycle { name, id: self.take_spare_id() });
+                let capacity = self.options.links_respected().then_some(length);
+                recycle.push(Task::Recycle { name, id: self.take_spare_id(), capacity });
             } else {
                 bytes -= length;
                 remove.push(Task::Remove { name });
@@ -194,18 +195,17 @@ impl<D: Disk> Log<D> {
 
     /// One more spare, in place: an old segment if there is one, else a new file.
     pub(super) fn make_spare(&mut self) -> Result<(), LogError> {
-        let id = self.take_spare_id();
-        let fit = self.retired.iter().position(|(_, length)| *length == self.options.segment_bytes);
-        let made = match fit {
-            Some(at) => {
-                let (name, _) = self.retired.remove(at);
-                upkeep::recycle(&self.disk, &name, id)
+        let (id, capacity) = (self.take_spare_id(), self.options.segment_bytes);
+        while let Some(at) = self.retired.iter().position(|(_, length)| *length == capacity) {
+            let (name, _) = self.retired.remove(at);
+            if let Some(spare) = upkeep::recycle(&self.disk, &name, id, Some(capacity))? {
+                self.full = false;
+                self.spares.push(spare);
+                return Ok(());
             }
-            None => {
-                self.allow(self.options.segment_bytes)?;
-                Zeroing::whole(&self.disk, id, self.options.segment_bytes)
-            }
-        };
+        }
+        self.allow(capacity)?;
+        let made = Zeroing::whole(&self.disk, id, capacity);
         self.full = matches!(made, Err(DiskError::Full));
         self.spares.push(made?);
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! A spare is written full of zeros and synced before it is used, because appending to a file that grows, or into extents
 //! that were reserved but never written, makes every fdatasync write metadata too. A recycled segment needs no zeros: its
-//! old batches name another segment number. Nor does one for a log whose appends are large: to them the metadata are little,
+//! old batches name another segment number; one that has grown is kept as an extent file as well ([`crate::extent::link`]) and only
+//! loses its name here. Nor does one for a log whose appends are large: to them the metadata are little,
 //! while the zeros would take half of the disk's bandwidth just where it is short.
 
 use super::LogError;
@@ -91,21 +92,33 @@ pub(super) fn zero<F: DiskFile>(file: &mut F, from: u64, to: u64) -> Result<(), 
     Ok(())
 }
 
-/// An old segment under a spare's name: what is in it no longer counts once this returned.
-pub(super) fn recycle<D: Disk>(disk: &D, name: &str, id: u64) -> Result<Spare<D::File>, DiskError> {
+/// An old segment under a spare's name: what is in it no longer counts once this returned. `None`: it has not the length that it was made
+/// with, for what is in it is needed elsewhere; then it has only lost its name.
+pub(super) fn recycle<D: Disk>(
+    disk: &D,
+    name: &str,
+    id: u64,
+    capacity: Option<u64>,
+) -> Result<Option<Spare<D::File>>, DiskError> {
     let file = disk.open(name)?;
-    let capacity = file.len()?;
+    let length = file.len()?;
+    if capacity.is_some_and(|capacity| capacity != length) {
+        drop(file);
+        disk.remove(name)?;
+        disk.sync_dir()?;
+        return Ok(None);
+    }
     let spare = spare_name(id);
     disk.rename(name, &spare)?;
     disk.sync_dir()?;
-    Ok(Spare { name: spare, file, capacity })
+    Ok(Some(Spare { name: spare, file, capacity: length }))
 }
 
 /// One piece of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     Remove { name: String },
-    Recycle { name: String, id: u64 },
+    Recycle { name: String, id: u64, capacity: Option<u64> },
     Create { id: u64, capacity: u64, zeros: bool },
 }
 
@@ -167,11 +180,11 @@ impl<D: Disk> Upkeep<D> {
                 }
                 Ok(self.more())
             }
-            Some(Task::Recycle { name, id }) => {
-                match recycle(&self.disk, &name, id) {
-                    Ok(spare) => self.spares.push(spare),
+            Some(Task::Recycle { name, id, capacity }) => {
+                match recycle(&self.disk, &name, id, capacity) {
+                    Ok(spare) => self.spares.extend(spare),
                     Err(error) => {
-                        self.tasks.push(Task::Recycle { name, id });
+                        self.tasks.push(Task::Recycle { name, id, capacity });
                         return Err(error);
                     }
                 }

@@ -18,6 +18,8 @@ pub struct Planted {
     pub ack_before_fsync: bool,
     /// A sync that failed is tried again.
     pub failed_sync_retried: bool,
+    /// A segment that is an extent file, too, is written over.
+    pub links_ignored: bool,
 }
 
 /// How a log is kept.
@@ -57,6 +59,15 @@ impl LogOptions {
     pub(super) fn crc_checked(&self) -> bool {
         #[cfg(any(test, feature = "planted"))]
         if self.planted.crc_not_checked {
+            return false;
+        }
+        true
+    }
+
+    /// Whether a segment that has grown is left alone.
+    pub(super) fn links_respected(&self) -> bool {
+        #[cfg(any(test, feature = "planted"))]
+        if self.planted.links_ignored {
             return false;
         }
         true
