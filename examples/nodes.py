@@ -45,7 +45,7 @@ class Nodes:
 
     def __init__(self, count, quorate):
         self.count, self.quorate = count, quorate
-        self.processes, self.redis, self.kafka, self.admin = [], [], [], []
+        self.processes, self.redis, self.kafka, self.admin, self.consul = [], [], [], [], []
 
     def __enter__(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="quorate-example-"))
@@ -75,7 +75,7 @@ class Nodes:
 
     def _start(self, number, join):
         data, log = self.directory / f"node{number}", self.directory / f"node{number}.log"
-        doors = ["redis", "admin", "gateway", "kafka", "consul", "dns"] + (["peer"] if self.count > 1 else [])
+        doors = ["redis", "admin", "gateway", "kafka", "consul", "etcd", "dns"] + (["peer"] if self.count > 1 else [])
         words = [self.quorate, "up", "--print-ready", "--data", data, *join]
         words += [word for door in doors for word in (f"--{door}-port", "0")]
         with open(log, "wb") as out:
@@ -87,6 +87,7 @@ class Nodes:
             if ready:
                 at = dict(word.split("=", 1) for word in ready.split()[1:])
                 self.redis.append(at["redis"]), self.kafka.append(at["kafka"]), self.admin.append(at["admin"])
+                self.consul.append(at["consul"])
                 return
             time.sleep(0.02)
         raise SystemExit(f"{self.quorate} does not serve; it said:\n{log.read_text()[-2000:]}")

@@ -32,6 +32,24 @@ assert.equal((await consul.kv.get("node/a")).Value, "x");
 assert.deepEqual(await consul.kv.keys("node/"), ["node/a"]);
 console.log("keys");
 
+const session = await consul.session.create({ name: "node", ttl: "10s", lockdelay: "0s" });
+assert.ok(session.ID);
+assert.equal(await consul.kv.set({ key: "node/lock", value: "me", acquire: session.ID }), true);
+const other = await consul.session.create({ ttl: "10s" });
+// The library makes undefined of false.
+assert.ok(!(await consul.kv.set({ key: "node/lock", value: "you", acquire: other.ID })));
+const locked = await consul.kv.get("node/lock");
+assert.equal(locked.Session, session.ID);
+assert.ok(locked.Fence > 0);
+assert.equal((await consul.session.renew(session.ID))[0].ID, session.ID);
+assert.equal(await consul.kv.set({ key: "node/lock", value: "", release: session.ID }), true);
+assert.equal(await consul.kv.set({ key: "node/lock", value: "you", acquire: other.ID }), true);
+assert.ok((await consul.kv.get("node/lock")).Fence > locked.Fence);
+await consul.session.destroy(session.ID);
+await consul.session.destroy(other.ID);
+assert.deepEqual((await consul.session.list()).filter((one) => [session.ID, other.ID].includes(one.ID)), []);
+console.log("sessions, locks");
+
 const states = [];
 const watch = consul.watch({
   method: consul.health.service,

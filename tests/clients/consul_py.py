@@ -190,6 +190,52 @@ def keys(c):
     print("keys, compare-and-set, transactions")
 
 
+def locks(c):
+    """Sessions and what they hold, as the libraries' users write it."""
+    name = "test/lock"
+    first = c.session.create(name="one", behavior="release", ttl=10, lock_delay=0)
+    second = c.session.create(name="two", behavior="delete", ttl=10, lock_delay=1)
+    equal({s["Name"] for s in c.session.list()[1]} >= {"one", "two"}, True)
+    index, info = c.session.info(first)
+    equal((info["ID"], info["Behavior"], info["TTL"], info["LockDelay"]), (first, "release", "10s", 0))
+    equal(c.session.renew(first)["ID"], first)
+    assert c.kv.put(name, "one", acquire=first)
+    equal(c.kv.put(name, "two", acquire=second), False)
+    held = c.kv.get(name)[1]
+    equal((held["Session"], held["LockIndex"], held["Value"]), (first, 1, b"one"))
+    status, headers, done = ask("PUT", f"kv/{name}?acquire={first}")
+    equal((status, done, int(headers["X-Quorate-Fence"])), (200, True, held["Fence"]))
+    # Whoever waits hears of it the moment that the holder's session ends, and takes the key.
+    index = c.kv.get(name)[0]
+    waiting = Background(lambda: client().kv.get(name, index=index, wait="20s"))
+    assert c.session.destroy(first)
+    assert "Session" not in waiting.result()[1]
+    equal(c.session.info(first)[1], None)
+    assert c.kv.put(name, "two", acquire=second)
+    equal(c.kv.get(name)[1]["LockIndex"], 2)
+    assert c.kv.get(name)[1]["Fence"] > held["Fence"]
+    checked = {"KV": {"Verb": "check-session", "Key": name, "Session": second}}
+    stale = {"KV": {"Verb": "check-session", "Key": name, "Session": first}}
+    write = {"KV": {"Verb": "set", "Key": "test/guarded", "Value": "eA=="}}
+    equal(len(c.txn.put([checked, write])["Results"]), 2)
+    equal(ask("PUT", "txn", [stale, write])[0], 409)
+    # A session without a TTL that hangs on a check; its key goes with it, and the delay is kept.
+    assert c.session.destroy(second)
+    equal(c.kv.get(name)[1], None)
+    third = c.session.create(checks=["serfHealth"], lock_delay=0)
+    equal(c.kv.put(name, "", acquire=third), False)
+    until(lambda: c.kv.put(name, "", acquire=third), "the lock delay of a second is over")
+    assert c.kv.put(name, "", release=third) and not c.kv.put(name, "", release=third)
+    assert c.session.destroy(third) and c.kv.delete("test/", recurse=True)
+    try:
+        c.session.renew(third)
+    except consul.NotFound:
+        pass
+    else:
+        raise AssertionError("a session that is over was renewed")
+    print("sessions, locks, fencing numbers")
+
+
 def kinds(c):
     """HTTPS, what an HTTP check sends, aliases."""
     asked = []
@@ -335,6 +381,7 @@ def main():
     kinds(c)
     queries(c)
     keys(c)
+    locks(c)
     mortal.ends(c)
     assert c.agent.service.deregister("web-1")
     equal("web" in c.catalog.services()[1], False)

@@ -224,8 +224,17 @@ fn clients(ctx: &Ctx) -> Result<Outcome, String> {
         let lines = said.lines().filter(|line| line.contains(mark));
         lines.filter_map(|line| line.split_whitespace().next()).collect::<Vec<_>>().join(", ")
     };
+    // A minute, most of which is sessions that have to end: of a night only, and where the packages are.
+    let patroni = match (ctx.night, there("patroni")) {
+        (false, _) => "",
+        (true, false) => "; skipped: patroni (Debian: patroni python3-consul postgresql)",
+        (true, true) => {
+            ctx.run("tests/clients/patroni.py", &["--quorate", &ctx.bin.to_string_lossy()], 8)?;
+            ", patroni"
+        }
+    };
     let absent = names(" skipped: ");
-    passed(names(" ok (") + &if absent.is_empty() { String::new() } else { format!("; skipped: {absent}") })
+    passed(names(" ok (") + patroni + &if absent.is_empty() { String::new() } else { format!("; skipped: {absent}") })
 }
 
 /// Clients that go to leaders themselves, at three nodes.
@@ -258,6 +267,8 @@ fn shop(ctx: &Ctx) -> Result<Outcome, String> {
     }
     let replied = ctx.run("examples/request-reply/run", &["--quorate", &bin, "--nodes", "3"], 5)?;
     told.extend(replied.lines().rev().nth(1).map(str::to_owned));
+    let fenced = ctx.run("examples/fenced-lock/run", &["--quorate", &bin], 2)?;
+    told.extend(fenced.lines().next_back().map(str::to_owned));
     passed(told.join("; "))
 }
 

@@ -117,7 +117,7 @@ fn register(server: &Server, backend: &Backend, check: Option<Value>) -> Result<
     consul(server, "PUT", "/v1/agent/service/register", Some(&service)).map(|_| ())
 }
 
-fn consul(server: &Server, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+pub(super) fn consul(server: &Server, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
     let body = body.map(Value::to_string).unwrap_or_default();
     let (status, said) = ask::request(server.consul, method, path, None, "application/json", body.as_bytes())?;
     if status != 200 {

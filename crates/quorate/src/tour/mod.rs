@@ -13,6 +13,7 @@ mod durable;
 mod exactly_once;
 mod exactly_once_effect;
 mod failover;
+mod fenced_lock;
 mod front;
 mod group;
 mod limits;
@@ -44,7 +45,7 @@ struct Demo {
     run: fn(&Path) -> Result<(), String>,
 }
 
-const DEMOS: [Demo; 18] = [
+const DEMOS: [Demo; 19] = [
     Demo {
         name: "durable",
         promise: "a write that was answered is never lost: kill -9 under load, five times",
@@ -99,6 +100,11 @@ const DEMOS: [Demo; 18] = [
         name: "dual-write",
         promise: "a row here and a message there come apart when their writer dies; in one commit they cannot",
         run: dual_write::run,
+    },
+    Demo {
+        name: "fenced-lock",
+        promise: "a holder that was paused past the end of its lock writes late: it is refused, whichever way the lock was taken",
+        run: fenced_lock::run,
     },
     Demo {
         name: "coordinator-crash",
