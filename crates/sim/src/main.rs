@@ -34,6 +34,7 @@ fn main() {
             "--streams" => said.streams = Some(number() > 0),
             "--commits" => said.commits = Some(number() > 0),
             "--twins" => said.twins = Some(number() > 0),
+            "--etcd" => said.etcd = Some(number() > 0),
             "--machine" => machine = number() > 0,
             "--millis" => several.millis = number(),
             "--trace" => several.trace = (number() > 0).then_some(|line| println!("{line}")),
@@ -70,6 +71,7 @@ struct Said {
     streams: Option<bool>,
     commits: Option<bool>,
     twins: Option<bool>,
+    etcd: Option<bool>,
 }
 
 fn of_seed(seed: u64, said: Said, options: &cluster::Options) -> cluster::Options {
@@ -78,7 +80,8 @@ fn of_seed(seed: u64, said: Said, options: &cluster::Options) -> cluster::Option
     let streams = said.streams.unwrap_or_else(|| cluster::has_streams(seed));
     let commits = said.commits.unwrap_or_else(|| cluster::has_commits(seed)) && !streams;
     let twins = said.twins.unwrap_or_else(|| cluster::has_twins(seed));
-    cluster::Options { nodes, streams, moves, commits, twins, ..*options }
+    let etcd = said.etcd.unwrap_or_else(|| cluster::has_etcd(seed));
+    cluster::Options { nodes, streams, moves, commits, twins, etcd, ..*options }
 }
 
 fn run_clusters(seeds: std::ops::Range<u64>, said: Said, options: &cluster::Options) {
@@ -112,7 +115,8 @@ fn run_for_machines(seeds: std::ops::Range<u64>, said: Said, options: &cluster::
                 let moves = if failure.moves { " moves" } else { "" };
                 let commits = if failure.commits { " commits" } else { "" };
                 let twins = if failure.twins { " twins" } else { "" };
-                println!("case {seed} {} {}{moves}{commits}{twins} # {what}", failure.nodes, failure.millis);
+                let etcd = if failure.etcd { " etcd" } else { "" };
+                println!("case {seed} {} {}{moves}{commits}{twins}{etcd} # {what}", failure.nodes, failure.millis);
                 eprintln!("{failure}");
             }
         }
@@ -132,7 +136,7 @@ fn usage() -> ! {
     eprintln!("usage: sim idle [GROUPS [SECONDS]]");
     eprintln!("       sim --seeds A..B [--lives N] [--steps N]");
     eprintln!(
-        "       sim cluster --seeds A..B [--nodes N] [--millis N] [--moves 0|1] [--streams 0|1] [--commits 0|1] [--twins 0|1] [--trace 1] [--machine 1]"
+        "       sim cluster --seeds A..B [--nodes N] [--millis N] [--moves 0|1] [--streams 0|1] [--commits 0|1] [--twins 0|1] [--etcd 0|1] [--trace 1] [--machine 1]"
     );
     std::process::exit(2)
 }

@@ -345,8 +345,8 @@ fn units(data: &[u8]) -> Result<Vec<Option<Words>>, String> {
     Ok(units)
 }
 
-/// What a chunk of a snapshot begins with that holds none of the keys.
-const QUEUE_CHUNK: u8 = 0xC1;
+/// What a chunk of a snapshot begins with that holds none of the keys but the registry's, the queue's, etcd's.
+const MARKED_CHUNKS: std::ops::RangeInclusive<u8> = 0xC0..=0xCF;
 
 /// All of a state that replicas share: the first chunk of a snapshot, then each key's stored form, sorted.
 pub fn contents(state: &mut State) -> Result<Vec<Vec<u8>>, String> {
@@ -357,7 +357,7 @@ pub fn contents(state: &mut State) -> Result<Vec<Vec<u8>>, String> {
     loop {
         let begin = bytes.len();
         let done = state.walk(usize::MAX >> 1, &mut bytes);
-        if bytes.get(begin) == Some(&QUEUE_CHUNK) {
+        if bytes.get(begin).is_some_and(|first| MARKED_CHUNKS.contains(first)) {
             parts.push(bytes.split_off(begin));
         }
         if done != Some(false) {

@@ -161,6 +161,8 @@ pub struct Planted {
     pub coordination: coordination::store::Planted,
     /// A MULTI is done whatever numbers it shows to fences.
     pub fences_ignored: bool,
+    /// A renewal of a session is answered and changes nothing.
+    pub session_renewals_forgotten: bool,
     /// A commit is done again whatever is known under its name.
     pub names_ignored: bool,
 }

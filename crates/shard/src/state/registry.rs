@@ -6,6 +6,8 @@ use std::sync::Arc;
 use cluster::Cluster;
 use discovery::Catalog;
 use discovery::change::{Change, Outcome, Refusal};
+#[cfg(any(test, feature = "planted"))]
+use discovery::session::SessionChange;
 
 use super::State;
 use crate::reply::Reply;
@@ -24,6 +26,14 @@ impl State {
     /// Applies a change at the index of the entry. A panic of ours ends it with a refusal, on every replica alike.
     pub(super) fn change(&mut self, change: &Change, reply: &mut Reply) {
         let (index, now) = (self.applied, self.stamp);
+        #[cfg(any(test, feature = "planted"))]
+        if let Change::Session(SessionChange::Renew { id }) = change
+            && self.planted.session_renewals_forgotten
+            && let Some(session) = self.catalog.session(id)
+        {
+            reply.bytes.extend_from_slice(&Outcome::Session(Box::new(session.clone())).encode());
+            return;
+        }
         let catalog = &mut self.catalog;
         let outcome = catch_unwind(AssertUnwindSafe(|| catalog.apply_at(change, index, now))).unwrap_or_else(|_| {
             self.panics += 1;

@@ -67,7 +67,7 @@ impl World {
                     appends.iter().map(value).collect()
                 }
                 Kind::Read(list) => vec![tape::Step::Read(*list, None)],
-                Kind::Stream(_) | Kind::Commit(..) => Vec::new(),
+                Kind::Stream(_) | Kind::Commit(..) | Kind::Etcd(_) | Kind::Lock(..) => Vec::new(),
             };
             tape.ask(request, steps);
         }
@@ -80,7 +80,7 @@ impl World {
                     appends.iter().map(value).collect()
                 }
                 Kind::Read(list) => vec![Part::Read(*list, None)],
-                Kind::Stream(_) | Kind::Commit(..) => Vec::new(),
+                Kind::Stream(_) | Kind::Commit(..) | Kind::Etcd(_) | Kind::Lock(..) => Vec::new(),
             };
             let number = self.commits.story.begin(parts, self.now);
             self.commits.numbers.insert(request, number);
@@ -266,6 +266,12 @@ impl World {
             self.report.unknown += u64::from(bytes.is_none());
             return self.stream_answered(node, ask, bytes.as_deref());
         }
+        if let Kind::Etcd(ask) = kind {
+            return self.etcd_answered(ask, bytes.as_deref());
+        }
+        if let Kind::Lock(holder, name, ask) = kind {
+            return self.lock_answered(holder, &name, &ask, bytes.as_deref());
+        }
         if let Kind::Commit(client, op) = kind {
             return self.commit_answered(client, op, bytes.as_deref());
         }
@@ -321,7 +327,7 @@ impl World {
                     self.report.appends += 1;
                 }
             }
-            (Kind::Stream(_) | Kind::Commit(..), Some(_)) => {}
+            (Kind::Stream(_) | Kind::Commit(..) | Kind::Etcd(_) | Kind::Lock(..), Some(_)) => {}
             (Kind::Read(list), Some(bytes)) => {
                 let answer = model::Answer::parse(&bytes)?;
                 let values = answer.items()?.iter().map(model::Answer::number).collect::<Result<Vec<u64>, _>>()?;

@@ -7,11 +7,14 @@
 
 mod clients;
 mod commits;
+mod etcd;
 mod faults;
+mod locks;
 mod moving;
 mod network;
 mod report;
 mod rest;
+mod seeds;
 pub mod steps;
 mod streams;
 mod tape;
@@ -19,6 +22,7 @@ mod transactions;
 mod twins;
 
 pub use report::{Failure, Report};
+pub use seeds::{cases, founders, has_commits, has_etcd, has_streams, has_twins, moves};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -77,6 +81,8 @@ pub struct Options {
     pub commits: bool,
     /// Whether members of a group are changed from two nodes at once.
     pub twins: bool,
+    /// Whether there are clients of etcd's door and, where neither slots move nor transactions span shards, holders of fenced locks.
+    pub etcd: bool,
     /// Is told the story, a line at a time.
     pub trace: Option<fn(&str)>,
 }
@@ -91,55 +97,10 @@ impl Default for Options {
             streams: false,
             commits: false,
             twins: false,
+            etcd: false,
             trace: None,
         }
     }
-}
-
-/// As many founders as this seed has where nobody says: one that grows, three, five.
-pub fn founders(seed: u64) -> u64 {
-    [3, 1, 3, 5][(seed % 4) as usize]
-}
-
-/// Whether a seed has producers and consumers of a topic where nobody says: a third of those of each size of cluster.
-pub fn has_streams(seed: u64) -> bool {
-    (seed / 4).is_multiple_of(3)
-}
-
-/// Whether slots move in this seed where nobody says.
-pub fn moves(seed: u64) -> bool {
-    seed % 5 == 2
-}
-
-/// Whether a seed has transactions over several shards where nobody says: a sixth of those of each size of cluster.
-pub fn has_commits(seed: u64) -> bool {
-    (seed / 4) % 6 == 1
-}
-
-/// Whether members are changed from two nodes at once in this seed where nobody says: in every seventh.
-pub fn has_twins(seed: u64) -> bool {
-    seed % 7 == 4
-}
-
-/// Seeds that failed once: seed, founders, virtual milliseconds, and the words `moves`, `commits` and `twins` where there are such. They run with
-/// every run of the tests.
-///
-/// # Panics
-/// If `cases.txt` holds a line of another form.
-pub fn cases() -> Vec<(u64, Options)> {
-    let lines = include_str!("../../cases.txt").lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    let number = |word: Option<&str>| word.and_then(|word| word.parse().ok()).expect("cases.txt: SEED NODES MILLIS");
-    lines
-        .filter(|line| !line.is_empty())
-        .map(|line| {
-            let mut words = line.split_whitespace();
-            let (seed, nodes, millis) = (number(words.next()), number(words.next()), number(words.next()));
-            let rest: Vec<&str> = words.collect();
-            let has = |word| rest.contains(&word);
-            let (moves, commits, twins) = (has("moves"), has("commits"), has("twins"));
-            (seed, Options { nodes, millis, moves, commits, twins, ..Options::default() })
-        })
-        .collect()
 }
 
 /// Runs a seed, and gives back besides what clients asked and were told, in order, for another judge: a JSON object a line, as
@@ -196,6 +157,10 @@ enum Event {
     Client(usize),
     /// The same of producers and consumers.
     Streams(usize),
+    /// The same of clients of etcd's door.
+    Etcd(usize),
+    /// The same of holders of fenced locks.
+    Locks(usize),
     /// The same of transactions over several shards.
     Commits(usize),
     /// Doors look after what is late, and leaders after what nobody finishes.
@@ -307,6 +272,9 @@ enum Kind {
     Append(Vec<(u64, usize)>),
     Read(u64),
     Stream(streams::Ask),
+    Etcd(etcd::Ask),
+    /// Of this holder, by this name.
+    Lock(usize, String, locks::Ask),
     /// Of this client of transactions.
     Commit(usize, commits::Op),
 }
@@ -367,6 +335,10 @@ struct World {
     memberships: BTreeMap<GroupId, Membership>,
     /// Producers and consumers, where this seed has them.
     streams: Option<streams::Streams>,
+    /// Clients of etcd's door, where it has them.
+    etcd: Option<etcd::Etcd>,
+    /// Holders of fenced locks.
+    locks: Option<locks::Locks>,
     /// Transactions over several shards, where it has them.
     commits: commits::Commits,
     report: Report,
@@ -431,6 +403,8 @@ impl World {
             applied: BTreeMap::new(),
             memberships: BTreeMap::new(),
             streams: None,
+            etcd: None,
+            locks: None,
             commits: commits::Commits::default(),
             report: Report::default(),
             moving: moving::Moving::default(),
@@ -531,10 +505,10 @@ impl World {
         let done = guarded(|| self.live());
         self.report.events = self.sequence;
         self.report.elections = self.leaders.len() as u64;
-        let Options { nodes, millis, moves, commits, twins, .. } = self.options;
+        let Options { nodes, millis, moves, commits, twins, etcd, .. } = self.options;
         let at = self.now / MILLI;
         done.map(|()| self.report)
-            .map_err(|what| Box::new(Failure { seed, nodes, millis, moves, commits, twins, at, what }))
+            .map_err(|what| Box::new(Failure { seed, nodes, millis, moves, commits, twins, etcd, at, what }))
     }
 
     // ---- the course of things ----------------------------------------------------------------------------------------
@@ -549,6 +523,12 @@ impl World {
         }
         if self.options.commits {
             self.begin_commits();
+        }
+        if self.options.etcd {
+            self.begin_etcd();
+            if !self.options.moves && !self.options.commits {
+                self.begin_locks();
+            }
         }
         let first = self.rng.below(3_000 * MILLI);
         self.at(first, Event::Fault);
@@ -582,6 +562,8 @@ impl World {
         }
         self.tell_all();
         self.judge_streams()?;
+        self.judge_etcd()?;
+        self.judge_locks()?;
         self.last_reads()?;
         // Where there are transactions, all that was done to lists is in their story.
         let lists = self.lists.iter().enumerate().filter(|_| !self.options.commits);
@@ -647,6 +629,8 @@ impl World {
             }
             Event::Client(client) => self.play(client),
             Event::Streams(client) => self.play_streams(client),
+            Event::Etcd(client) => self.play_etcd(client),
+            Event::Locks(holder) => self.play_locks(holder),
             Event::Late(bytes) => self.come_late(&bytes),
             Event::Commits(client) => self.play_commits(client),
             Event::Doors => self.look_after_doors(),
@@ -664,6 +648,12 @@ impl World {
                     if let Kind::Stream(ask) = request.kind {
                         self.report.unknown += 1;
                         return self.stream_answered(request.node, ask, None);
+                    }
+                    if let Kind::Etcd(ask) = request.kind {
+                        return self.etcd_answered(ask, None);
+                    }
+                    if let Kind::Lock(holder, name, ask) = request.kind {
+                        return self.lock_answered(holder, &name, &ask, None);
                     }
                     if let Kind::Commit(client, op) = request.kind {
                         return self.commit_answered(client, op, None);
@@ -886,6 +876,9 @@ impl World {
             if first != sum {
                 return Err(format!("{id} applies another entry than others did at {} of {}", place.1, place.0));
             }
+        }
+        if step.applied.iter().any(|applied| applied.group == GroupId(0)) {
+            self.note_etcd(id)?;
         }
         let statuses = self.machines[&id].node.as_ref().expect("it just acted").driver.status();
         let mut lifted = 0;

@@ -172,6 +172,22 @@ report! {
     named "commits by name",
     changed "changes by what was watched",
     watched_changed "changes refused for what was watched",
+    /// Of etcd's clients.
+    etcd_writes "writes to etcd's keys acknowledged",
+    revisions "revisions",
+    watched "events told to watchers",
+    resumed "watches gone on with elsewhere",
+    behind "watchers that were told that their revision is gone",
+    locks_taken "locks taken under a lease",
+    paused_holders "holders paused",
+    guarded "writes by who holds a lock",
+    late_refused "late writes refused",
+    /// Of holders of fenced locks.
+    numbers "numbers given to holders of locks",
+    shown "writes that showed a number",
+    stale_refused "writes refused for a stale number",
+    sessions_over "sessions that were over when they were renewed",
+    sessions_over_leaders "of these after a change of the leader",
 }
 
 impl fmt::Display for Report {
@@ -196,6 +212,8 @@ pub struct Failure {
     pub commits: bool,
     /// Whether members were changed from two nodes at once.
     pub twins: bool,
+    /// Whether there were clients of etcd's door.
+    pub etcd: bool,
     /// At which virtual millisecond.
     pub at: u64,
     /// What.
@@ -204,13 +222,14 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { seed, nodes, millis, moves, commits, twins, at, what } = self;
+        let Failure { seed, nodes, millis, moves, commits, twins, etcd, at, what } = self;
         let twins = if *twins { " --twins 1" } else { "" };
+        let etcd = format!(" --etcd {}", u8::from(*etcd));
         let commits = if *commits { " --commits 1" } else { "" };
         let moves = if *moves { " --moves 1" } else { "" };
         write!(
             f,
-            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --millis {millis}{moves}{commits}{twins} --seeds {seed}..{}",
+            "seed {seed}, {nodes} nodes, at {at} ms: {what}\nagain: cargo run -p sim -- cluster --nodes {nodes} --millis {millis}{moves}{commits}{twins}{etcd} --seeds {seed}..{}",
             seed + 1
         )
     }

@@ -39,6 +39,8 @@ impl World {
         if self.options.commits {
             self.commits_rest()?;
         }
+        self.etcd_rests()?;
+        self.locks_rest()?;
         if !self.requests.is_empty() || self.now < self.ends + 1_000 * MILLI {
             return Err(format!("{} requests are not answered", self.requests.len()));
         }

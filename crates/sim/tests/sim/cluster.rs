@@ -4,7 +4,7 @@
 //! `SIM_CLUSTER_SEEDS` is how many seeds run, with one, three and five founders.
 
 use sim::cluster::{
-    Failure, Options, Report, cases, founders, has_commits, has_streams, has_twins, moves, run, run_taped,
+    Failure, Options, Report, cases, founders, has_commits, has_etcd, has_streams, has_twins, moves, run, run_taped,
 };
 use sim::world::Bugs;
 
@@ -18,15 +18,17 @@ fn clusters_lose_nothing_and_answer_nothing_stale() {
     for seed in 0..seeds() {
         let (nodes, streams) = (founders(seed), has_streams(seed));
         let commits = has_commits(seed) && !streams;
-        let (moves, twins) = (moves(seed), has_twins(seed));
-        let options = Options { nodes, moves, streams, commits, twins, ..Options::default() };
+        let (moves, twins, etcd) = (moves(seed), has_twins(seed), has_etcd(seed));
+        let options = Options { nodes, moves, streams, commits, twins, etcd, ..Options::default() };
         match run(seed, &options) {
             Ok(report) => total.add(&report),
             Err(failure) => panic!("{failure}"),
         }
     }
     println!("{} clusters: {total}", seeds());
-    for (what, count) in total.figures() {
+    // A session outlives these clusters' faults: see `watchers_are_told_what_happened_and_locks_have_one_holder`.
+    let longer = [total.sessions_over, total.sessions_over_leaders].len();
+    for (what, count) in total.figures().into_iter().rev().skip(longer) {
         assert!(count > 0, "no {what} in any of the seeds: the harness does not do what it says");
     }
 }
@@ -159,6 +161,19 @@ fn caught_streams(what: &str, bugs: Bugs) -> Failure {
     panic!("{what}: not caught by {PLANTED_SEEDS} clusters");
 }
 
+/// The same for a bug in etcd's keys: it is found by one of these words, not by chance.
+fn caught_etcd(what: &str, bugs: Bugs, words: &[&str]) {
+    for seed in 0..PLANTED_SEEDS {
+        let options = Options { bugs, nodes: founders(seed), millis: LOCKED_MILLIS, etcd: true, ..Options::default() };
+        if let Err(failure) = run(seed, &options) {
+            println!("{what}: caught after {} clusters, at {} ms: {}", seed + 1, failure.at, failure.what);
+            assert!(words.iter().any(|word| failure.what.contains(word)), "not by {words:?}: {failure}");
+            return;
+        }
+    }
+    panic!("{what}: not caught by {PLANTED_SEEDS} clusters");
+}
+
 /// The same for a bug of commits over shards; slots move in half of the seeds.
 fn caught_commits(what: &str, bugs: Bugs) -> Failure {
     for seed in 0..PLANTED_SEEDS {
@@ -280,6 +295,50 @@ planted_commits! {
     a_freeze_over_locks_is_found: node.state.freeze_over_locks;
     locks_of_two_are_found: node.state.locks_shared;
     a_named_commit_done_twice_is_found: node.state.names_ignored;
+}
+
+/// The same, of etcd's keys, leases and watches.
+macro_rules! planted_etcd {
+    ($($name:ident: $($place:ident).+ => $($word:literal),+;)*) => {
+        $(#[test]
+        fn $name() {
+            let mut bugs = Bugs::default();
+            bugs.$($place).+ = true;
+            caught_etcd(stringify!($name), bugs, &[$($word),+]);
+        })*
+    };
+}
+
+planted_etcd! {
+    a_compaction_that_takes_what_comes_after_it_is_found: node.state.coordination.compacts_too_much => "reliable:", "two histories:";
+    a_deletion_that_watchers_do_not_hear_of_is_found: node.state.coordination.deletes_untold => "lost write:", "reliable:", "two histories:";
+    a_transaction_in_several_revisions_is_found: node.state.coordination.torn_transactions => "lost write:", "atomic:";
+    a_compare_that_is_ignored_is_found: node.state.coordination.compares_ignored => "two hold the lock", "a late write";
+    a_renewal_that_is_forgotten_is_found: node.state.coordination.renewals_forgotten => "that was prolonged at";
+    a_stale_number_that_is_let_through_is_found: node.state.fences_ignored => "a late write";
+    a_renewal_of_a_session_that_is_forgotten_is_found: node.state.session_renewals_forgotten => "that was prolonged at";
+    keys_that_a_snapshot_parts_from_their_lease_are_found: node.state.coordination.attachments_forgotten => "two histories:", "outlived its lease";
+}
+
+/// A session ends 20 seconds after its last renewal: some end while faults last.
+const LOCKED_MILLIS: u64 = 45_000;
+
+/// Clients of etcd's door in every one of them: what watchers are told is what happened, and a lock has one holder.
+#[test]
+fn watchers_are_told_what_happened_and_locks_have_one_holder() {
+    let mut total = Report::default();
+    let count = (seeds() / 40).max(33);
+    for seed in 30_000..30_000 + count {
+        match run(seed, &Options { nodes: founders(seed), millis: LOCKED_MILLIS, etcd: true, ..Options::default() }) {
+            Ok(report) => total.add(&report),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    println!("{count} clusters: {total}");
+    assert!(total.watched > 500 * count && total.resumed > 50 * count && total.locks_taken > 3 * count, "{total}");
+    assert!(total.behind > 0 && total.late_refused > 0 && total.paused_holders > 0, "{total}");
+    assert!(total.numbers > 0 && total.shown > total.numbers && total.stale_refused > 0, "{total}");
+    assert!(total.sessions_over_leaders > 0, "{total}");
 }
 
 /// Transactions over several shards in every one of them; slots move in half.
