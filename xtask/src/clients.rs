@@ -77,6 +77,7 @@ const SCRIPTS: &[Script] = &[
         door: Door::Cluster,
     },
     Script { name: "ioredis", file: "ioredis.mjs", runtime: Runtime::Node, seconds_max: 60, door: Door::Redis },
+    Script { name: "rq", file: "rq_test.py", runtime: Runtime::Venv("rq"), seconds_max: 60, door: Door::Redis },
     Script {
         name: "celery",
         file: "celery_test.py",

@@ -41,7 +41,7 @@ pub const STAGES: &[Stage] = &[
     Stage { name: "differential", about: "random commands beside a real redis-server", run: differential },
     Stage {
         name: "clients",
-        about: "redis-cli, redis-benchmark, redis-py, ioredis, celery; py-consul, python-consul, npm consul; kcat, kafka-txn2, kafka-python, \
+        about: "redis-cli, redis-benchmark, redis-py, ioredis, celery, rq; py-consul, python-consul, npm consul; kcat, kafka-txn2, kafka-python, \
                 confluent-kafka, aiokafka; Kafka's and RedisCluster against three nodes too",
         run: clients,
     },
