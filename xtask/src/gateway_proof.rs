@@ -35,6 +35,8 @@ const CASES: &[(&str, u64)] = &[
     ("programs", 90),
     ("dns", 90),
     ("haproxy", 120),
+    ("nginx", 90),
+    ("config", 60),
 ];
 
 /// A bug of `base::planted`, the case that must catch it, and the part of it that is played.

@@ -16,6 +16,7 @@
 //! takes no replica away from a group that would lose its majority by it.
 
 pub mod change;
+pub mod detector;
 mod form;
 pub mod growth;
 pub mod model;

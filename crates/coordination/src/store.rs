@@ -175,6 +175,13 @@ impl Store {
         (self.bytes, self.live_bytes)
     }
 
+    /// Keys that exist and begin so, in order.
+    pub fn under<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = (&'a Bytes, &'a Version)> {
+        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        let keys = self.keys.range::<[u8], _>(from).take_while(move |(key, _)| key.starts_with(prefix));
+        keys.filter_map(|(key, versions)| Some((key, versions.last().filter(|version| !version.is_tombstone())?)))
+    }
+
     /// Reads keys as they were at a revision; 0 (or less) for now. `limit` of them at most, 0 for all.
     ///
     /// # Errors

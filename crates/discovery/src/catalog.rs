@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::Millis;
 use store::codec::{Corrupt, Input};
 
-use crate::change::{Change, DocumentChange, Outcome, Refusal, Registered};
+use crate::change::{Change, DocumentChange, KvOp, Outcome, Refusal, Registered};
+use crate::config::{Config, ConfigChange, Space};
 use crate::form::Form;
 use crate::index::{Marks, Tables};
 use crate::kv::Kv;
@@ -38,8 +39,8 @@ const DOCUMENTS: u8 = 5;
 const KV: u8 = 6;
 
 /// Version of the books, the part of a snapshot that stands before the records.
-/// In 2 there are sessions.
-const BOOKS_VERSION: u8 = 2;
+/// In 2 there are sessions, in 3 configuration; what has none is written as 2, so that an older node reads it.
+const BOOKS_VERSION: u8 = 3;
 
 /// A name as a key: without regard to case.
 pub fn lower(name: &str) -> Cow<'_, str> {
@@ -60,6 +61,7 @@ pub struct Catalog {
     pub(crate) checks: Shelf<OnNode, Check>,
     pub(crate) kv: Kv,
     pub(crate) sessions: Sessions,
+    pub(crate) config: Config,
     pub(crate) documents: Shelf<OnNode, Document>,
     documents_bytes: u64,
     /// Instances by service. Derived.
@@ -81,6 +83,7 @@ impl Default for Catalog {
             checks: Shelf::new(CHECKS),
             kv: Kv::new(KV),
             sessions: Sessions::default(),
+            config: Config::default(),
             documents: Shelf::new(DOCUMENTS),
             documents_bytes: 0,
             by_name: BTreeMap::new(),
@@ -127,13 +130,16 @@ impl Catalog {
                 self.check_status(&lower(node), check, *status, output, index)
             }
             Change::Reap { node, check, since } => self.reap(&lower(node), check, *since, index),
-            Change::Kv(ops) => {
-                let (outcome, has_changed) = self.kv.run(ops, &self.sessions, index, self.now);
-                if has_changed {
-                    self.tables.kv = index;
-                    self.index = index;
-                }
-                return outcome;
+            Change::Kv(ops) => return self.change_keys(ops, "", index),
+            Change::Config(ConfigChange::By { who, ops }) => return self.change_keys(ops, who, index),
+            Change::Config(ConfigChange::Keep { space, prefix, schema }) => {
+                let keys = self.kv.under(prefix).map(|(key, entry)| (key.as_str(), entry.value.0.as_slice()));
+                let keys = keys.filter(|_| *space == Space::Consul);
+                let kept = self.config.keep(*space, prefix, schema, keys).map_err(|why| (Refusal::Invalid, why));
+                kept.map(|()| self.index = index)
+            }
+            Change::Config(ConfigChange::Forget { space, prefix }) => {
+                self.config.forget(*space, prefix).map_err(unknown).map(|()| self.index = index)
             }
             Change::Documents { expected, changes } => {
                 if let Some(expected) = expected
@@ -149,6 +155,25 @@ impl Catalog {
             Ok(()) => Outcome::Done(index),
             Err((refusal, why)) => Outcome::Refused(refusal, why),
         }
+    }
+
+    fn change_keys(&mut self, ops: &[KvOp], who: &str, index: u64) -> Outcome {
+        let (outcome, has_changed) = self.kv.run(ops, &self.sessions, (&mut self.config, who), index, self.now);
+        if has_changed {
+            self.tables.kv = index;
+            self.index = index;
+        }
+        outcome
+    }
+
+    /// Configuration: rules and history.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The same, for changes of keys that are not in this catalog. Only by an entry.
+    pub fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
     }
 
     // ---- register --------------------------------------------------------------------------------------------------
@@ -507,7 +532,7 @@ impl Catalog {
 
     /// Appends what a snapshot needs beside the records, and begins the walk over them as they are now.
     pub fn begin_walk(&mut self, out: &mut Vec<u8>) {
-        out.push(BOOKS_VERSION);
+        out.push(if self.config.is_empty() { 2 } else { BOOKS_VERSION });
         self.index.put(out);
         self.tables.put(out);
         self.node_marks.put(out);
@@ -515,6 +540,9 @@ impl Catalog {
         self.kv.gone.put(out);
         self.kv.fence.put(out);
         self.sessions.put(out);
+        if !self.config.is_empty() {
+            self.config.put(out);
+        }
         let moment = self.index;
         self.nodes.begin_walk(moment);
         self.services.begin_walk(moment);
@@ -558,6 +586,9 @@ impl Catalog {
         if version >= 2 {
             catalog.kv.fence = u64::take(input)?;
             catalog.sessions = Sessions::take(input)?;
+        }
+        if version >= 3 {
+            catalog.config = Config::take(input)?;
         }
         Ok(catalog)
     }

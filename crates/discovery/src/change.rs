@@ -6,6 +6,7 @@
 
 use store::codec::{Corrupt, Input};
 
+use crate::config::ConfigChange;
 use crate::form::{Blob, Form, form, form_enum};
 use crate::model::{CheckForm, KvEntry, NodeForm, ServiceForm, Status};
 use crate::session::{Session, SessionChange};
@@ -67,6 +68,8 @@ pub enum Change {
     },
     /// What holds locks comes, goes, or goes on.
     Session(SessionChange),
+    /// Configuration: which keys are, and changes of them by somebody who has a name.
+    Config(ConfigChange),
 }
 
 form_enum!(Change {
@@ -77,6 +80,7 @@ form_enum!(Change {
     5 = Kv(ops),
     6 = Documents { expected, changes },
     7 = Session(change),
+    8 = Config(change),
 });
 
 /// What is taken away.
@@ -321,6 +325,7 @@ impl Change {
             Change::Kv(_) => "kv",
             Change::Documents { .. } => "documents",
             Change::Session(_) => "session",
+            Change::Config(_) => "config",
         }
     }
 }

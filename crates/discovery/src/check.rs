@@ -20,6 +20,7 @@ use crate::change::Change;
 use crate::limits::OUTPUT_BYTES_MAX;
 use crate::model::{Check, Definition, Probe, Status};
 use crate::watch::Watch;
+use flaps::Flaps;
 
 /// The shortest span between two checks (Consul's own bound).
 pub const INTERVAL_MIN: Duration = Duration::from_secs(1);
@@ -106,6 +107,7 @@ struct Task {
     /// Since when it is critical, as far as this node saw.
     critical: Option<Instant>,
     streak: Streak,
+    flaps: Flaps,
     /// The run under way.
     run: Option<u64>,
     /// Since when its run waits for a place.
@@ -244,6 +246,7 @@ impl Runner {
             output_differs: None,
             critical: (status == Status::Critical).then_some(now),
             streak: Streak::default(),
+            flaps: Flaps::default(),
             run: None,
             late: None,
             next,
@@ -355,9 +358,13 @@ impl Runner {
         task.run = None;
         self.running -= 1;
         let definition = task.definition.clone();
-        match task.streak.take(status, &definition) {
-            Some(status) => task.result(status, output, now),
-            None => task.result(task.status, output, now),
+        let wanted = task.streak.take(status, &definition).unwrap_or(task.status);
+        match task.flaps.damp(task.status, wanted, now) {
+            None => task.result(wanted, output, now),
+            Some(left) => {
+                let held = format!("flapping: held critical for about {} s more; {output}", left.as_secs().max(1));
+                task.result(Status::Critical, held, now);
+            }
         }
         self.plan(check, now);
     }
@@ -489,6 +496,8 @@ impl Task {
         Some(change)
     }
 }
+
+mod flaps;
 
 #[cfg(test)]
 mod tests;

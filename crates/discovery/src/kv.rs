@@ -6,6 +6,7 @@ use std::ops::Bound;
 use base::Millis;
 
 use crate::change::{KvFailure, KvOp, KvResult, Outcome, Refusal, Verb};
+use crate::config::{Config, Space};
 use crate::form::Blob;
 use crate::index::Gone;
 use crate::limits::{KEY_BYTES_MAX, KEYS_MAX, KV_BYTES_MAX, TXN_ANSWER_BYTES_MAX, TXN_OPS_MAX, VALUE_BYTES_MAX};
@@ -112,11 +113,24 @@ impl Kv {
     }
 
     /// Runs operations at an index. True where something has changed.
-    pub(crate) fn run(&mut self, ops: &[KvOp], sessions: &Sessions, index: u64, now: Millis) -> (Outcome, bool) {
+    pub(crate) fn run(
+        &mut self,
+        ops: &[KvOp],
+        sessions: &Sessions,
+        (config, who): (&mut Config, &str),
+        index: u64,
+        now: Millis,
+    ) -> (Outcome, bool) {
         let (overlay, fence, results) = match self.overlay(ops, sessions, index, now) {
             Ok(done) => done,
             Err(failed) => return (failed, false),
         };
+        if config.has_rules(Space::Consul) {
+            let failures = self.refused(&overlay, ops, config);
+            if !failures.is_empty() {
+                return (Outcome::KvFailed(failures), false);
+            }
+        }
         let (mut keys, mut bytes) = (self.shelf.records().len() as i64, self.bytes as i64);
         for (key, entry) in &overlay {
             let before = self.entry(key);
@@ -134,8 +148,37 @@ impl Kv {
         let changes = !overlay.is_empty();
         self.bytes = bytes as u64;
         self.fence = fence;
+        self.note(&overlay, (config, who), index, now);
         self.become_so(overlay, index);
         (Outcome::Kv(results), changes)
+    }
+
+    /// What may not become so because it is configuration and does not fit, by the last operation that wrote it.
+    fn refused(&self, overlay: &Overlay, ops: &[KvOp], config: &Config) -> Vec<KvFailure> {
+        let mut failures = Vec::new();
+        for (key, entry) in overlay {
+            let Some(entry) = entry else { continue };
+            if self.entry(key).is_some_and(|before| before.value == entry.value) {
+                continue;
+            }
+            if let Err(why) = config.check(Space::Consul, key.as_bytes(), &entry.value.0) {
+                let op = ops.iter().rposition(|op| !op.verb.is_read() && op.key == *key).unwrap_or(0);
+                failures.push(KvFailure { op: op as u32, stale: false, why });
+            }
+        }
+        failures
+    }
+
+    /// Has configuration remember what is about to become so.
+    fn note(&self, overlay: &Overlay, (config, who): (&mut Config, &str), index: u64, now: Millis) {
+        if !config.has_rules(Space::Consul) {
+            return;
+        }
+        for (key, entry) in overlay {
+            let value = |entry: Option<&KvEntry>| entry.map(|entry| entry.value.0.clone());
+            let values = [value(self.entry(key)), value(entry.as_ref())];
+            config.note(Space::Consul, key.as_bytes(), who, now, index, values.each_ref().map(Option::as_deref));
+        }
     }
 
     /// The overlay becomes the tree.
@@ -160,7 +203,14 @@ impl Kv {
     }
 
     /// A session is over: what it holds has no holder any more, or goes. Gives the keys.
-    pub(crate) fn let_go(&mut self, session: &str, deletes: bool, index: u64) -> Vec<String> {
+    pub(crate) fn let_go(
+        &mut self,
+        session: &str,
+        deletes: bool,
+        config: &mut Config,
+        index: u64,
+        now: Millis,
+    ) -> Vec<String> {
         let own = self.held.range((session.to_owned(), String::new())..).take_while(|(held_by, _)| held_by == session);
         let keys: Vec<String> = own.map(|(_, key)| key.clone()).collect();
         let mut overlay = Overlay::new();
@@ -171,6 +221,7 @@ impl Kv {
             overlay.insert(key.clone(), (!deletes).then_some(KvEntry { lock: None, ages, ..entry }));
             self.bytes -= freed;
         }
+        self.note(&overlay, (config, "a session that ended"), index, now);
         self.become_so(overlay, index);
         keys
     }

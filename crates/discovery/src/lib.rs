@@ -15,12 +15,14 @@
 pub mod catalog;
 pub mod change;
 pub mod check;
+pub mod config;
 pub mod form;
 mod index;
 mod kv;
 pub mod limits;
 pub mod model;
 pub mod query;
+pub mod schema;
 pub mod session;
 mod shelf;
 pub mod watch;

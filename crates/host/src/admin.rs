@@ -51,6 +51,10 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 /// Bytes of a request's body; nothing reads one.
 const BODY_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of a body below `/config`: a schema or a value, as JSON writes it.
+const CONFIG_BODY_BYTES_MAX: usize = 512 << 10;
+/// How long a leader is waited for.
+const LEADER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a request's head may take to come, and an idle connection is kept.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a client may leave what was sent unread.
@@ -67,6 +71,7 @@ const PATHS: &str = "The admin door has:
   GET  /metrics   for Prometheus
   ANY  /cluster   nodes, shards, leaders, and what is to become of them: see docs/cluster.md
   ANY  /gateway   routes, upstreams and listeners: see docs/routes.md
+  ANY  /config    configuration: its prefixes, schemas, history: see docs/config.md
   GET  /events    the tape of commits and the status, as server-sent events
   GET  /explain   where a key (?key=…) lies, and the last commit that named it
   POST /snapshot  takes a snapshot now
@@ -178,6 +183,8 @@ where
             let path = request.uri().path();
             let answer = if is_below("/gateway", path) {
                 of_gateway(&admin, request).await
+            } else if is_below("/config", path) {
+                of_config(&admin, request).await
             } else if is_below("/cluster", path) {
                 of_cluster(&admin, &request).await
             } else {
@@ -228,7 +235,36 @@ fn json(told: &gateway::Told) -> Response<Body> {
     body(status, "application/json", Full::new(format!("{:#}\n", told.body).into()).boxed())
 }
 
-/// The front door's configuration: the only requests with a body.
+/// Configuration: what is below the prefixes that are.
+async fn of_config(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
+    if let Some(refused) = refusal(admin, &request) {
+        return refused;
+    }
+    admin.requests.fetch_add(1, Ordering::Relaxed);
+    let (head, incoming) = request.into_parts();
+    let content = match body_of(incoming, CONFIG_BODY_BYTES_MAX).await {
+        Ok(content) => content,
+        Err(refused) => return refused,
+    };
+    let registry = &admin.node.registry;
+    // Whoever changed something at another node and asks here wants to find it.
+    if tokio::time::timeout(LEADER_PATIENCE, registry.fresh()).await.is_err() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "nobody leads the registry at the moment\n");
+    }
+    let path = head.uri.path().strip_prefix("/config").unwrap_or_default();
+    let (status, body) = doors::admin::config::answer(registry, head.method.as_str(), path, &content).await;
+    json(&gateway::Told { status, body })
+}
+
+async fn body_of(incoming: Incoming, most: usize) -> Result<Bytes, Response<Body>> {
+    match tokio::time::timeout(BODY_PATIENCE, Limited::new(incoming, most).collect()).await {
+        Ok(Ok(content)) => Ok(content.to_bytes()),
+        Ok(Err(_)) => Err(text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or broke off\n")),
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n")),
+    }
+}
+
+/// The front door's configuration.
 async fn of_gateway(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
     if let Some(refused) = refusal(admin, &request) {
         return refused;
@@ -238,11 +274,9 @@ async fn of_gateway(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<
         return text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is not there yet\n");
     };
     let (head, incoming) = request.into_parts();
-    let body_read = Limited::new(incoming, gateway::BODY_BYTES_MAX).collect();
-    let content = match tokio::time::timeout(BODY_PATIENCE, body_read).await {
-        Ok(Ok(content)) => content.to_bytes(),
-        Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or broke off\n"),
-        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n"),
+    let content = match body_of(incoming, gateway::BODY_BYTES_MAX).await {
+        Ok(content) => content,
+        Err(refused) => return refused,
     };
     let expected = match header_text(&head.headers, header::IF_MATCH) {
         None | Some("*") => None,
@@ -372,7 +406,9 @@ fn refusal(admin: &Admin, request: &Request<Incoming>) -> Option<Response<Body>>
         }
     }
     let length = header_text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if length.unwrap_or(0) > BODY_BYTES_MAX && !is_below("/gateway", request.uri().path()) {
+    if length.unwrap_or(0) > BODY_BYTES_MAX
+        && !["/gateway", "/config"].iter().any(|root| is_below(root, request.uri().path()))
+    {
         admin.node.door.limits.hit(Limit::admin_body_bytes_max);
         return Some(text(StatusCode::PAYLOAD_TOO_LARGE, "no request to the admin door needs a body\n"));
     }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
+use crate::cluster::alive::{ALIVE, ALIVE_OUTPUT};
 
 mod grpc;
 mod probe;
@@ -102,16 +103,13 @@ impl Checks {
     }
 }
 
-/// The check that every node has: it is there.
-const ALIVE: &str = "serfHealth";
-
 /// The registration of a node by itself.
 pub fn register(node: &NodeForm) -> Change {
     let alive = CheckForm {
         id: ALIVE.into(),
         name: "Serf Health Status".into(),
         status: Status::Passing,
-        output: "Agent alive and reachable".into(),
+        output: ALIVE_OUTPUT.into(),
         ..CheckForm::default()
     };
     Change::Register { node: node.clone(), keep_node: false, service: None, checks: vec![alive], replace_checks: false }

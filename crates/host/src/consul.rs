@@ -33,6 +33,7 @@ use tokio::sync::{Notify, watch};
 use crate::admin::Patient;
 use crate::checks::{self, Checks};
 use crate::clock;
+use crate::cluster::alive::NODE_KEY;
 use crate::listener::{self, Converse, Places};
 use crate::node::Node;
 use crate::tls::DoorTls;
@@ -103,11 +104,11 @@ impl Converse for Served {
         &self.node.door.limits
     }
 
-    async fn converse<S>(self: Arc<Self>, stream: S, _: SocketAddr)
+    async fn converse<S>(self: Arc<Self>, stream: S, from: SocketAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        converse(stream, self).await;
+        converse(stream, from, self).await;
     }
 }
 
@@ -187,7 +188,7 @@ fn own_node(node: &Node, config: &ConsulConfig, address: SocketAddr) -> NodeForm
         id,
         address: advertised,
         tagged_addresses: tagged.into(),
-        ..NodeForm::default()
+        meta: [(NODE_KEY.to_owned(), node.member.own.0.to_string())].into(),
     }
 }
 
@@ -234,14 +235,15 @@ async fn declare(registry: &Registry, own: &NodeForm, services: &[Declared]) {
     }
 }
 
-async fn converse<S>(stream: S, served: Arc<Served>)
+async fn converse<S>(stream: S, from: SocketAddr, served: Arc<Served>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut stop = served.stop.clone();
+    let from: Arc<str> = from.ip().to_string().into();
     let service = service_fn(move |request| {
-        let served = served.clone();
-        async move { Ok::<_, Infallible>(finish(answer(&served, request).await)) }
+        let (served, from) = (served.clone(), from.clone());
+        async move { Ok::<_, Infallible>(finish(answer(&served, &from, request).await)) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -260,7 +262,7 @@ where
     }
 }
 
-async fn answer(served: &Served, request: hyper::Request<Incoming>) -> Response {
+async fn answer(served: &Served, from: &str, request: hyper::Request<Incoming>) -> Response {
     served.figures.requests.fetch_add(1, Ordering::Relaxed);
     if let Some(refused) = refusal(served, &request) {
         return refused;
@@ -292,6 +294,7 @@ async fn answer(served: &Served, request: hyper::Request<Incoming>) -> Response 
         token,
         namespace: header_text(&parts.headers, HeaderName::from_static("x-consul-namespace")),
         partition: header_text(&parts.headers, HeaderName::from_static("x-consul-partition")),
+        from,
         body: &body,
         now: clock::now(),
         random: clock::seed(),

@@ -393,6 +393,7 @@ impl Node {
         links.forward_to(Arc::new(Forwards::new(door.clone(), reads.clone())));
         links.serve(&member);
         tokio::spawn(member.clone().keep(stopping.clone()));
+        tokio::spawn(crate::cluster::alive::watch(member.clone(), registry.clone(), stopping.clone()));
         let mut driver = opened.driver;
         driver.propose_settings(&config.keyspaces);
         let task = DriverTask {

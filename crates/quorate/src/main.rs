@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod cluster;
 mod config;
+mod configure;
 mod explain;
 mod identity;
 mod keys;
@@ -145,7 +146,7 @@ enum Command {
         /// Which.
         name: Option<String>,
     },
-    /// Look at the configuration.
+    /// The settings of a node (check, example), and configuration that lies in the cluster, with history and schemas.
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Look at a data directory.
@@ -164,6 +165,8 @@ enum ConfigCommand {
     /// Print a file with every key, its default and why one would change it.
     #[command(after_help = "Examples:\n  quorate config example > quorate.toml")]
     Example,
+    #[command(flatten)]
+    Keys(configure::Verb),
 }
 
 #[derive(Subcommand)]
@@ -423,6 +426,7 @@ fn main() -> ExitCode {
             print!("{}", check::example());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Config(ConfigCommand::Keys(verb)) => configure::run(&verb),
         Command::Log(LogCommand::Verify { dir }) => verify::run(&dir),
     };
     match done {

@@ -23,7 +23,8 @@ pub struct At {
 }
 
 impl At {
-    fn door(&self) -> Result<Admin, String> {
+    /// Of this node.
+    pub(crate) fn door(&self) -> Result<Admin, String> {
         Admin::new(self.admin, self.password_file.as_deref())
     }
 }

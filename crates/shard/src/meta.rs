@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use discovery::Change;
 use discovery::change::Verb;
+use discovery::config::ConfigChange;
 use discovery::session::SessionChange;
 use parking_lot::Mutex;
 
@@ -18,8 +19,11 @@ use crate::live::Shard;
 pub fn frees(change: &Change) -> bool {
     match change {
         Change::Deregister { .. } | Change::Reap { .. } | Change::CheckStatus { .. } => true,
-        Change::Kv(ops) => ops.iter().all(|op| matches!(op.verb, Verb::Delete | Verb::DeleteCas | Verb::DeleteTree)),
+        Change::Kv(ops) | Change::Config(ConfigChange::By { ops, .. }) => {
+            ops.iter().all(|op| matches!(op.verb, Verb::Delete | Verb::DeleteCas | Verb::DeleteTree))
+        }
         Change::Documents { changes, .. } => changes.iter().all(|change| change.body.is_none()),
+        Change::Config(change) => matches!(change, ConfigChange::Forget { .. }),
         Change::Session(change) => !matches!(change, SessionChange::Create(_)),
         Change::Register { .. } => false,
     }

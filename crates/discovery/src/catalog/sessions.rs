@@ -77,7 +77,7 @@ impl Catalog {
             return;
         };
         (self.sessions.modified, self.index) = (index, index);
-        let keys = self.kv.let_go(id, session.form.behavior == Behavior::Delete, index);
+        let keys = self.kv.let_go(id, session.form.behavior == Behavior::Delete, &mut self.config, index, self.now);
         if keys.is_empty() {
             return;
         }

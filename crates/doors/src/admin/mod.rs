@@ -2,12 +2,13 @@
 //!
 //! [`status`] is everything in one value, which goes out as JSON and as [`metrics`]; [`rates`] keeps the last minute; [`registry`] looks at
 //! the services;
-//! [`tape`] says what a commit holds; [`CONSOLE`] is the page that shows it all; [`guard`] says which requests are let in.
+//! [`config`] is configuration in the registry; [`tape`] says what a commit holds; [`CONSOLE`] is the page that shows it all; [`guard`] says which requests are let in.
 //! Sockets, HTTP and clocks are the host's.
 //!
-//! **Invariant:** nothing here shows a password or a value; only the tape shows keys, and `/metrics` shows none.
+//! **Invariant:** nothing here shows a password, and only [`config`] shows values, of keys that are configuration; only it and the tape show keys, and `/metrics` shows none.
 
 pub mod auth;
+pub mod config;
 pub mod explain;
 pub mod front;
 pub mod guard;

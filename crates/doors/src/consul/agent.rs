@@ -11,7 +11,7 @@ use serde_json::json;
 use super::body::{self, Declared, Fields};
 use super::query::{Query, segment};
 use super::shape::{self, NODE_MAINTENANCE, SERVICE_MAINTENANCE};
-use super::{CONTENT_HASH, Door, Plan, Refused, Request, Response, bad, map, only};
+use super::{CONTENT_HASH, Door, Plan, Refused, Request, Response, bad, list, map, only};
 
 impl Door {
     pub(super) fn agent(&self, path: &str, request: &Request<'_>, query: &Query) -> Result<Plan, Refused> {
@@ -23,7 +23,7 @@ impl Door {
             }
             ["members"] => {
                 only(request, &["GET"])?;
-                Ok(Plan::Answer(Response::json(&[self.member()], query.is_pretty())))
+                self.members(request, query)
             }
             ["services"] => self.agent_services(request, query),
             ["checks"] => self.agent_checks(request, query),
@@ -72,27 +72,23 @@ impl Door {
             "Config": config,
             "DebugConfig": {},
             "Coord": null,
-            "Member": self.member(),
+            "Member": member(&facts.datacenter, &facts.name, &facts.id, &facts.address, true),
             "Stats": {},
             "Meta": {},
         });
         Response::json(&shown, is_pretty)
     }
 
-    fn member(&self) -> serde_json::Value {
-        let facts = &self.facts;
-        json!({
-            "Name": facts.name,
-            "Addr": facts.address,
-            "Port": 8301,
-            "Tags": {"role": "consul", "dc": facts.datacenter, "id": facts.id, "port": "8300", "vsn": "2"},
-            "Status": 1,
-            "ProtocolMin": 1,
-            "ProtocolMax": 5,
-            "ProtocolCur": 2,
-            "DelegateMin": 2,
-            "DelegateMax": 5,
-            "DelegateCur": 4,
+    /// The cluster's nodes, as the failure detector sees them.
+    fn members(&self, request: &Request<'_>, query: &Query) -> Result<Plan, Refused> {
+        let (facts, filter, is_pretty) = (self.facts.clone(), query.filter()?, query.is_pretty());
+        self.read(request, query, Watch::Nodes, move |catalog| {
+            let shown = catalog.nodes().filter_map(|node| {
+                let alive = catalog.check_on(&node.form.name, ALIVE)?;
+                let is_alive = alive.form.status != Status::Critical;
+                Some(member(&facts.datacenter, &node.form.name, &node.form.id, &node.form.address, is_alive))
+            });
+            list(shown, filter.as_ref(), is_pretty)
         })
     }
 
@@ -302,4 +298,24 @@ impl Door {
 /// What stands behind the first segments of a path: an id may have slashes.
 fn rest(path: &str, segments: usize) -> &str {
     path.splitn(segments + 1, '/').nth(segments).unwrap_or("")
+}
+
+/// The check of a node that says whether it is there.
+const ALIVE: &str = "serfHealth";
+
+/// A node as a member of the cluster: 1 is alive, 4 has failed (serf's numbers).
+fn member(datacenter: &str, name: &str, id: &str, address: &str, is_alive: bool) -> serde_json::Value {
+    json!({
+        "Name": name,
+        "Addr": address,
+        "Port": 8301,
+        "Tags": {"role": "consul", "dc": datacenter, "id": id, "port": "8300", "vsn": "2"},
+        "Status": if is_alive { 1 } else { 4 },
+        "ProtocolMin": 1,
+        "ProtocolMax": 5,
+        "ProtocolCur": 2,
+        "DelegateMin": 2,
+        "DelegateMax": 5,
+        "DelegateCur": 4,
+    })
 }

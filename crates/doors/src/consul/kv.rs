@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use discovery::change::{Change, KvOp, KvResult, Outcome, Verb};
+use discovery::config::ConfigChange;
 use discovery::form::Blob;
 use discovery::limits::{KEY_BYTES_MAX, TXN_OPS_MAX, VALUE_BYTES_MAX};
 use discovery::watch::Watch;
@@ -31,7 +32,7 @@ impl Door {
             "GET" if query.has("keys") => self.kv_keys(key, request, query),
             "GET" => self.kv_get(key, is_tree, request, query),
             "PUT" => self.kv_put(key, request, query),
-            _ => self.kv_delete(key, is_tree, query),
+            _ => self.kv_delete(key, is_tree, request, query),
         }
     }
 
@@ -97,10 +98,10 @@ impl Door {
         let session = query.get("acquire").or(query.get("release")).unwrap_or_default().to_owned();
         let flags = query.number("flags")?.unwrap_or(0);
         let value = Blob(request.body.to_vec());
-        self.one(KvOp { verb, key, value, flags, index: cas.unwrap_or(0), session })
+        self.one(KvOp { verb, key, value, flags, index: cas.unwrap_or(0), session }, request)
     }
 
-    fn kv_delete(&self, key: String, is_tree: bool, query: &Query) -> Result<Plan, Refused> {
+    fn kv_delete(&self, key: String, is_tree: bool, request: &Request<'_>, query: &Query) -> Result<Plan, Refused> {
         conflicting(query, &["recurse", "cas"])?;
         let cas = query.number("cas")?;
         let verb = match (is_tree, cas) {
@@ -108,14 +109,15 @@ impl Door {
             (_, Some(_)) => Verb::DeleteCas,
             _ => Verb::Delete,
         };
-        self.one(KvOp { verb, key, value: Blob::default(), flags: 0, index: cas.unwrap_or(0), session: String::new() })
+        let value = Blob::default();
+        self.one(KvOp { verb, key, value, flags: 0, index: cas.unwrap_or(0), session: String::new() }, request)
     }
 
     /// One operation, answered by whether it was done.
-    fn one(&self, op: KvOp) -> Result<Plan, Refused> {
+    fn one(&self, op: KvOp, request: &Request<'_>) -> Result<Plan, Refused> {
         // As Consul says that a session is not there.
         let wrong = if op.verb.has_session() { 500 } else { 400 };
-        Ok(self.write(Change::Kv(vec![op]), move |outcome| match outcome {
+        Ok(self.write(self.by(vec![op], request), move |outcome| match outcome {
             Outcome::KvFailed(failures) => match failures.first() {
                 Some(failure) if !failure.stale => Response::text(wrong, failure.why.clone()),
                 _ => Response::json(&false, false),
@@ -146,7 +148,15 @@ impl Door {
             let tell = move |catalog: &discovery::Catalog| told(catalog.kv_read(&ops), is_pretty);
             return self.read(request, query, Watch::Everything, tell);
         }
-        Ok(self.write(Change::Kv(ops), move |outcome| told(outcome, is_pretty)))
+        Ok(self.write(self.by(ops, request), move |outcome| told(outcome, is_pretty)))
+    }
+
+    /// The change that these operations are: where they touch configuration it says who asks.
+    fn by(&self, ops: Vec<KvOp>, request: &Request<'_>) -> Change {
+        if !self.registry.read().config().concerns(&ops) {
+            return Change::Kv(ops);
+        }
+        Change::Config(ConfigChange::By { who: format!("consul {}", request.from).trim_end().to_owned(), ops })
     }
 }
 

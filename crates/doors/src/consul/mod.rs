@@ -93,6 +93,8 @@ pub struct Request<'a> {
     pub namespace: Option<&'a str>,
     /// `X-Consul-Partition`.
     pub partition: Option<&'a str>,
+    /// From where it comes, for what is remembered of changes of configuration; empty where that is not known.
+    pub from: &'a str,
     /// The body.
     pub body: &'a [u8],
     /// Now.

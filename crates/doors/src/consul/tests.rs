@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base::{GroupId, Limits, Rng};
 use discovery::change::Registered;
+use discovery::config::{ConfigChange, Space};
 use discovery::model::{CheckForm, NodeForm};
 use serde_json::{Value, json};
 use shard::live::Shard;
@@ -50,6 +51,7 @@ impl World {
             token: None,
             namespace: None,
             partition: None,
+            from: "10.0.0.9",
             body: body.as_bytes(),
             now: self.now,
             random: 0,
@@ -555,4 +557,24 @@ fn sessions_lock_keys_as_consuls_do() {
     assert_eq!(lock(&mut world, &first).body, b"false", "the lock delay");
     assert_eq!(world.text("PUT", &format!("session/destroy/{first}"), ""), (200, "true".into()));
     assert_eq!(world.text("PUT", &format!("session/destroy/{first}"), ""), (200, "true".into()), "gone is gone");
+}
+
+#[test]
+fn what_does_not_fit_its_schema_is_refused_as_consul_refuses() {
+    let mut world = World::new();
+    let (prefix, schema) = ("flags/".to_owned(), r#"{"type":"boolean"}"#.to_owned());
+    let keep = Change::Config(ConfigChange::Keep { space: Space::Consul, prefix, schema });
+    assert!(matches!(world.apply(&keep), Outcome::Done(_)));
+    let told = world.ask("PUT", "kv/flags/a", "1");
+    let text = String::from_utf8(told.body).expect("text");
+    assert_eq!((told.status, told.kind), (400, TEXT));
+    assert!(text.starts_with("the value of \"flags/a\" is refused") && text.contains("boolean is wanted"), "{text}");
+    // MQ== is 1, dHJ1ZQ== is true.
+    let op = |key: &str, value: &str| format!(r#"{{"KV":{{"Verb":"set","Key":"{key}","Value":"{value}"}}}}"#);
+    let told = world.ask("PUT", "txn", &format!("[{},{}]", op("x", "MQ=="), op("flags/a", "MQ==")));
+    let value: serde_json::Value = serde_json::from_slice(&told.body).expect("JSON");
+    assert_eq!((told.status, &value["Errors"][0]["OpIndex"]), (409, &1.into()));
+    assert_eq!(world.ask("GET", "kv/x", "").status, 404);
+    assert_eq!(world.ask("PUT", "txn", &format!("[{}]", op("flags/a", "dHJ1ZQ=="))).status, 200);
+    assert_eq!(world.ask("GET", "kv/flags/a?raw", "").body, b"true");
 }

@@ -9,6 +9,7 @@
 //!
 //! **Invariant:** decides nothing by itself but when to ask: what is to be done is said by the pure room `cluster`.
 
+pub mod alive;
 mod change;
 mod keeper;
 mod links;
@@ -46,6 +47,9 @@ pub use links::{Forwarded, Links};
 pub use moving::Progress;
 pub use report::{Condition, GroupReport, Report};
 pub use view::{GroupView, NodeView, View};
+
+/// Who said something within so long is heard.
+const HEARS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a node needs to be part of a cluster.
 pub struct ClusterConfig {
@@ -269,7 +273,9 @@ impl Member {
         let groups = Report::groups(&groups, &loads);
         let condition = Condition { slow_disk: self.is_slow.load(Ordering::Relaxed), ..(self.own_report)() };
         let moving = self.moving().into_values().collect();
-        Report { node: self.own.0, condition, groups, moving }
+        let hears = |link: &LinkStatus| link.is_up() && link.heard.is_some_and(|heard| heard < HEARS_WITHIN);
+        let hears = self.links().iter().filter(|link| hears(link)).map(|link| link.node).collect();
+        Report { node: self.own.0, condition, groups, moving, hears }
     }
 
     /// What each node last said of itself, and how long ago; this one included.

@@ -38,6 +38,9 @@ pub struct Report {
     /// Slots that leave shards which it leads.
     #[serde(default)]
     pub moving: Vec<super::Progress>,
+    /// Nodes that it hears.
+    #[serde(default)]
+    pub hears: Vec<u64>,
 }
 
 /// One group as this node knows it.
