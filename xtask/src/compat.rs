@@ -55,11 +55,13 @@ fn write_or_compare(bin: &Path, suite: &Path, dir: &Path, write: bool) -> Result
     let args = ["--port", server.port(), "--suite", &text(suite), "--markdown", &text(&table)].map(str::to_owned);
     let played = tair::run(&args);
     let table = std::fs::read_to_string(&table).map_err(|error| format!("{}: {error}", table.display()))?;
-    let masks = crate::differential::masks();
+    let (masks, suite) = (crate::differential::masks(), crate::redis_suite::ran()?);
     let whole = format!(
         "# Compatibility with Redis\n\n<!-- Generated from what ran: `cargo xtask compat --write`. Do not edit. -->\n\n\
-         We claim Redis 7.2's semantics and error texts for the commands that are there. Two things check it, in every run of the tests.\n\n\
+         We claim Redis 7.2's semantics and error texts for the commands that are there. Three things check it.\n\n\
          ## Tair's compatibility suite, cases up to 7.0.0\n\n{table}\n\
+         ## Redis 7.2's own suite\n\n\
+         `cargo xtask redis-suite` plays it, unchanged, against a running server; it is no part of this repository, and not of every run.\n\n{suite}\n\
          ## Random commands beside a real redis-server\n\n\
          `cargo xtask differential` sends the same random commands to Debian's redis-server 7.0.15 and to quorate and compares every reply. \
          What it does not compare, among them the differences of 7.0 from 7.2:\n\n{masks}"

@@ -16,6 +16,7 @@ mod kafka;
 mod mutants;
 mod net;
 mod nodes;
+mod redis_suite;
 mod resp;
 mod rng;
 mod server;
@@ -45,13 +46,14 @@ fn main() {
         "fix" => fix::run(rest),
         "gateway-proof" => gateway_proof::run(rest),
         "mutants" => mutants::run(rest),
+        "redis-suite" => redis_suite::run(rest),
         "sim" => sim::run(rest),
         "tair" => tair::run(rest),
         "test" => test::run(rest),
         "tidy" => tidy::run(rest),
         "verify" => verify::run(rest),
         _ => Err(format!(
-            "no tool {name:?}; there are: bench, chaos, clients, cluster, commits, compat, differential, failover, fix, gateway-proof, mutants, sim, tair, test, tidy, verify"
+            "no tool {name:?}; there are: bench, chaos, clients, cluster, commits, compat, differential, failover, fix, gateway-proof, mutants, redis-suite, sim, tair, test, tidy, verify"
         )),
     };
     if let Err(message) = done {
