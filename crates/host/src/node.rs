@@ -706,6 +706,7 @@ impl DriverTask {
         }
         match self.driver.add(config, recovered) {
             Ok(shard) => {
+                self.door.tell_notifications(&shard);
                 if !self.door.shards.push(shard.clone()) || !self.shards.push(shard) {
                     eprintln!("quorate: there is no place for {group}");
                 }
@@ -901,9 +902,12 @@ fn facts_source(
             let state = shard.state();
             let ((expired, evicted), (scripts, bytes)) = (state.gone(), state.scripts_kept());
             facts.stats.expired_keys += expired;
+            facts.changes += state.key_changes();
             facts.stats.evicted_keys += evicted;
             facts.memory.scripts += scripts;
             facts.memory.script_bytes += bytes;
+            // Every shard has all of them.
+            (facts.memory.libraries, facts.memory.functions, facts.memory.function_bytes) = state.functions_kept();
         }
         let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         facts.stats.ops_per_second = load(&seen.figures.commands_per_second);

@@ -14,6 +14,7 @@ pub mod live;
 pub mod manifest;
 pub mod meta;
 pub mod mover;
+pub mod notify;
 pub mod open;
 pub mod pending;
 pub mod rdb;

@@ -330,6 +330,12 @@ impl Mover {
                 put_record(records, &Record::Script { source, loaded });
             }
         }
+        for source in state.libraries() {
+            if records.len() < IMPORT_BYTES && !self.scripts.contains(source) {
+                self.scripts.insert(source.to_vec());
+                put_record(records, &Record::Library { source });
+            }
+        }
     }
 
     fn put_keys<C>(&mut self, parent: &Shard<C>, records: &mut Vec<u8>) {

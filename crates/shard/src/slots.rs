@@ -706,6 +706,11 @@ pub enum Record<'a> {
         /// Whether it was loaded by SCRIPT LOAD.
         loaded: bool,
     },
+    /// A library of functions.
+    Library {
+        /// Its source.
+        source: &'a [u8],
+    },
 }
 
 /// Appends a record; behind [`Record::Put`] the caller appends the value's stored form.
@@ -729,6 +734,10 @@ pub fn put_record(out: &mut Vec<u8>, record: &Record<'_>) {
         }
         Record::Script { source, loaded } => {
             out.extend_from_slice(&[4, u8::from(*loaded)]);
+            put_bytes(out, source);
+        }
+        Record::Library { source } => {
+            out.extend_from_slice(&[5, 0]);
             put_bytes(out, source);
         }
     }
@@ -755,6 +764,7 @@ pub fn read_record<'a>(input: &mut Input<'a>) -> Result<Option<Record<'a>>, Corr
             Record::Part { db, expire, key, ends: (ends & 1 != 0, ends & 2 != 0), bytes: input.bytes()? }
         }
         4 => Record::Script { source: input.bytes()?, loaded: second != 0 },
+        5 => Record::Library { source: input.bytes()? },
         _ => return Err(Corrupt("unknown record of an import")),
     }))
 }
@@ -832,6 +842,7 @@ mod tests {
             Record::Gone { db: 1, key: b"k" },
             Record::Part { db: 2, expire: 7, key: b"k", ends: (true, false), bytes: b"xyz" },
             Record::Script { source: b"return 1", loaded: true },
+            Record::Library { source: b"#!lua name=l\n" },
             Record::Put { db: 0, expire: 0, key: b"last" },
         ];
         all.iter().for_each(|record| put_record(&mut records, record));

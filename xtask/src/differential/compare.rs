@@ -304,7 +304,7 @@ fn canonical(args: &[Vec<u8>], mut value: Value) -> Value {
                 text.truncate(7);
             }
         }
-        b"EVAL" | b"EVALSHA" => {
+        b"EVAL" | b"EVALSHA" | b"FCALL" | b"FCALL_RO" => {
             if let Value::Error(text) = &mut value {
                 script_error(text);
             }

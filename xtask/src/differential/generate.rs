@@ -5,7 +5,7 @@
 //! an id by the clock) is kept out by `comparable`, whatever the damage did.
 
 use super::sha1::sha1_hex;
-use super::templates::{FAMILIES, Family, LUA};
+use super::templates::{FAMILIES, Family, LIBRARIES, LUA};
 use crate::rng::Rng;
 
 /// How many ordinary connections take part.
@@ -594,6 +594,7 @@ impl Draw<'_> {
                 }
             },
             "$lua" => rng.pick(LUA).0.as_bytes().to_vec(),
+            "$lib" => rng.pick(LIBRARIES).as_bytes().to_vec(),
             "$sha" => sha1_hex(rng.pick(LUA).0.as_bytes()).into_bytes(),
             other => unreachable!("no template word {other}"),
         }

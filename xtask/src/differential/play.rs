@@ -137,7 +137,7 @@ impl Arena {
 
     fn try_play(&self, steps: &[Step], protocols: u64) -> io::Result<Option<Mismatch>> {
         let mut control = self.open(false)?;
-        for command in ["FLUSHALL", "SCRIPT FLUSH"] {
+        for command in ["FLUSHALL", "SCRIPT FLUSH", "FUNCTION FLUSH"] {
             control.left.text(command)?;
             control.right.text(command)?;
         }

@@ -27,6 +27,7 @@ pub const FAMILIES: &[Family] = &[
     Family { name: "hyperloglog", weight: 4, lines: HYPERLOGLOG },
     Family { name: "transactions", weight: 6, lines: TRANSACTIONS },
     Family { name: "scripts", weight: 4, lines: SCRIPTS },
+    Family { name: "functions", weight: 2, lines: FUNCTIONS },
 ];
 
 const CONNECTION: &[&str] = &[
@@ -488,6 +489,36 @@ const SCRIPTS: &[&str] = &[
     "EVAL $lua {-1|abc|3} $any",
 ];
 
+const FUNCTIONS: &[&str] = &[
+    "FUNCTION LOAD {REPLACE|REPLACE|NOSUCH} $lib",
+    "FUNCTION LOAD $lib",
+    "FUNCTION LIST LIBRARYNAME {one|t*} {WITHCODE|WITHCODE|NOSUCH}",
+    "FUNCTION LIST {LIBRARYNAME|NOSUCH}",
+    "FUNCTION STATS",
+    "FUNCTION DELETE {one|two|nosuch}",
+    "FUNCTION FLUSH {SYNC|NOSUCH}",
+    "FUNCTION RESTORE $v {FLUSH|REPLACE|NOSUCH}",
+    "FUNCTION KILL",
+    "FUNCTION NOSUCH",
+    "FCALL {echo|ECHO|nosuch} {0|1 $any|1 $any $v|2 $any|-1|abc}",
+    "FCALL {keep|keep|look} 1 $any $v",
+    "FCALL_RO {echo|keep|look|look} 1 $any $v",
+];
+
+/// Libraries of one function each: with more, Redis lists them in an order of its own.
+pub const LIBRARIES: &[&str] = &[
+    "#!lua name=one\nredis.register_function('echo', function(keys, args) return {keys[1], args[1], #keys, #args} end)",
+    "#!lua name=one\nredis.register_function('keep', function(keys, args) return redis.call('set', keys[1], args[1]) end)",
+    "#!lua name=two\nredis.register_function{function_name='look', callback=function(keys) return redis.call('get', keys[1]) end, flags={'no-writes'}, description='looks'}",
+    "#!lua name=two\nredis.register_function('echo', function(keys) return redis.call('type', keys[1]) end)",
+    "#!lua name=two\nx y",
+    "#!lua name=two\nreturn 1",
+    "#!lua name=two\nredis.register_function('look')",
+    "#!lua name=two\nreturn math.pi",
+    "#!lua\n",
+    "no library",
+];
+
 /// Scripts with the number of keys and arguments each wants. Every reply is the same on any correct server.
 pub const LUA: &[(&str, usize, usize)] = &[
     ("return 1", 0, 0),
@@ -537,7 +568,6 @@ pub const LUA: &[(&str, usize, usize)] = &[
     ("return redis.call('TYPE',KEYS[1])", 1, 0),
     ("return redis.call('TYPE',KEYS[1]).ok", 1, 0),
     ("redis.setresp(3) return redis.call('HGETALL',KEYS[1])", 1, 0),
-    ("return redis.call('BLPOP',KEYS[1],0)", 1, 0),
     ("return redis.call('MULTI')", 0, 0),
     ("return redis.call('XADD',KEYS[1],'99999-1','f',ARGV[1])", 1, 1),
     ("return math.floor(3.7)+math.max(1,5,3)", 0, 0),

@@ -1,6 +1,6 @@
 //! What all connections of a Redis door share: the shards, who is connected, who listens to which channel, and figures.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
@@ -8,6 +8,7 @@ use std::task::Waker;
 use base::{Duration, GroupId, Instant, Limit, Limits, Millis, NodeId, SLOT_COUNT, SlotSet, key_slot};
 use parking_lot::{Mutex, RwLock};
 use queue::partition::Piece;
+use shard::command::{Args, Flags, Spec};
 use shard::commit::PARKED;
 use shard::entry::Unblock;
 use shard::live::{Shard, Shards};
@@ -16,12 +17,14 @@ use shard::state::Sink;
 use store::disk::ReadError;
 
 use super::commits::{Commits, NUMBERS};
+use super::figures::{self, Figures, Note};
 use super::forward::{AWAY, Forward};
 use super::introspect;
 use super::monitor::Monitors;
 use super::peer::Peer;
 use super::pubsub::{self, Delivery, Kind, Registry};
 use super::topics;
+use super::tracking::Tracking;
 use crate::kafka::Soon;
 use crate::secret::Secret;
 
@@ -139,8 +142,16 @@ pub struct Door {
     /// Most connections.
     pub connections_max: AtomicU64,
     next_client: AtomicU64,
+    /// Clients that CLIENT PAUSE holds.
+    pub held_clients: AtomicU64,
     /// CONFIG's parameters.
     pub config: Mutex<introspect::Config>,
+    /// Clients that keep copies of what they read.
+    pub tracking: Tracking,
+    /// `notify-keyspace-events`.
+    notifications: AtomicU16,
+    /// How long commands take.
+    pub figures: Figures,
     /// Who looks at what the others ask for.
     pub monitors: Monitors,
     /// What it keeps for topics as streams.
@@ -186,7 +197,11 @@ impl Door {
             pause: Mutex::new(None),
             idle_ms: AtomicU64::new(0),
             next_client: AtomicU64::new(0),
+            held_clients: AtomicU64::new(0),
             config: Mutex::new(config),
+            tracking: Tracking::default(),
+            notifications: AtomicU16::new(0),
+            figures: Figures::default(),
             monitors: Monitors::default(),
             topic_counts: topics::Counts::default(),
             commits: Commits::default(),
@@ -329,6 +344,35 @@ impl Door {
         count
     }
 
+    /// Which of the things that happen to keys this node's clients want to hear of, if this node leads their shards.
+    pub fn set_notifications(&self, wanted: shard::notify::Events) {
+        self.notifications.store(wanted.0, Ordering::Relaxed);
+        for shard in self.shards.iter() {
+            shard.state_mut().set_notifications(wanted);
+        }
+    }
+
+    /// Whether any client of this node tracks what it reads.
+    pub fn set_tracking(&self, on: bool) {
+        for shard in self.shards.iter() {
+            shard.state_mut().set_tracking(on);
+        }
+    }
+
+    /// A client tracks no more.
+    pub(super) fn stop_tracking(&self, id: u64) {
+        if self.tracking.stop(id) {
+            self.set_tracking(self.tracking.is_on());
+        }
+    }
+
+    /// A shard that has come later is told what the others were.
+    pub fn tell_notifications(&self, shard: &Shard<Client>) {
+        let mut state = shard.state_mut();
+        state.set_notifications(shard::notify::Events(self.notifications.load(Ordering::Relaxed)));
+        state.set_tracking(self.tracking.is_on());
+    }
+
     /// Ends a client's wait other than by data. False where it waits for nothing.
     pub fn unblock(&self, client: &Client, how: Unblock) -> bool {
         let waiter = client.waiting.load(Ordering::SeqCst);
@@ -355,6 +399,9 @@ pub struct Outbox<'a> {
     door: &'a Door,
     wakers: Vec<Waker>,
     orphans: Vec<u64>,
+    /// When the last command had run, and which have.
+    clock: Instant,
+    notes: Vec<Note>,
     /// For clients of other nodes.
     published: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -362,7 +409,14 @@ pub struct Outbox<'a> {
 impl<'a> Outbox<'a> {
     /// An empty outbox.
     pub fn new(door: &'a Door) -> Outbox<'a> {
-        Outbox { door, wakers: Vec::new(), orphans: Vec::new(), published: Vec::new() }
+        Outbox {
+            door,
+            wakers: Vec::new(),
+            orphans: Vec::new(),
+            clock: Instant::default(),
+            notes: Vec::new(),
+            published: Vec::new(),
+        }
     }
 
     /// Wakes everybody who got something, and ends the waits of clients that have gone meanwhile.
@@ -373,11 +427,27 @@ impl<'a> Outbox<'a> {
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
+        self.door.figures.take(&mut self.notes, || self.door.world.wall_micros());
         for (channel, message) in self.published.drain(..) {
             self.door.forward_message(Kind::Channel, &channel, &message);
         }
         self.door.pump_guests();
         self.door.pump_commits();
+    }
+
+    fn note(&mut self, client: Option<&Client>, spec: &'static Spec, words: Args<'_>, answer: &[u8]) {
+        let ended = self.door.world.now();
+        // Nothing began where a wait has ended: it took no time.
+        let begun = std::mem::replace(&mut self.clock, ended);
+        let took = if begun == Instant::default() { Duration::ZERO } else { ended.since(begun) };
+        if self.door.figures.is_slow(took) {
+            let card = client.map(|client| (client.addr.as_str(), client.card.lock().name.clone()));
+            let (address, name) = card.unwrap_or_default();
+            self.door.figures.add_slow(words, took, self.door.world.wall_micros() / 1_000_000, address, &name);
+        }
+        let is_fast = spec.flags.has(Flags::FAST);
+        let ended = figures::ended(answer, false);
+        self.notes.push(Note { name: figures::name_of(spec, words), is_fast, took, ended });
     }
 
     fn end_wait(&mut self, waiter: u64, how: Unblock) {
@@ -467,6 +537,29 @@ impl Sink<Client> for Outbox<'_> {
 
     fn receivers(&self, channel: &[u8]) -> i64 {
         self.door.channels.read().publish(channel).count() as i64
+    }
+
+    fn changed(&mut self, by: Option<&Client>, keys: &BTreeSet<&[u8]>) {
+        self.door.tracking.changed(by.map_or(0, |client| client.id), keys, self.door, &mut self.wakers);
+    }
+
+    fn all_changed(&mut self) {
+        self.door.tracking.all_changed(self.door, &mut self.wakers);
+    }
+
+    fn begin(&mut self) {
+        self.clock = self.door.world.now();
+    }
+
+    fn ran(&mut self, client: &Client, spec: &'static Spec, words: Args<'_>, answer: &[u8]) {
+        self.note(Some(client), spec, words, answer);
+    }
+
+    fn ran_late(&mut self, waiter: u64, spec: &'static Spec, words: Args<'_>, answer: &[u8]) {
+        let client = self.door.waits.lock().get(&waiter).cloned();
+        if client.is_some() {
+            self.note(client.as_ref(), spec, words, answer);
+        }
     }
 
     fn number(&self, client: &Client) -> u64 {

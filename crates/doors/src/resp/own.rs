@@ -16,6 +16,7 @@ use super::introspect::{self, Change, ClientFacts, ListFilter, ReplyMode, SetInf
 use super::pubsub::Kind;
 use super::session::{Session, Step, subscriber_only};
 use super::text;
+use super::tracking;
 
 const NO_AUTH: CommandError = CommandError::new("NOAUTH Authentication required.");
 const WRONG_PASS: CommandError = CommandError::new("WRONGPASS invalid username-password pair or user is disabled.");
@@ -67,7 +68,10 @@ impl Session {
         }
         match name {
             "multi" => return self.multi(out),
-            "exec" => return self.exec(out),
+            "exec" => {
+                self.track_queued();
+                return self.exec(out);
+            }
             "discard" => return self.discard(out),
             "watch" => return self.watch(args, out),
             "quit" => {
@@ -245,6 +249,9 @@ impl Session {
                     };
                     facts.replicas = self.door.shards.iter().map(replica).collect();
                 }
+                let figures = &self.door.figures;
+                facts.stats.errors = figures.errors();
+                facts.figures = [figures.command_lines(), figures.error_lines(), figures.latency_lines()];
                 let sections: Vec<&[u8]> = args[1..].to_vec();
                 introspect::info(&sections, &facts, out);
             }
@@ -288,6 +295,8 @@ impl Session {
                 out.ok();
                 self.door.monitors.add(&self.client);
             }
+            name if name.starts_with("slowlog|") => self.door.figures.slowlog(name, args, out)?,
+            name if name.starts_with("latency|") => self.door.figures.latency(name, args, out)?,
             name if name.starts_with("cluster") => self.cluster(args, out)?,
             "readonly" | "readwrite" | "asking" => self.cluster_mode(name, out)?,
             name if name.starts_with("client") => self.client_command(name, args, out)?,
@@ -408,11 +417,25 @@ impl Session {
                 self.client.card.lock().no_touch = on;
                 out.ok();
             }
-            "client|getredir" => out.int(-1),
+            "client|getredir" => out.int(self.door.tracking.redirect_of(self.client.id)),
+            "client|tracking" => self.client_tracking(args, out)?,
+            "client|trackinginfo" => self.door.tracking.info(self.client.id, self.caching > 0, out),
+            "client|caching" => {
+                self.door.tracking.check_caching(self.client.id, args[2])?;
+                self.caching = 2;
+                out.ok();
+            }
             "client|pause" => {
                 let pause = introspect::parse_pause(args)?;
                 let until = self.now + Duration::from_millis(pause.milliseconds);
-                *self.door.pause.lock() = Some(Pause { until, writes_only: !pause.all });
+                let mut current = self.door.pause.lock();
+                let before = (*current).filter(|before| before.until > self.now);
+                // The longer one stays, and the stricter one.
+                *current = Some(Pause {
+                    until: before.map_or(until, |before| before.until.max(until)),
+                    writes_only: !pause.all && before.is_none_or(|before| before.writes_only),
+                });
+                drop(current);
                 out.ok();
             }
             "client|unpause" => {
@@ -429,6 +452,23 @@ impl Session {
             "client|help" => introspect::client_help(out),
             _ => return Err(text::subcommand_syntax(args)),
         }
+        Ok(())
+    }
+
+    fn client_tracking(&mut self, args: &[&[u8]], out: &mut Reply) -> Result<(), CommandError> {
+        let exists = |id: u64| self.door.clients.lock().contains_key(&id);
+        match tracking::parse(args, exists)? {
+            Some(options) => {
+                if self.door.tracking.start(&self.client, options)? {
+                    self.door.set_tracking(true);
+                }
+            }
+            None => {
+                self.door.stop_tracking(self.client.id);
+                self.caching = 0;
+            }
+        }
+        out.ok();
         Ok(())
     }
 
@@ -518,7 +558,9 @@ impl Session {
             no_evict: card.no_evict,
             no_touch: card.no_touch,
             is_monitor: self.door.monitors.has(client.id),
-            query_bytes: card.buffered,
+            query_bytes: if command.is_empty() { card.buffered } else { self.at_hand },
+            tracking: self.door.tracking.letters(client.id),
+            redirect: u64::try_from(self.door.tracking.redirect_of(client.id)).ok(),
             output_bytes: outstanding,
             total_bytes: outstanding + card.buffered + size_of_val(&**client),
             last_command: if command.is_empty() { card.command.to_owned() } else { command.to_owned() },
@@ -545,7 +587,8 @@ impl Session {
         drop(clients);
         let channels = self.door.channels.read();
         facts.pubsub_clients = ids.iter().filter(|id| channels.is_subscribed(**id)).count() as u64;
-        facts.blocked_clients = self.door.blocked_clients() as u64;
+        facts.blocked_clients = self.door.blocked_clients() as u64 + self.door.held_clients.load(Ordering::Relaxed);
+        facts.tracking = self.door.tracking.counts();
         facts.maxclients = self.door.connections_max.load(Ordering::Relaxed);
         let [names, patterns, shard_channels] = channels.totals();
         facts.stats.pubsub_channels = names as u64;
@@ -559,6 +602,7 @@ impl Session {
     }
 
     fn config(&mut self, name: &str, args: &[&[u8]], out: &mut Reply) -> Result<(), CommandError> {
+        let mut notifications = None;
         let mut config = self.door.config.lock();
         match name {
             "config|get" => config.get(args, out),
@@ -567,17 +611,27 @@ impl Session {
                     match change {
                         Change::TimeoutSeconds(seconds) => self.door.idle_ms.store(seconds * 1000, Ordering::Relaxed),
                         Change::MaxClients(count) => self.door.connections_max.store(count, Ordering::Relaxed),
+                        Change::SlowerThan(micros) => self.door.figures.set_slower_than(micros),
+                        Change::SlowlogLen(count) => self.door.figures.set_slowlog_len(count as usize),
+                        Change::LatencyThreshold(millis) => self.door.figures.set_latency_threshold(millis),
+                        Change::TrackedKeys(count) => self.door.tracking.set_keys_max(count as usize),
+                        Change::Notifications(events) => notifications = Some(events),
                     }
                 }
                 out.ok();
             }
             "config|resetstat" => {
                 self.door.counters.reset();
+                self.door.figures.reset();
                 out.ok();
             }
             "config|rewrite" => return Err(config.rewrite()),
             "config|help" => config.help(out),
             _ => return Err(text::subcommand_syntax(args)),
+        }
+        drop(config);
+        if let Some(events) = notifications {
+            self.door.set_notifications(events);
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ use store::keyspace::Durability;
 
 use super::decode::{self, DecodeLimits, DecodeState, Decoded};
 use super::door::{Client, Door, Outbox};
+use super::figures::{self, Note};
 use ask::Ask;
 use multi::Transaction;
 
@@ -124,6 +125,17 @@ pub struct Session {
     pub(super) wake: bool,
     pub(super) now: Instant,
     commands: u64,
+    /// Counts down from CLIENT CACHING to the end of the command behind it.
+    pub(super) caching: u8,
+    /// Keys that MULTI will have read.
+    to_track: Vec<Vec<u8>>,
+    /// How long the command at hand is, bytes.
+    pub(super) at_hand: usize,
+    /// Counted among those that CLIENT PAUSE holds.
+    is_held: bool,
+    /// When the last command had run, and which have.
+    clock: Instant,
+    notes: Vec<Note>,
 }
 
 impl Session {
@@ -172,6 +184,12 @@ impl Session {
             wake: false,
             now: Instant::default(),
             commands: 0,
+            caching: 0,
+            to_track: Vec::new(),
+            at_hand: 0,
+            is_held: false,
+            clock: Instant::default(),
+            notes: Vec::new(),
         }
     }
 
@@ -220,6 +238,12 @@ impl Session {
         self.now = now;
         self.wake = false;
         self.commands = 0;
+        self.clock = self.door.world.now();
+        self.hold(false);
+        if self.door.tracking.is_on() {
+            // What was told before these commands came stands before their answers.
+            self.collect(out);
+        }
         let mut consumed = 0;
         let mut pause = Pause::None;
         let mut last = None;
@@ -274,8 +298,13 @@ impl Session {
             out.protocol = self.protocol;
             let begun = out.bytes.len();
             let spec = command::find(args[0]);
-            let db = self.db;
+            self.at_hand = used;
+            let (db, sent, queues) = (self.db, self.sent, self.transaction.is_some());
             let step = self.command(spec, &args, out);
+            let is_exec = spec.is_none() && queues && self.transaction.is_none();
+            if matches!(step, Step::Next) && (sent == self.sent || is_exec) {
+                self.note(spec, &args, queues, &out.bytes[begun.min(out.bytes.len())..]);
+            }
             if self.door.monitors.is_on() && matches!(step, Step::Next) && self.authenticated {
                 self.door.monitors.tell(self.door.world.wall_micros(), db, &self.client.addr, &args);
             }
@@ -289,6 +318,9 @@ impl Session {
                 Step::Next => {
                     consumed += used;
                     self.commands += 1;
+                    if self.caching > 0 && self.transaction.is_none() {
+                        self.caching -= 1;
+                    }
                     self.drop_unwanted(begun, out);
                 }
                 Step::Barrier => {
@@ -298,6 +330,7 @@ impl Session {
                     break;
                 }
                 Step::Later(at) => {
+                    self.hold(self.killing.is_none());
                     self.decode = DecodeState::new();
                     pause = Pause::Until(at);
                     break;
@@ -307,11 +340,36 @@ impl Session {
         if std::mem::take(&mut self.departs) {
             self.door.forward_flush();
         }
+        self.door.figures.take(&mut self.notes, || self.door.world.wall_micros());
         if self.commands > 0 {
             self.door.counters.commands.fetch_add(self.commands, Ordering::Relaxed);
             self.update_card(last, buffer.len() - consumed, consumed as u64);
         }
         Fed { consumed, pause, wake: self.wake }
+    }
+
+    /// A command has been answered at once: it counts. One that MULTI takes in counts when it runs.
+    fn note(&mut self, spec: Option<&'static Spec>, args: &[&[u8]], queues: bool, answer: &[u8]) {
+        if queues && self.transaction.is_some() && !answer.starts_with(b"-") {
+            return;
+        }
+        let ended = self.door.world.now();
+        let took = ended.since(std::mem::replace(&mut self.clock, ended));
+        let rejected = queues && self.transaction.is_some()
+            || spec.is_some_and(|spec| command::check(spec, args).is_err())
+            || !self.authenticated;
+        let (name, is_fast) = match spec {
+            Some(spec) => (figures::name_of(spec, args), spec.flags.has(Flags::FAST)),
+            None => match figures::name_of_door(args) {
+                Some(named) => named,
+                None => return self.door.figures.count_error_line(answer),
+            },
+        };
+        if self.door.figures.is_slow(took) && !rejected {
+            let (seconds, name) = (self.door.world.wall_micros() / 1_000_000, self.client.card.lock().name.clone());
+            self.door.figures.add_slow(args, took, seconds, &self.client.addr, &name);
+        }
+        self.notes.push(Note { name, is_fast, took, ended: figures::ended(answer, rejected) });
     }
 
     fn update_card(&self, last: Option<&'static str>, buffered: usize, consumed: u64) {
@@ -352,6 +410,8 @@ impl Session {
         self.door.unblock(&self.client, Unblock::Gone);
         self.door.channels.write().unsubscribe_all(self.client.id);
         self.door.monitors.remove(self.client.id);
+        self.door.stop_tracking(self.client.id);
+        self.hold(false);
         self.door.dismiss(self.client.id);
     }
 
@@ -379,6 +439,9 @@ impl Session {
         if let Some(step) = self.on_topic(spec, args, out) {
             return step;
         }
+        if self.door.tracking.is_on() {
+            self.track(spec, args);
+        }
         if self.transaction.is_some() {
             return self.enqueue(spec, args, out);
         }
@@ -401,6 +464,45 @@ impl Session {
             self.write(spec, shard, args, out)
         } else {
             self.read(spec, shard, args, out)
+        }
+    }
+
+    /// Remembers the keys that are about to be read, where the client wants that.
+    fn track(&mut self, spec: &'static Spec, args: &[&[u8]]) {
+        let reads = !spec.is_write() || spec.flags.has(Flags::SCRIPT);
+        if !reads || !self.door.tracking.remembers(self.client.id, self.caching > 0) {
+            return;
+        }
+        let keys = spec.key_places(args).into_iter().map(|place| args[place].to_vec());
+        self.to_track.extend(keys);
+        if self.transaction.is_none() {
+            self.track_queued();
+        }
+    }
+
+    /// The same of what MULTI has gathered, as it is about to run.
+    pub(super) fn track_queued(&mut self) {
+        let mut wakers = Vec::new();
+        for key in std::mem::take(&mut self.to_track) {
+            self.door.tracking.remember(self.client.id, &key, &self.door, &mut wakers);
+            let has_copy = !self.door.forward.is_on() || self.door.shards[self.door.shard_of(&key)].leader().is_some();
+            if !has_copy {
+                self.door.tracking.changed(0, &[&key[..]].into(), &self.door, &mut wakers);
+            }
+        }
+        wakers.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    /// Counts it among the clients that CLIENT PAUSE holds, or no more.
+    fn hold(&mut self, held: bool) {
+        if self.is_held != held {
+            self.is_held = held;
+            let figure = &self.door.held_clients;
+            if held {
+                figure.fetch_add(1, Ordering::Relaxed)
+            } else {
+                figure.fetch_sub(1, Ordering::Relaxed)
+            };
         }
     }
 
@@ -502,7 +604,17 @@ impl Session {
         if let Some(transaction) = &mut self.transaction {
             transaction.dirty = true;
         }
-        self.answer(out, write)
+        // What is answered at once is counted where it was read.
+        let door = self.door.clone();
+        let figures = &door.figures;
+        let is_queued = self.is_pending();
+        self.answer(out, |reply| {
+            let begun = reply.bytes.len();
+            write(reply);
+            if is_queued {
+                figures.count_error_line(&reply.bytes[begun..]);
+            }
+        })
     }
 
     /// The shard of a command's keys; `None` where it has none and any will do.
@@ -558,6 +670,8 @@ impl Session {
         self.client.muted.store(false, Ordering::Relaxed);
         self.door.channels.write().unsubscribe_all(self.client.id);
         self.door.monitors.remove(self.client.id);
+        self.door.stop_tracking(self.client.id);
+        self.caching = 0;
         let mut card = self.client.card.lock();
         card.resp = 2;
         card.name.clear();
@@ -597,3 +711,5 @@ mod multi;
 mod slots;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;

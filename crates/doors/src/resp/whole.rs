@@ -1,7 +1,7 @@
 //! Commands that concern all shards of a node that has several.
 //!
 //! What reads is put together here from all of them: from their states where this node may read them all, else by asking one
-//! after the other, wherever it is led. What writes (FLUSHALL, FLUSHDB, SWAPDB, SCRIPT) goes to one shard after
+//! after the other, wherever it is led. What writes (FLUSHALL, FLUSHDB, SWAPDB, SCRIPT, FUNCTION) goes to one shard after
 //! the other, each time as an entry of its own; the client hears once, when all have done it, or the first error. Until there
 //! are commits across shards that is not atomic: whoever looks meanwhile sees some done and others not, and after an error, or
 //! a node that dies in between, it stays so; the command can be given again.
@@ -38,8 +38,12 @@ impl Session {
     /// Whether a command goes to every shard.
     pub(super) fn is_for_all_shards(&self, spec: &Spec, args: &[&[u8]]) -> bool {
         let script = || {
-            spec.name == "script"
-                && ["load", "exists", "flush"].iter().any(|name| args.get(1).is_some_and(|word| is(word, name)))
+            let subcommands: &[&str] = match spec.name {
+                "script" => &["load", "exists", "flush"],
+                "function" => &["load", "delete", "flush", "restore"],
+                _ => &[],
+            };
+            subcommands.iter().any(|name| args.get(1).is_some_and(|word| is(word, name)))
         };
         self.is_cluster && spec.flags.has(Flags::WHOLE)
             || self.door.shards.len() > 1 && (spec.flags.has(Flags::WHOLE) || script())

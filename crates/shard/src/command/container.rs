@@ -8,6 +8,17 @@ use crate::error::{CommandError, shown};
 /// Numbers of words, the command's own counted; negative is "at least".
 type Subcommands = &'static [(&'static str, i32)];
 
+const FUNCTION: Subcommands = &[
+    ("delete", 3),
+    ("dump", 2),
+    ("flush", -2),
+    ("help", 2),
+    ("kill", 2),
+    ("list", -2),
+    ("load", -3),
+    ("restore", -3),
+    ("stats", 2),
+];
 const MEMORY: Subcommands =
     &[("doctor", 2), ("help", 2), ("malloc-stats", 2), ("purge", 2), ("stats", 2), ("usage", -3)];
 const OBJECT: Subcommands = &[("encoding", 3), ("freq", 3), ("help", 2), ("idletime", 3), ("refcount", 3)];
@@ -21,6 +32,7 @@ const PREVIEW_BYTES_MAX: usize = 128;
 
 fn subcommands(container: &str) -> Subcommands {
     match container {
+        "function" => FUNCTION,
         "memory" => MEMORY,
         "object" => OBJECT,
         "script" => SCRIPT,

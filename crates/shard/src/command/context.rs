@@ -4,8 +4,9 @@ use base::{Limits, Millis, Rng};
 use store::table::Tables;
 
 use crate::commit::Commits;
+use crate::notify::Event;
 use crate::reply::Reply;
-use crate::script::Scripts;
+use crate::script::{Libraries, Scripts};
 use crate::slots::Slots;
 
 /// What a read sees.
@@ -79,10 +80,14 @@ pub struct Writing<'a> {
     pub block: Option<Block>,
     /// Scripts that EVALSHA finds, and the interpreter.
     pub scripts: &'a mut Scripts,
+    /// Libraries of functions.
+    pub libraries: &'a mut Libraries,
     /// Bounds that commands keep.
     pub limits: &'a Limits,
     /// Messages to publish when the whole unit has been applied (PUBLISH in MULTI or in a script): channel, message.
     pub published: &'a mut Vec<(Vec<u8>, Vec<u8>)>,
+    /// What happened to keys, for whoever wants to hear of it; filled where a script's commands run.
+    pub events: &'a mut Vec<Event>,
     /// Which keys may be here at all.
     pub slots: &'a Slots,
     /// Which of them transactions across shards hold.

@@ -24,7 +24,7 @@ pub(super) const SPECS: &[Spec] = &[
     spec("renamenx", 3, Flags::FAST, TWO, Run::Write(renamenx), "1.0.0", "Renames a key only when the target key name doesn't exist."),
     spec("copy", -3, Flags::GROWS, TWO, Run::Write(copy), "6.2.0", "Copies the value of a key to a new key."),
     spec("move", 3, Flags::FAST, KEY, Run::Write(move_key), "1.0.0", "Moves a key to another database."),
-    spec("touch", -2, Flags::FAST, KEYS, Run::Read(exists), "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed."),
+    spec("touch", -2, Flags::FAST, KEYS, Run::Read(touch), "3.2.1", "Returns the number of existing keys out of those specified after updating the time they were last accessed."),
     spec("object", -2, Flags::CONTAINER, Keys::Find(object_key), Run::Read(object), "2.2.3", "A container for object introspection commands."),
 ];
 
@@ -40,6 +40,13 @@ fn del(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome 
 
 /// EXISTS and TOUCH: both count as use of the keys, and a key named twice counts twice.
 fn exists(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
+    // Not a use of the keys: that is TOUCH.
+    let there = args[1..].iter().filter(|key| reading.tables.peek(reading.db, key, reading.now).is_some());
+    reply.int(there.count() as i64);
+    Ok(())
+}
+
+fn touch(reading: &mut Reading<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
     let there = args[1..].iter().filter(|key| reading.tables.entry(reading.db, key, reading.now).is_some());
     reply.int(there.count() as i64);
     Ok(())

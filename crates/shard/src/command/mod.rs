@@ -19,6 +19,7 @@ mod dump;
 mod elements;
 mod expire;
 pub(crate) mod fence;
+mod function;
 mod generic;
 mod hash;
 mod hyperloglog;
@@ -68,6 +69,7 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
         hyperloglog::SPECS,
         stream::SPECS,
         script::SPECS,
+        function::SPECS,
         named::SPECS,
         fence::SPECS,
     ]

@@ -19,7 +19,7 @@ use super::{Block, Reading, Run, Served, Writing, check, find};
 use crate::commit::Commits;
 use crate::error::CommandError;
 use crate::reply::{Protocol, Reply};
-use crate::script::Scripts;
+use crate::script::{Libraries, Scripts};
 use crate::slots::Slots;
 
 /// Both classes of tables and everything else that a command sees.
@@ -31,6 +31,7 @@ pub(super) struct World {
     pub other: Tables,
     pub rng: Rng,
     pub scripts: Scripts,
+    pub libraries: Libraries,
     pub limits: Limits,
     pub published: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether commands may ask to wait.
@@ -51,6 +52,7 @@ impl World {
             other: Tables::new(keyspaces),
             rng: Rng::new(7),
             scripts: Scripts::default(),
+            libraries: Libraries::default(),
             limits: Limits::default(),
             published: Vec::new(),
             may_block: true,
@@ -112,7 +114,8 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
             outcome
         }
         Run::Write(write) => {
-            let World { db, now, tables, other, rng, scripts, limits, published, may_block, block, .. } = world;
+            let World { db, now, tables, other, rng, scripts, libraries, limits, published, may_block, block, .. } =
+                world;
             let mut writing = Writing {
                 db: *db,
                 now: *now,
@@ -123,8 +126,10 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
                 served,
                 block: None,
                 scripts,
+                libraries,
                 limits,
                 published,
+                events: &mut Vec::new(),
                 slots: &Slots::default(),
                 commits: &Commits::default(),
             };

@@ -820,6 +820,7 @@ impl<C: Clone> Lane<C> {
         let (mut requests, mut clients, mut more_clients) = (0, SmallVec::new(), false);
         self.run_before((entry.index, entry.term), now, sink)?;
         let mut state = self.shard.state_mut();
+        state.set_leads(self.leads);
         match entry.kind {
             EntryKind::Membership => state.pass(entry.index),
             EntryKind::Normal => {

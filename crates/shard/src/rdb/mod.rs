@@ -86,10 +86,24 @@ mod kind {
 pub fn dump(value: View<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     let version = write::value(value, &mut out);
-    out.extend_from_slice(&version.to_le_bytes());
-    let sum = crc64(0, &out);
-    out.extend_from_slice(&sum.to_le_bytes());
+    seal_as(version, &mut out);
     out
+}
+
+/// Appends a string as such forms hold it.
+pub fn put_string(text: &[u8], out: &mut Vec<u8>) {
+    write::put_string(out, text);
+}
+
+/// Ends a payload of what most versions know.
+pub fn seal(out: &mut Vec<u8>) {
+    seal_as(VERSION_OF_MOST, out);
+}
+
+fn seal_as(version: u16, out: &mut Vec<u8>) {
+    out.extend_from_slice(&version.to_le_bytes());
+    let sum = crc64(0, out);
+    out.extend_from_slice(&sum.to_le_bytes());
 }
 
 /// Whether a payload is whole, and of a version that is known.

@@ -24,10 +24,12 @@ use base::{Limit, Limits};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value};
 
+use super::library::Function as Registered;
 use super::meter::{Meter, TICK, WARM_HEAP_BYTES};
 use super::natives::{RANDOM_START, clean_globals, natives};
 use super::sandbox::{
-    Host, PRELUDE, USER, answer_line, as_number, error_text, is_of_memory, load, position, type_name, without_prelude,
+    Host, PRELUDE, USER, USER_FUNCTION, answer_line, as_number, error_text, is_of_memory, load, position, type_name,
+    without_prelude,
 };
 use super::session::Session;
 use super::{Digest, Script, convert, number};
@@ -106,7 +108,7 @@ pub(super) fn run(
                 limits.hit(limit);
             }
             if let Some((source, line)) = failure.place {
-                text.extend_from_slice(format!(" script: {}, on {source}:{line}.", script.hex()).as_bytes());
+                text.extend_from_slice(format!(" script: {}, on {source}:{line}.", script.shown()).as_bytes());
             }
             convert::error_line(reply, &text);
             Ok(())
@@ -122,6 +124,31 @@ pub(super) fn run(
             })
         }
     }
+}
+
+/// Runs a library's body, to see which functions it registers, and says how many instructions that took. Always cold: it is
+/// done once for each library, and what it comes to is replicated.
+pub(super) fn register(bytecode: &[u8], limits: &Limits) -> Result<(BTreeMap<String, Registered>, u64), CommandError> {
+    let failed = |error: mlua::Error| {
+        let text = error_text(&error);
+        if text.contains("not enough memory") {
+            limits.hit(Limit::script_memory_bytes_max);
+            return out_of_memory(limits);
+        }
+        CommandError::from(format!("ERR Error registering functions: {text}"))
+    };
+    let interpreter = Interpreter::new(limits.script_memory_bytes_max).map_err(failed)?;
+    let found = interpreter.register(bytecode, limits).map_err(failed)?;
+    let found = found.map_err(|failure| {
+        if let Some(limit) = failure.limit {
+            limits.hit(limit);
+        }
+        CommandError::from(format!("ERR Error registering functions: {}", String::from_utf8_lossy(&failure.text)))
+    })?;
+    if found.is_empty() {
+        return Err(CommandError::new("ERR No functions registered"));
+    }
+    Ok((found, interpreter.host.meter.used()))
 }
 
 /// The end of a warm run, unless none is tried, or it gives up.
@@ -188,6 +215,10 @@ struct Interpreter {
     /// The prelude's: runs a script; forgets what the last one was given.
     start: Function,
     forget: Function,
+    /// Runs a function, and a library's body to see what it registers; and the globals of both.
+    start_function: Function,
+    open_library: Function,
+    library_globals: Table,
     /// xpcall's, and what it saw.
     handler: Function,
     failure: Rc<RefCell<Option<Failure>>>,
@@ -209,7 +240,9 @@ impl Interpreter {
         let raw = clean_globals(&lua)?;
         let native = natives(&lua, &host)?;
         let prelude = lua.load(prelude()).set_name(PRELUDE).set_mode(ChunkMode::Binary).into_function()?;
-        let (globals, start, forget): (Table, Function, Function) = prelude.call((native, raw))?;
+        type Entrances = (Table, Function, Function, Table, Function, Function);
+        let (globals, start, forget, library_globals, start_function, open_library): Entrances =
+            prelude.call((native, raw))?;
         lua.set_globals(globals)?;
         let failure: Rc<RefCell<Option<Failure>>> = Rc::default();
         let seen = failure.clone();
@@ -219,7 +252,19 @@ impl Interpreter {
         })?;
         let meter = host.meter.clone();
         lua.set_global_hook(HookTriggers::new().every_nth_instruction(TICK), move |lua, _| meter.tick(lua))?;
-        Ok(Interpreter { lua, host, start, forget, handler, failure, scripts: RefCell::default() })
+        let scripts = RefCell::default();
+        Ok(Interpreter {
+            lua,
+            host,
+            start,
+            forget,
+            start_function,
+            open_library,
+            library_globals,
+            handler,
+            failure,
+            scripts,
+        })
     }
 
     fn function(&self, script: &Script) -> mlua::Result<Function> {
@@ -228,6 +273,9 @@ impl Interpreter {
         }
         let chunk = self.lua.load(&script.bytecode[..]).set_name(USER).set_mode(ChunkMode::Binary);
         let function = chunk.into_function()?;
+        if script.function.is_some() {
+            function.set_environment(self.library_globals.clone())?;
+        }
         self.scripts.borrow_mut().insert(script.digest, function.clone());
         Ok(function)
     }
@@ -268,7 +316,13 @@ impl Interpreter {
                 convert::protected(lua, host, &mut task.session.borrow_mut(), &args)
             })?;
             lua.set_memory_limit(limit)?;
-            let results = self.start.call((main, &self.handler, keys, arguments, call, protected));
+            let results = match &task.script.function {
+                None => self.start.call((main, &self.handler, keys, arguments, call, protected)),
+                Some(name) => {
+                    let name = &**name;
+                    self.start_function.call((main, &self.handler, keys, arguments, call, protected, name))
+                }
+            };
             lua.set_memory_limit(0)?;
             results
         })?;
@@ -300,6 +354,43 @@ impl Interpreter {
             }));
         }
         Ok(Some(described))
+    }
+
+    /// What a library's body registers, or how it failed. For an interpreter that has run nothing.
+    fn register(
+        &self,
+        bytecode: &[u8],
+        limits: &Limits,
+    ) -> mlua::Result<Result<BTreeMap<String, Registered>, Failure>> {
+        let Interpreter { lua, host, failure, .. } = self;
+        host.protocol.set(Protocol::Resp2);
+        host.random.set(RANDOM_START);
+        let main = lua.load(bytecode).set_name(USER_FUNCTION).set_mode(ChunkMode::Binary).into_function()?;
+        main.set_environment(self.library_globals.clone())?;
+        host.meter.start_cold(lua, limits);
+        lua.set_memory_limit(lua.used_memory() + limits.script_memory_bytes_max)?;
+        let results: mlua::Result<(bool, Value)> = self.open_library.call((main, &self.handler));
+        lua.set_memory_limit(0)?;
+        let (fine, value) = results?;
+        if host.meter.is_exhausted() {
+            let text = format!("ERR FUNCTION LOAD timeout: {}", host.meter.text()).into();
+            return Ok(Err(Failure { text, place: None, limit: Some(Limit::script_instructions_max) }));
+        }
+        let Value::Table(found) = value else {
+            return Ok(Err(failure.take().unwrap_or_default()));
+        };
+        assert!(fine, "what failed has found nothing");
+        let mut functions = BTreeMap::new();
+        for entry in found.sequence_values::<Table>() {
+            let entry = entry?;
+            let name: String = entry.raw_get("name")?;
+            let description = match entry.raw_get::<Value>("description")? {
+                Value::String(text) => Some(text.as_bytes().to_vec()),
+                _ => None,
+            };
+            functions.insert(name, Registered { description, flags: entry.raw_get("flags")? });
+        }
+        Ok(Ok(functions))
     }
 
     /// After a run: collects what much garbage there is. Whether what is left is little enough for another run.

@@ -14,6 +14,8 @@
 //! commands called; memory has a limit of its own. A script that meets a limit ends with an error that it cannot catch
 //! (memory: that it can); what it has written stays, as with any other error of a script in Redis.
 //!
+//! Functions ([`library`]) are the same but for where their source stands.
+//!
 //! **Kept.** Unlike Redis, scripts survive a restart and are the same on every replica: EVALSHA works after a failover.
 //!
 //! Caveats chosen: comparing (`<`) or adding huge strings costs one instruction however long they are; a table with
@@ -24,6 +26,7 @@ mod cjson;
 mod cmsgpack;
 mod convert;
 mod interpreter;
+mod library;
 mod meter;
 mod natives;
 mod number;
@@ -43,6 +46,7 @@ use store::codec::{Corrupt, Input, Stored, put_bytes, put_varint};
 use crate::command::Writing;
 use crate::error::CommandError;
 use crate::reply::Reply;
+pub use library::{FLAGS as FUNCTION_FLAGS, Libraries, Policy};
 pub use shebang::Header;
 
 /// A script's SHA-1.
@@ -59,6 +63,8 @@ pub struct Script {
     /// Its first line.
     pub header: Header,
     bytecode: Arc<[u8]>,
+    /// The function to call of those that it registers, where it is a library's body.
+    function: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -184,6 +190,11 @@ impl Kept {
 }
 
 impl Script {
+    /// What errors call it: a function's name, or a script's digits.
+    fn shown(&self) -> String {
+        self.function.as_ref().map_or_else(|| self.hex(), |name| name.to_string())
+    }
+
     /// The forty digits that EVALSHA takes.
     pub fn hex(&self) -> String {
         sha1::hex(&self.digest)
@@ -212,9 +223,9 @@ fn compile(digest: Digest, source: &[u8], limits: &Limits) -> Result<Script, Com
         return Err(format!("ERR Script exceeds the limit of {limit} bytes (limit script_bytes_max)").into());
     }
     let header = shebang::parse(source)?;
-    let bytecode = sandbox::compile(&source[header.len..], limits)
+    let bytecode = sandbox::compile(&source[header.len..], sandbox::USER, limits)
         .map_err(|text| CommandError::from(format!("ERR Error compiling script (new function): {text}")))?;
-    Ok(Script { digest, header, bytecode: bytecode.into() })
+    Ok(Script { digest, header, bytecode: bytecode.into(), function: None })
 }
 
 /// The stored form: count, then per script in digest order its source, whether it was loaded, its last use; the clock.

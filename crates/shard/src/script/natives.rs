@@ -173,6 +173,12 @@ pub(super) fn natives(lua: &Lua, host: &Host) -> mlua::Result<Table> {
             lua.create_string(convert::with_code(line))
         })?,
     )?;
+    native.raw_set(
+        "raise",
+        lua.create_function(|_, text: mlua::LuaString| -> mlua::Result<()> {
+            Err(convert::raise([b"ERR ", &*text.as_bytes()].concat()))
+        })?,
+    )?;
     native.raw_set("known", lua.create_function(|_, args: MultiValue| convert::known(&args))?)?;
     native.raw_set("log", lua.create_function(|_, args: MultiValue| check_log(&args))?)?;
     native.raw_set("set_repl", lua.create_function(|_, args: MultiValue| check_set_repl(&args))?)?;

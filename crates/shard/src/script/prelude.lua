@@ -354,6 +354,11 @@ base.os = seal({ clock = native.clock })
 
 -- Built when first used: most scripts need none of them.
 local lazy = { cjson = true, cmsgpack = true, bit = true, struct = true }
+local function nonexistent(name)
+  if type(name) ~= "string" and type(name) ~= "number" then name = type(name) end
+  error("Script attempted to access nonexistent global variable '" .. name .. "'", 3)
+end
+local function missing(_, name) nonexistent(name) end
 setmetatable(base, {
   __index = function(_, name)
     if lazy[name] then
@@ -361,8 +366,7 @@ setmetatable(base, {
       rawset(base, name, library)
       return library
     end
-    if type(name) ~= "string" and type(name) ~= "number" then name = type(name) end
-    error("Script attempted to access nonexistent global variable '" .. name .. "'", 2)
+    nonexistent(name)
   end,
 })
 
@@ -383,9 +387,119 @@ local function start(script, handler, keys, arguments, call, pcall)
   return raw.xpcall(script, handler)
 end
 
+-- Functions: a library's body runs anew before each call, as nothing may outlive a run. While it runs it sees `opening`
+-- instead of the globals, and what it registers is noted here.
+local registered
+local flags = { ["no-writes"] = 1, ["allow-oom"] = 2, ["allow-stale"] = 4, ["no-cluster"] = 8, ["allow-cross-slot-keys"] = 16 }
+local raise, lower = native.raise, native.lower
+
+local function text_of(value)
+  if type(value) == "number" then return rawtostring(value) end
+  return type(value) == "string" and value or nil
+end
+
+local function flags_of(list)
+  if type(list) ~= "table" then raise("flags argument to redis.register_function must be a table representing function flags") end
+  local seen, sum, at = {}, 0, 1
+  while list[at] ~= nil do
+    local name = text_of(list[at])
+    local bit = name and flags[lower(name)]
+    if not bit then raise("unknown flag given") end
+    if not seen[bit] then sum = sum + bit end
+    seen[bit], at = true, at + 1
+  end
+  return sum
+end
+
+local function named(given)
+  if type(given) ~= "table" then
+    raise("calling redis.register_function with a single argument is only applicable to Lua table (representing named arguments).")
+  end
+  local name, callback, description, sum
+  for key, value in rawnext, given do
+    key = text_of(key)
+    if not key then raise("named argument key given to redis.register_function is not a string") end
+    key = lower(key)
+    if key == "function_name" then
+      name = text_of(value)
+      if not name then raise("function_name argument given to redis.register_function must be a string") end
+    elseif key == "description" then
+      description = text_of(value)
+      if not description then raise("description argument given to redis.register_function must be a string") end
+    elseif key == "callback" then
+      if type(value) ~= "function" then raise("callback argument given to redis.register_function must be a function") end
+      callback = value
+    elseif key == "flags" then
+      sum = flags_of(value)
+    else
+      raise("unknown argument given to redis.register_function")
+    end
+  end
+  if not name then raise("redis.register_function must get a function name argument") end
+  if not callback then raise("redis.register_function must get a callback argument") end
+  return name, callback, description, sum or 0
+end
+
+local function positional(name, callback)
+  name = text_of(name)
+  if not name then raise("first argument to redis.register_function must be a string") end
+  if type(callback) ~= "function" then raise("second argument to redis.register_function must be a function") end
+  return name, callback, nil, 0
+end
+
+local function register(...)
+  if not registered then raise("redis.register_function can only be called on FUNCTION LOAD command") end
+  local count = select("#", ...)
+  if count < 1 or count > 2 then raise("wrong number of arguments to redis.register_function") end
+  local name, callback, description, sum
+  if count == 1 then
+    name, callback, description, sum = named(...)
+  else
+    name, callback, description, sum = positional(...)
+  end
+  if not find(name, "^[a-zA-Z0-9_]+$") then
+    raise("Library names can only contain letters, numbers, or underscores(_) and must be at least one character long")
+  end
+  local place = lower(name)
+  if registered.by_name[place] then raise("Function already exists in the library") end
+  registered.by_name[place] = callback
+  registered.list[#registered.list + 1] = { name = name, description = description, flags = sum }
+end
+
+local opening_redis = { register_function = register, log = native.log, REDIS_VERSION = redis.REDIS_VERSION, REDIS_VERSION_NUM = redis.REDIS_VERSION_NUM }
+for level in rawnext, { LOG_DEBUG = 0, LOG_VERBOSE = 0, LOG_NOTICE = 0, LOG_WARNING = 0 } do opening_redis[level] = redis[level] end
+local opening = setmetatable({ redis = seal(setmetatable(opening_redis, { __index = missing })) }, { __index = missing })
+local front = { __index = base, __newindex = readonly, __metatable = false }
+local library_globals = setmetatable({}, front)
+behind[library_globals] = base
+
+local function open(body, handler)
+  serials, serial = {}, 0
+  registered = { list = {}, by_name = {} }
+  front.__index = opening
+  local ok, failed = raw.xpcall(body, handler)
+  front.__index = base
+  local found = registered
+  registered = nil
+  return ok, ok and found or failed
+end
+
+local function open_library(body, handler)
+  local ok, found = open(body, handler)
+  return ok, ok and found.list or false
+end
+
+local function start_function(body, handler, keys, arguments, call, pcall, name)
+  base.KEYS, base.ARGV, redis.call, redis.pcall = nil, nil, call, pcall
+  local ok, found = open(body, handler)
+  if not ok then return ok, found end
+  local callback = found.by_name[lower(name)]
+  return raw.xpcall(function() return callback(keys, arguments) end, handler)
+end
+
 local function forget()
   base.KEYS, base.ARGV, redis.call, redis.pcall = false, false, false, false
   serials = {}
 end
 
-return G, start, forget
+return G, start, forget, library_globals, start_function, open_library

@@ -13,6 +13,7 @@ use crate::reply::Protocol;
 
 /// Chunk names as Redis shows them in errors.
 pub(super) const USER: &str = "@user_script";
+pub(super) const USER_FUNCTION: &str = "@user_function";
 pub(super) const PRELUDE: &str = "@prelude";
 
 /// What library functions share with who runs a script. What changes here is set anew for each run.
@@ -140,14 +141,14 @@ pub(super) fn answer_line(error: &Error) -> Option<&convert::Line> {
 
 /// Compiles source to bytecode, in an interpreter of its own with the collector stopped (a collection while parsing is
 /// what CVE-2025-49844 needed). Says what is wrong in Lua's words.
-pub(super) fn compile(source: &[u8], limits: &Limits) -> Result<Vec<u8>, String> {
+pub(super) fn compile(source: &[u8], name: &str, limits: &Limits) -> Result<Vec<u8>, String> {
     if source.first() == Some(&0x1b) {
-        return Err("user_script: bad binary format (bytecode is not accepted)".into());
+        return Err(format!("{}: bad binary format (bytecode is not accepted)", name.trim_start_matches('@')));
     }
     let lua = Lua::new_with(StdLib::NONE, LuaOptions::new()).map_err(|error| error_text(&error))?;
     lua.gc_stop();
     lua.set_memory_limit(limits.script_memory_bytes_max).map_err(|error| error_text(&error))?;
-    let function = load(&lua, source, USER)?;
+    let function = load(&lua, source, name)?;
     Ok(function.dump(false))
 }
 

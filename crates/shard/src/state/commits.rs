@@ -345,7 +345,7 @@ impl State {
                 }
                 Unit::Multi(multi) => {
                     reply.protocol = multi.protocol;
-                    self.unit_multi::<C, S>(multi, end, Place::Logged, now, &mut reply, sink);
+                    self.unit_multi::<C, S>(multi, end, Place::Logged, now, Asker::Nobody, &mut reply, sink);
                 }
                 _ => reply.error("ERR a transaction across shards holds what no client may ask for"),
             }

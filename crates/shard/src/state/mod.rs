@@ -27,7 +27,7 @@ pub use run::Call;
 pub use sink::{Silent, Sink};
 pub use streams::{DELIVERIES_MAX, GROUPS_MAX, HELD_MAX, stream_id_of};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ::queue::{PartitionId, Queue, Topics};
@@ -46,9 +46,10 @@ use crate::command::{self, Args, Flags, Spec};
 use crate::commit::Commits;
 use crate::entry::{self, Multi, Part, Unit, Watch};
 use crate::error::CommandError;
+use crate::notify::{self, Event, Events};
 use crate::pending::{Batch, Place};
 use crate::reply::Reply;
-use crate::script::Scripts;
+use crate::script::{Libraries, Scripts};
 use crate::slots::Slots;
 use crate::waiters::Waiters;
 use commits::Asker;
@@ -69,6 +70,10 @@ struct Half {
 pub struct State {
     logged: Half,
     memory: Half,
+    /// Functions of all keyspaces, logged wherever any of them is.
+    libraries: Libraries,
+    /// The same where none is: no part of a snapshot.
+    memory_libraries: Libraries,
     /// For requests of the leader's own clients that stand beside an entry: the entry's randomness is not theirs.
     local_rng: Rng,
     /// The registry: the meta group's; empty in any other.
@@ -114,6 +119,13 @@ pub struct State {
     answer_bytes_max: usize,
     scratch: Reply,
     published: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What happened to keys in the unit at hand, which of it is wanted, and whether this node is to tell: it leads.
+    events: Vec<Event>,
+    wanted: Events,
+    leads: bool,
+    /// Whether clients of this node keep copies of what they read, and whether any of it may have changed.
+    tracking: bool,
+    all_changed: bool,
     panics: u64,
     expired: u64,
     evicted: u64,
@@ -185,6 +197,8 @@ impl State {
         State {
             logged: half(0),
             memory: half(seed),
+            libraries: Libraries::default(),
+            memory_libraries: Libraries::default(),
             local_rng: Rng::new(!seed),
             catalog: Catalog::default(),
             coordination: Coordination::default(),
@@ -211,6 +225,11 @@ impl State {
             answer_bytes_max: limits.output_bytes_max,
             scratch: Reply::default(),
             published: Vec::new(),
+            events: Vec::new(),
+            wanted: Events::default(),
+            leads: false,
+            tracking: false,
+            all_changed: false,
             panics: 0,
             expired: 0,
             evicted: 0,
@@ -227,7 +246,38 @@ impl State {
         (self.commands, self.panics) = (old.commands, old.panics);
         self.heat = old.heat;
         (self.expired, self.evicted) = (old.expired, old.evicted);
+        self.leads = old.leads;
+        self.set_notifications(old.wanted);
+        self.set_tracking(old.tracking);
+        self.all_changed = true;
         old
+    }
+
+    /// Which of the things that happen to keys this node's clients want to hear of. Each node's own business.
+    pub fn set_notifications(&mut self, wanted: Events) {
+        self.wanted = wanted;
+        self.set_noting();
+    }
+
+    /// Whether this node leads the shard: the one that tells of what happens to keys.
+    pub fn set_leads(&mut self, leads: bool) {
+        if self.leads != leads {
+            self.leads = leads;
+            self.set_noting();
+        }
+    }
+
+    /// Whether this node's clients keep copies of what they read (CLIENT TRACKING), so that every change is told to the sink.
+    pub fn set_tracking(&mut self, tracking: bool) {
+        self.tracking = tracking;
+        self.set_noting();
+    }
+
+    fn set_noting(&mut self) {
+        self.events.clear();
+        let wanted = self.wanted.is_on();
+        self.logged.tables.set_noting(self.tracking || wanted && self.leads);
+        self.memory.tables.set_noting(self.tracking || wanted);
     }
 
     /// Index of the last entry that was applied.
@@ -259,6 +309,18 @@ impl State {
     pub fn scripts_kept(&self) -> (u64, u64) {
         let halves = [&self.logged.scripts, &self.memory.scripts];
         halves.iter().fold((0, 0), |(count, bytes), kept| (count + kept.len() as u64, bytes + kept.bytes() as u64))
+    }
+
+    /// How often a key was changed.
+    pub fn key_changes(&self) -> u64 {
+        self.logged.tables.sequence() + self.memory.tables.sequence()
+    }
+
+    /// Libraries, functions, and their bytes.
+    pub fn functions_kept(&self) -> (u64, u64, u64) {
+        let kept = if self.keyspaces().classes().1 { &self.libraries } else { &self.memory_libraries };
+        let (libraries, functions) = kept.counts();
+        (libraries as u64, functions as u64, kept.bytes() as u64)
     }
 
     /// The tables of one class.
@@ -304,7 +366,7 @@ impl State {
     #[inline]
     pub fn class_of(&self, spec: &Spec, args: Args<'_>) -> Result<Durability, CommandError> {
         let keyspaces = self.keyspaces();
-        if spec.flags.has(Flags::WHOLE) || spec.name == "script" {
+        if spec.flags.has(Flags::WHOLE) || matches!(spec.name, "script" | "function") {
             return Ok(self.class_of_whole());
         }
         if keyspaces.count() == 1 {
@@ -380,6 +442,9 @@ impl State {
         self.stamp = self.stamp.max(stamp);
         self.logged.rng = Rng::new(seed);
         let mut local = batch.map(Batch::local).unwrap_or(Input::new(&[]));
+        if batch.is_some() {
+            sink.begin();
+        }
         for request in batch.map_or(&[][..], Batch::requests) {
             let source = match request.place {
                 Place::Logged => &mut input,
@@ -409,6 +474,7 @@ impl State {
     ) -> Result<(), Corrupt> {
         let mut local = batch.local();
         let now = now.max(self.stamp);
+        sink.begin();
         for request in batch.requests() {
             assert_eq!(request.place, Place::Local, "a batch without an entry has local requests only");
             let begun = local;
@@ -465,12 +531,16 @@ impl State {
                 reply.protocol = protocol;
                 // Only an entry of a newer build can hold an unknown one: refused alike on every replica of this build.
                 let spec = command::find(words[0]).ok_or(CommandError::new("ERR unknown command"));
-                let call = spec.map(|spec| Call { may_block: true, ..Call::new(spec, db, &words, now) });
-                self.unit_command(call, place, asker, &mut reply, sink)
+                let call = spec.clone().map(|spec| Call { may_block: true, ..Call::new(spec, db, &words, now) });
+                let answered = self.unit_command(call, place, asker, &mut reply, sink);
+                if let (true, Asker::Client(client), Ok(spec)) = (answered, asker, spec) {
+                    sink.ran(client, spec, &words, &reply.bytes);
+                }
+                answered
             }
             Unit::Multi(multi) => {
                 reply.protocol = multi.protocol;
-                self.unit_multi(multi, end, place, now, &mut reply, sink);
+                self.unit_multi(multi, end, place, now, asker, &mut reply, sink);
                 true
             }
             Unit::Expire(mut keys) => {
@@ -572,6 +642,36 @@ impl State {
         if place == Place::Local {
             self.serve(Durability::Memory, now, sink);
         }
+        let by = if let Asker::Client(client) = asker { Some(client) } else { None };
+        self.tell_events(by, sink);
+    }
+
+    /// Tells of what happened to keys, and forgets it. What no command did (an expiry, slots that came) is told here too.
+    fn tell_events<C, S: Sink<C>>(&mut self, by: Option<&C>, sink: &mut S) {
+        if !self.wanted.is_on() && !self.tracking {
+            return;
+        }
+        for class in [Durability::Fsync, Durability::Memory] {
+            let mut events = std::mem::take(&mut self.events);
+            let half = self.half_mut(class);
+            if half.tables.has_noted() {
+                notify::expired(&mut half.tables, &mut events);
+            }
+            self.events = events;
+        }
+        if self.tracking {
+            if std::mem::take(&mut self.all_changed) {
+                sink.all_changed();
+            }
+            if !self.events.is_empty() {
+                let keys: BTreeSet<&[u8]> = self.events.iter().map(|event| &event.key[..]).collect();
+                sink.changed(by, &keys);
+            }
+        }
+        let is_told = self.leads && self.wanted.is_on();
+        for event in self.events.drain(..).filter(|_| is_told) {
+            event.messages(self.wanted, |channel, message| sink.publish(channel, message));
+        }
     }
 
     /// Runs a unit's one command. False where it began to wait.
@@ -600,12 +700,14 @@ impl State {
         }
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn unit_multi<C: Clone, S: Sink<C>>(
         &mut self,
         mut multi: Multi<'_>,
         end: usize,
         place: Place,
         now: Millis,
+        asker: Asker<'_, C>,
         reply: &mut Reply,
         sink: &mut S,
     ) {
@@ -643,7 +745,11 @@ impl State {
                 Ok(Part::Command(..)) if std::mem::take(&mut is_first) => reply.ok(),
                 Ok(Part::Command(db, words)) => match command::find(words[0]) {
                     Some(spec) => {
+                        let begun = reply.bytes.len();
                         self.unit_command(Ok(Call::new(spec, db, &words, now)), place, Asker::<C>::Nobody, reply, sink);
+                        if let Asker::Client(client) = asker {
+                            sink.ran(client, spec, &words, &reply.bytes[begun..]);
+                        }
                     }
                     None => self.door_command(&words, reply, sink),
                 },

@@ -171,6 +171,9 @@ impl State {
                     // One that does not compile here would not have run there.
                     let _ = self.logged.scripts.keep(source, loaded, &self.limits);
                 }
+                Record::Library { source } => {
+                    let _ = self.libraries.load(source, true, &self.limits);
+                }
             }
         }
         Ok(())
@@ -195,6 +198,11 @@ impl State {
     /// Scripts that another shard is to know too.
     pub fn scripts(&self) -> impl Iterator<Item = (&[u8], bool)> {
         self.logged.scripts.sources()
+    }
+
+    /// Libraries of functions, likewise.
+    pub fn libraries(&self) -> impl Iterator<Item = &[u8]> {
+        self.libraries.iter().map(|(_, library)| library.code())
     }
 }
 

@@ -10,6 +10,7 @@ use super::commits::Asker;
 use super::{Sink, State};
 use crate::command::{Args, Block, Flags, Reading, Run, Served, Spec, Writing};
 use crate::error::CommandError;
+use crate::notify;
 use crate::reply::Reply;
 
 /// Every so manieth command is looked at for [`State::heat`]; a prime, so that no habit of clients hides from it.
@@ -105,6 +106,7 @@ impl State {
             Ran::Answered => {
                 self.publish(sink);
                 self.serve(Durability::Memory, call.now, sink);
+                self.tell_events(Some(client), sink);
                 true
             }
         }
@@ -139,12 +141,17 @@ impl State {
         let begun = reply.bytes.len();
         let Call { spec, db, args, now, may_block, served } = *call;
         self.note_clearing(spec);
+        self.all_changed |= self.tracking && spec.flags.has(Flags::WHOLE) && spec.is_write();
         if spec.flags.has(Flags::GROWS)
             && let Err(error) = self.make_room(spec, class, args, now)
         {
             reply.error(&error.0);
             return Ran::Answered;
         }
+        let libraries = match self.class_of_whole() {
+            Durability::Fsync => &mut self.libraries,
+            Durability::Memory => &mut self.memory_libraries,
+        };
         let (half, other) = match class {
             Durability::Fsync => (&mut self.logged, &mut self.memory),
             Durability::Memory => (&mut self.memory, &mut self.logged),
@@ -168,13 +175,21 @@ impl State {
                     served,
                     block: None,
                     scripts: &mut half.scripts,
+                    libraries,
                     limits: &self.limits,
                     published: &mut self.published,
+                    events: &mut self.events,
                     slots: &self.slots,
                     commits: &self.commits,
                 };
                 let outcome = run(&mut writing, args, reply);
                 let block = writing.block;
+                if half.tables.has_noted() {
+                    notify::gather(&mut half.tables, spec.name, args, &mut self.events);
+                }
+                if spec.flags.has(Flags::WHOLE) && other.tables.has_noted() {
+                    notify::gather(&mut other.tables, spec.name, args, &mut self.events);
+                }
                 let is_null = || matches!(&reply.bytes[begun..], b"*-1\r\n" | b"$-1\r\n" | b"_\r\n");
                 if full && spec.flags.has(Flags::BLOCKING) && outcome.is_ok() && is_null() {
                     self.limits.hit(Limit::waiters_max);
@@ -224,6 +239,11 @@ impl State {
                 half.tables.remove(db, &key, now);
                 evicted += 1;
             }
+        }
+        if half.tables.has_noted() {
+            let mut events = std::mem::take(&mut self.events);
+            notify::evicted(&mut self.half_mut(class).tables, &mut events);
+            self.events = events;
         }
         self.evicted += evicted;
         Ok(())

@@ -1,6 +1,10 @@
 //! Where a leader's answers go.
 
+use std::collections::BTreeSet;
+
 use base::Instant;
+
+use crate::command::{Args, Spec};
 
 /// Where a leader's answers go.
 pub trait Sink<C> {
@@ -36,6 +40,16 @@ pub trait Sink<C> {
     fn publish(&mut self, channel: &[u8], message: &[u8]);
     /// How many clients of this node a message on the channel would reach.
     fn receivers(&self, channel: &[u8]) -> i64;
+    /// A unit of this client's, or nobody's, has changed these keys; told only while somebody tracks.
+    fn changed(&mut self, _by: Option<&C>, _keys: &BTreeSet<&[u8]>) {}
+    /// Any key may have changed; likewise.
+    fn all_changed(&mut self) {}
+    /// Commands are about to run, one after the other: from here the time of the first counts.
+    fn begin(&mut self) {}
+    /// This client's command has run, right after the one before it, and this is its answer.
+    fn ran(&mut self, _client: &C, _spec: &'static Spec, _words: Args<'_>, _answer: &[u8]) {}
+    /// The same of a command that waited.
+    fn ran_late(&mut self, _waiter: u64, _spec: &'static Spec, _words: Args<'_>, _answer: &[u8]) {}
     /// A number by which people know this client; 0 for none.
     fn number(&self, _client: &C) -> u64 {
         0

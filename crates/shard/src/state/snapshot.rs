@@ -13,7 +13,7 @@ use super::State;
 use super::streams::Turns;
 use crate::bounds;
 use crate::commit::Commits;
-use crate::script::Scripts;
+use crate::script::{Libraries, Scripts};
 use crate::slots::Slots;
 use crate::waiters::Waiters;
 use discovery::Catalog;
@@ -21,8 +21,9 @@ use queue::{TopicId, Topics, extents};
 use store::extent::ExtentId;
 
 /// The stored form of a shard. In 2 a key's value may go on in the next chunk; otherwise it is as 1 was. In 3 there are bounds,
-/// in 4 the cluster, in 5 topics and queue, in 6 the slots, in 7 there may be groups of topics as streams, in 8 commits across shards, in 9 etcd's keys.
-const VERSION: u8 = 9;
+/// in 4 the cluster, in 5 topics and queue, in 6 the slots, in 7 there may be groups of topics as streams, in 8 commits across shards, in 9 etcd's keys,
+/// in 10 libraries of functions.
+const VERSION: u8 = 10;
 
 /// Begins a chunk of the registry's records; any other begins with the number of a database, which is smaller, or in the
 /// middle of a key.
@@ -56,6 +57,7 @@ impl State {
         }
         self.logged.waiters.encode(&mut chunk);
         self.logged.scripts.encode(&mut chunk);
+        self.libraries.encode(&mut chunk);
         self.logged.tables.encode_books(&mut chunk);
         self.logged.tables.begin_walk();
         self.queue.begin_walk();
@@ -243,6 +245,7 @@ impl State {
         };
         self.logged.waiters = Waiters::decode(&mut input)?;
         self.logged.scripts = Scripts::decode(&mut input)?;
+        self.libraries = if version >= 10 { Libraries::decode(&mut input)? } else { Libraries::default() };
         self.logged.tables.decode_books(&mut input)?;
         let keyspaces = self.logged.tables.keyspaces().clone();
         self.memory.tables = Tables::new(keyspaces);

@@ -237,8 +237,10 @@ impl State {
                     served: Served::First,
                     block: None,
                     scripts: &mut self.logged.scripts,
+                    libraries: &mut self.libraries,
                     limits: &self.limits,
                     published: &mut self.published,
+                    events: &mut self.events,
                     slots: &self.slots,
                     commits: &self.commits,
                 };

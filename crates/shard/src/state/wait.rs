@@ -59,6 +59,10 @@ impl State {
             Unblock::Error => reply.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
             Unblock::Gone => {}
         }
+        let args: Vec<&[u8]> = wait.words.iter().map(Vec::as_slice).collect();
+        if let Some(spec) = command::find(args[0]).filter(|_| how != Unblock::Gone) {
+            sink.ran_late(waiter, spec, &args, &reply.bytes);
+        }
         sink.served(waiter, &reply.bytes);
         self.update_watching();
     }
@@ -112,6 +116,7 @@ impl State {
         }
         self.half_mut(class).waiters.remove(id);
         let id = if class == Durability::Memory { id | MEMORY_WAIT } else { id };
+        sink.ran_late(id, spec, &args, &reply.bytes);
         sink.served(id, &reply.bytes);
     }
 
@@ -140,6 +145,7 @@ impl State {
         self.expired += gone.len() as u64;
         // A stream that goes ends the waits of its groups.
         self.serve(Durability::Memory, now, sink);
+        self.tell_events(None, sink);
         for waiter in self.memory.waiters.overdue(now) {
             self.unblock(waiter | MEMORY_WAIT, Unblock::Timeout, sink);
         }

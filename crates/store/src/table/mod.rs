@@ -18,10 +18,12 @@
 mod directory;
 mod entry;
 mod leftovers;
+mod noted;
 mod track;
 mod walk;
 
 pub use entry::Entry;
+pub use noted::{Noted, What};
 pub use track::Place;
 
 use std::collections::BTreeSet;
@@ -116,6 +118,8 @@ struct Books {
     watching: bool,
     /// Keys of slots that are being copied to another shard, changed since they were last asked for.
     tracking: Option<Box<Tracking>>,
+    /// What happened to keys; `None` where nobody wants to hear of it.
+    noted: Option<Vec<Noted>>,
 }
 
 impl Books {
@@ -184,6 +188,7 @@ impl Tables {
                 touched: Vec::new(),
                 watching: false,
                 tracking: None,
+                noted: None,
             },
         }
     }
@@ -371,7 +376,7 @@ impl Tables {
         entry.mark_used(now);
         if changed {
             entry.set_version(books.next_version());
-            books.note_change(db, key);
+            books.note_change(db, key, What::Changed);
         }
         Ok(Some(result))
     }
@@ -416,9 +421,10 @@ impl Tables {
             account(&mut place.usage, entry.keyspace(), before, text.len());
             entry.set_version(books.next_version());
             entry.mark_used(now);
-            books.note_change(db, key);
+            books.note_change(db, key, What::Changed);
             if expiry != Expiry::Clear || books.keyspaces.get(entry.keyspace()).default_expiry != 0 {
                 self.apply_expiry(db, hash, key, expiry, now);
+                self.note_expiry(db, key, expiry);
             }
             return;
         }
@@ -444,11 +450,12 @@ impl Tables {
         place.streams -= usize::from(was_stream);
         entry.set_version(books.next_version());
         entry.mark_used(now);
-        books.note_change(db, key);
+        books.note_change(db, key, What::Changed);
         books.note_touch(db, entry);
         let stays = entry.expire() == 0 && books.keyspaces.get(entry.keyspace()).default_expiry == 0;
         if expiry != Expiry::Clear || !stays {
             self.apply_expiry(db, hash, key, expiry, now);
+            self.note_expiry(db, key, expiry);
         }
     }
 
@@ -482,7 +489,7 @@ impl Tables {
             self.books.keep_old_form(db, hash, place.keys.find_mut(hash, key)?);
         }
         let entry = place.keys.remove(hash, key)?;
-        self.books.note_change(db, key);
+        self.books.note_change(db, key, if entry.is_expired(now) { What::Expired } else { What::Went });
         self.books.note_loss(db, &entry);
         if entry.expire() != 0 {
             place.expiries.remove(&(entry.expire(), directory::position(hash)));
@@ -508,7 +515,7 @@ impl Tables {
         }
         self.books.keep_old_form(db, hash, entry);
         entry.set_version(self.books.next_version());
-        self.books.note_change(db, key);
+        self.books.note_change(db, key, if at == 0 { What::Persists } else { What::Expires });
         self.apply_expiry(db, hash, key, Expiry::At(at), now);
         true
     }
@@ -637,12 +644,20 @@ impl Tables {
         // A key born during a walk is not part of the snapshot.
         entry.set_walked(self.books.generation);
         self.books.note_touch(db, &entry);
-        self.books.note_change(db, key);
+        self.books.note_change(db, key, What::Came);
         let place = &mut self.dbs[usize::from(db)];
         place.count(&entry);
         place.keys.insert(hash, entry);
         if expiry != Expiry::Clear || self.books.keyspaces.get(keyspace).default_expiry != 0 {
             self.apply_expiry(db, hash, key, expiry, now);
+            self.note_expiry(db, key, expiry);
+        }
+    }
+
+    /// A value has come together with a moment of expiry.
+    fn note_expiry(&mut self, db: u8, key: &[u8], expiry: Expiry) {
+        if matches!(expiry, Expiry::At(at) if at != 0) {
+            self.books.note(db, key, What::Expires);
         }
     }
 
@@ -707,7 +722,7 @@ fn edit_entry<T: Kind, R>(
     entry.mark_used(now);
     if changed {
         entry.set_version(books.next_version());
-        books.note_change(db, entry.key());
+        books.note_change(db, entry.key(), What::Changed);
         books.note_touch(db, entry);
     }
     Ok((result, vacant))

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use base::{Millis, SlotSet, key_slot};
 
+use super::noted::{Noted, What};
 use super::{Books, DATABASES, Entry, Expiry, Tables};
 use crate::value::{Frozen, Value};
 
@@ -21,9 +22,19 @@ pub(super) struct Tracking {
 impl Books {
     /// Called whenever a key changes, comes or goes.
     #[inline]
-    pub(super) fn note_change(&mut self, db: u8, key: &[u8]) {
+    pub(super) fn note_change(&mut self, db: u8, key: &[u8], what: What) {
         if let Some(tracking) = &mut self.tracking {
             tracking.note(db, key);
+        }
+        if self.noted.is_some() {
+            self.note(db, key, what);
+        }
+    }
+
+    #[cold]
+    pub(super) fn note(&mut self, db: u8, key: &[u8], what: What) {
+        if let Some(noted) = &mut self.noted {
+            noted.push(Noted { db, key: key.to_vec(), what });
         }
     }
 

@@ -80,6 +80,10 @@ pub struct ClientFacts {
     pub is_readonly: bool,
     /// MONITOR.
     pub is_monitor: bool,
+    /// It tracks; redirects to nobody; broadcasts.
+    pub tracking: (bool, bool, bool),
+    /// Whom tracking messages go to, 0 for itself; nobody where it does not track.
+    pub redirect: Option<u64>,
     /// Bytes read but not yet understood.
     pub query_bytes: usize,
     /// Room in that buffer.
@@ -120,6 +124,9 @@ impl ClientFacts {
             (self.multi.is_some(), 'x'),
             (self.is_blocked, 'b'),
             (self.is_dirty, 'd'),
+            (self.tracking.0, 't'),
+            (self.tracking.1, 'R'),
+            (self.tracking.2, 'B'),
             (self.is_closing, 'c'),
             (self.is_readonly, 'r'),
             (self.no_evict, 'e'),
@@ -153,7 +160,7 @@ impl ClientFacts {
             writeln!(
                 line,
                 "qbuf={} qbuf-free={} argv-mem={} multi-mem={} rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem={} events={} cmd={} \
-                 user=default redir=-1 resp={} lib-name={} lib-ver={}",
+                 user=default redir={} resp={} lib-name={} lib-ver={}",
                 self.query_bytes,
                 self.query_free_bytes,
                 self.argv_bytes,
@@ -163,6 +170,7 @@ impl ClientFacts {
                 self.total_bytes,
                 if self.output_bytes > 0 { "rw" } else { "r" },
                 if self.last_command.is_empty() { "NULL" } else { &self.last_command },
+                self.redirect.map_or(-1, |id| id as i64),
                 self.resp,
                 self.lib_name,
                 self.lib_ver,

@@ -206,15 +206,16 @@ impl Known {
             Known::Door(spec) => return spec.flags.to_vec(),
         };
         let is_script = spec.flags.has(Flags::SCRIPT);
+        let is_movable = matches!(spec.keys, Keys::Counted { .. } | Keys::Find(_)) || spec.name == "sort_ro";
         [
             (spec.is_write() && !is_script, "write"),
             (!spec.is_write() && !is_script || spec.flags.has(Flags::READ_ONLY), "readonly"),
             (spec.flags.has(Flags::GROWS), "denyoom"),
-            (spec.flags.has(Flags::NO_SCRIPT) || is_script || spec.flags.has(Flags::BLOCKING), "noscript"),
+            (spec.flags.has(Flags::NO_SCRIPT) || is_script, "noscript"),
             (spec.flags.has(Flags::BLOCKING), "blocking"),
             (spec.flags.has(Flags::FAST), "fast"),
             (is_script, "no_mandatory_keys"),
-            (matches!(spec.keys, Keys::Counted { .. } | Keys::Find(_)), "movablekeys"),
+            (is_movable && !spec.flags.has(Flags::CONTAINER), "movablekeys"),
         ]
         .into_iter()
         .filter_map(|(set, name)| set.then_some(name))

@@ -3,6 +3,7 @@
 use base::{glob_matches, parse_i64};
 use shard::command::is;
 use shard::error::{CommandError, SYNTAX};
+use shard::notify::Events;
 use shard::reply::Reply;
 
 use crate::resp::text;
@@ -41,13 +42,27 @@ pub enum Change {
     TimeoutSeconds(u64),
     /// Most connections.
     MaxClients(u64),
+    /// Commands that take longer (microseconds) belong into the slow log; negative for none.
+    SlowerThan(i64),
+    /// Entries of the slow log.
+    SlowlogLen(u64),
+    /// What takes longer (milliseconds) is a latency event; 0 for nothing.
+    LatencyThreshold(u64),
+    /// Which of the things that happen to keys are told.
+    Notifications(Events),
+    /// Keys that are remembered for clients that track; 0 for any number.
+    TrackedKeys(u64),
 }
 
 /// Who may change a parameter.
 #[derive(Clone, Copy, Debug)]
 enum Access {
     /// CONFIG SET, within bounds; says what changes.
-    Settable(i64, i64, fn(u64) -> Change),
+    Settable(i64, i64, fn(i64) -> Change),
+    /// The letters of keyspace notifications.
+    Letters,
+    /// Kept and shown, and of no effect here: what Redis tunes its own inside by.
+    Hint(i64, i64),
     /// Redis would change it, this node does not: only what it is already may be set.
     Fixed,
     /// Not even Redis would.
@@ -70,33 +85,61 @@ pub struct Config {
     parameters: Vec<Parameter>,
 }
 
-/// Values that follow from how the store is made, not from a configuration: when OBJECT ENCODING tells of another form.
-const FORMS: &[(&str, &str)] = &[
-    ("hash-max-listpack-entries", "512"),
-    ("hash-max-listpack-value", "64"),
-    ("hash-max-ziplist-entries", "512"),
-    ("hash-max-ziplist-value", "64"),
-    ("list-compress-depth", "0"),
-    ("list-max-listpack-size", "-2"),
-    ("list-max-ziplist-size", "-2"),
-    ("set-max-intset-entries", "512"),
-    ("set-max-listpack-entries", "128"),
-    ("set-max-listpack-value", "64"),
-    ("stream-node-max-bytes", "4096"),
-    ("stream-node-max-entries", "100"),
-    ("zset-max-listpack-entries", "128"),
-    ("zset-max-listpack-value", "64"),
-    ("zset-max-ziplist-entries", "128"),
-    ("zset-max-ziplist-value", "64"),
+/// What tunes the inside of Redis and has nothing to tune here: name, default, and bounds. They may be set, as applications
+/// and tests do, and change nothing; OBJECT ENCODING goes by the defaults.
+const HINTS: &[(&str, &str, i64, i64)] = &[
+    ("busy-reply-threshold", "5000", 0, i64::MAX),
+    ("hash-max-listpack-entries", "512", 0, i64::MAX),
+    ("hash-max-listpack-value", "64", 0, i64::MAX),
+    ("hash-max-ziplist-entries", "512", 0, i64::MAX),
+    ("hash-max-ziplist-value", "64", 0, i64::MAX),
+    ("hll-sparse-max-bytes", "3000", 0, i64::MAX),
+    ("hz", "10", 0, i32::MAX as i64),
+    ("list-compress-depth", "0", 0, i32::MAX as i64),
+    ("list-max-listpack-size", "-2", i32::MIN as i64, i32::MAX as i64),
+    ("list-max-ziplist-size", "-2", i32::MIN as i64, i32::MAX as i64),
+    ("lua-time-limit", "5000", 0, i64::MAX),
+    ("set-max-intset-entries", "512", 0, i64::MAX),
+    ("set-max-listpack-entries", "128", 0, i64::MAX),
+    ("set-max-listpack-value", "64", 0, i64::MAX),
+    ("stream-node-max-bytes", "4096", 0, i64::MAX),
+    ("stream-node-max-entries", "100", 0, i64::MAX),
+    ("zset-max-listpack-entries", "128", 0, i64::MAX),
+    ("zset-max-listpack-value", "64", 0, i64::MAX),
+    ("zset-max-ziplist-entries", "128", 0, i64::MAX),
+    ("zset-max-ziplist-value", "64", 0, i64::MAX),
 ];
+
+/// The other name of a parameter that has two.
+fn alias(name: &str) -> &str {
+    match name {
+        "busy-reply-threshold" => "lua-time-limit",
+        "lua-time-limit" => "busy-reply-threshold",
+        "hash-max-listpack-entries" => "hash-max-ziplist-entries",
+        "hash-max-ziplist-entries" => "hash-max-listpack-entries",
+        "hash-max-listpack-value" => "hash-max-ziplist-value",
+        "hash-max-ziplist-value" => "hash-max-listpack-value",
+        "list-max-listpack-size" => "list-max-ziplist-size",
+        "list-max-ziplist-size" => "list-max-listpack-size",
+        "zset-max-listpack-entries" => "zset-max-ziplist-entries",
+        "zset-max-ziplist-entries" => "zset-max-listpack-entries",
+        "zset-max-listpack-value" => "zset-max-ziplist-value",
+        "zset-max-ziplist-value" => "zset-max-listpack-value",
+        _ => "",
+    }
+}
 
 impl Config {
     /// The parameters as they are at the start.
     pub fn new(facts: &ConfigFacts) -> Config {
         let fixed = |name, value: &str| Parameter { name, value: value.into(), access: Access::Fixed };
         let with = |name, value: String, access| Parameter { name, value, access };
-        let timeout = Access::Settable(0, i64::from(i32::MAX), Change::TimeoutSeconds);
-        let maxclients = Access::Settable(1, i64::from(u32::MAX), Change::MaxClients);
+        let timeout = Access::Settable(0, i64::from(i32::MAX), |seconds| Change::TimeoutSeconds(seconds as u64));
+        let maxclients = Access::Settable(1, i64::from(u32::MAX), |count| Change::MaxClients(count as u64));
+        let slower_than = Access::Settable(-1, i64::MAX, Change::SlowerThan);
+        let slowlog_len = Access::Settable(0, i64::MAX, |count| Change::SlowlogLen(count as u64));
+        let tracked = Access::Settable(0, i64::MAX, |count| Change::TrackedKeys(count as u64));
+        let latency = Access::Settable(0, i64::MAX, |millis| Change::LatencyThreshold(millis as u64));
         let mut parameters = vec![
             fixed("appendfsync", "always"),
             fixed("appendonly", "yes"),
@@ -108,15 +151,20 @@ impl Config {
             with("maxclients", facts.maxclients.to_string(), maxclients),
             fixed("maxmemory", &facts.maxmemory.to_string()),
             fixed("maxmemory-policy", &facts.maxmemory_policy),
-            fixed("notify-keyspace-events", ""),
+            with("latency-monitor-threshold", "0".into(), latency),
+            with("notify-keyspace-events", String::new(), Access::Letters),
             fixed("port", &facts.port.to_string()),
             fixed("proto-max-bulk-len", &facts.bulk_bytes_max.to_string()),
             // How long the password is would be a hint too.
             fixed("requirepass", if facts.has_password { "********" } else { "" }),
             fixed("save", ""),
+            with("slowlog-log-slower-than", "10000".into(), slower_than),
+            with("slowlog-max-len", "128".into(), slowlog_len),
+            with("tracking-table-max-keys", "1000000".into(), tracked),
             with("timeout", facts.timeout_seconds.to_string(), timeout),
         ];
-        parameters.extend(FORMS.iter().map(|(name, value)| fixed(name, value)));
+        parameters
+            .extend(HINTS.iter().map(|(name, value, min, max)| with(name, (*value).into(), Access::Hint(*min, *max))));
         parameters.sort_by_key(|parameter| parameter.name);
         Config { parameters }
     }
@@ -159,8 +207,14 @@ impl Config {
             changes.extend(self.parameters[*place].change(pair[1])?);
         }
         for (place, pair) in places.iter().zip(pairs.chunks_exact(2)) {
-            if let Access::Settable(..) = self.parameters[*place].access {
-                self.parameters[*place].value = String::from_utf8_lossy(pair[1]).into_owned();
+            let value = match self.parameters[*place].access {
+                Access::Letters => Events::parse(pair[1]).unwrap_or_default().text(),
+                Access::Settable(..) | Access::Hint(..) => String::from_utf8_lossy(pair[1]).into_owned(),
+                _ => continue,
+            };
+            let name = self.parameters[*place].name;
+            for parameter in self.parameters.iter_mut().filter(|own| own.name == name || alias(own.name) == name) {
+                parameter.value.clone_from(&value);
             }
         }
         Ok(changes)
@@ -198,8 +252,17 @@ impl Parameter {
         match self.access {
             Access::Settable(min, max, change) => match parse_i64(value) {
                 None => Err(self.refusal("argument couldn't be parsed into an integer")),
-                Some(number) if (min..=max).contains(&number) => Ok(Some(change(number as u64))),
+                Some(number) if (min..=max).contains(&number) => Ok(Some(change(number))),
                 Some(_) => Err(self.refusal(&format!("argument must be between {min} and {max} inclusive"))),
+            },
+            Access::Hint(min, max) => match parse_i64(value) {
+                None => Err(self.refusal("argument couldn't be parsed into an integer")),
+                Some(number) if (min..=max).contains(&number) => Ok(None),
+                Some(_) => Err(self.refusal(&format!("argument must be between {min} and {max} inclusive"))),
+            },
+            Access::Letters => match Events::parse(value) {
+                Some(events) => Ok(Some(Change::Notifications(events))),
+                None => Err(self.refusal("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")),
             },
             _ if value.eq_ignore_ascii_case(self.value.as_bytes()) && self.name != "requirepass" => Ok(None),
             _ => Err(self.refusal("can't set immutable config")),

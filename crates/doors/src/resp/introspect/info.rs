@@ -28,6 +28,8 @@ pub struct Facts {
     pub executable: String,
     /// Path of the configuration file; empty if there is none.
     pub config_file: String,
+    /// Clients that track, keys remembered for them, how often, and prefixes.
+    pub tracking: [u64; 4],
     /// Connections now.
     pub connected_clients: u64,
     /// Most connections at once.
@@ -64,6 +66,8 @@ pub struct Facts {
     pub log_ok: bool,
     /// Bytes of the log on disk.
     pub log_bytes: u64,
+    /// Changes of keys since the node began.
+    pub changes: u64,
     /// See [`StatsFacts`].
     pub stats: StatsFacts,
     /// See [`CpuFacts`].
@@ -74,6 +78,8 @@ pub struct Facts {
     pub is_cluster: bool,
     /// The shards' replicas here, for the cluster door.
     pub replicas: Vec<ReplicaFacts>,
+    /// The sections `commandstats`, `errorstats` and `latencystats`.
+    pub figures: [String; 3],
     /// Databases that hold keys.
     pub keyspaces: Vec<KeyspaceFacts>,
 }
@@ -108,6 +114,12 @@ pub struct MemoryFacts {
     pub script_bytes: u64,
     /// Scripts kept for EVALSHA.
     pub scripts: u64,
+    /// Libraries of functions.
+    pub libraries: u64,
+    /// Functions in them.
+    pub functions: u64,
+    /// Their sources, names and descriptions.
+    pub function_bytes: u64,
     /// The bound on data; 0 for none.
     pub max: u64,
     /// What happens at the bound: `noeviction`, `allkeys-lru`…
@@ -117,6 +129,8 @@ pub struct MemoryFacts {
 /// Counters since the start or CONFIG RESETSTAT, and rates of now.
 #[derive(Clone, Debug, Default)]
 pub struct StatsFacts {
+    /// Error answers.
+    pub errors: u64,
     /// Connections accepted.
     pub connections_received: u64,
     /// Commands run.
@@ -167,8 +181,19 @@ pub struct KeyspaceFacts {
     pub expires: u64,
 }
 
-const DEFAULT: &[&str] =
-    &["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "modules", "cluster", "keyspace"];
+const DEFAULT: &[&str] = &[
+    "server",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "cpu",
+    "modules",
+    "errorstats",
+    "cluster",
+    "keyspace",
+];
 
 type Section = (&'static str, fn(&Facts, &mut String));
 
@@ -181,6 +206,9 @@ const SECTIONS: &[Section] = &[
     ("replication", replication),
     ("cpu", cpu),
     ("modules", |_, text| text.push_str("# Modules\r\n")),
+    ("commandstats", |facts, text| text.push_str(&facts.figures[0])),
+    ("errorstats", |facts, text| text.push_str(&facts.figures[1])),
+    ("latencystats", |facts, text| text.push_str(&facts.figures[2])),
     ("cluster", |facts, text| {
         let _ = write!(text, "# Cluster\r\ncluster_enabled:{}\r\n", u8::from(facts.is_cluster));
     }),
@@ -245,7 +273,7 @@ fn clients(facts: &Facts, text: &mut String) {
         "maxclients": facts.maxclients,
         "client_recent_max_input_buffer": facts.largest_input,
         "blocked_clients": facts.blocked_clients,
-        "tracking_clients": 0,
+        "tracking_clients": facts.tracking[0],
         "pubsub_clients": facts.pubsub_clients,
         "watching_clients": facts.watching_clients,
     );
@@ -267,8 +295,9 @@ fn memory(facts: &Facts, text: &mut String) {
         "total_system_memory_human": human(memory.system),
         "used_memory_scripts_eval": memory.script_bytes,
         "number_of_cached_scripts": memory.scripts,
-        "number_of_functions": 0,
-        "number_of_libraries": 0,
+        "used_memory_functions": memory.function_bytes,
+        "number_of_functions": memory.functions,
+        "number_of_libraries": memory.libraries,
         "maxmemory": memory.max,
         "maxmemory_human": human(memory.max),
         "maxmemory_policy": memory.policy,
@@ -293,6 +322,7 @@ fn persistence(facts: &Facts, text: &mut String) {
         "async_loading": 0,
         "current_cow_size": 0,
         "current_fork_perc": "0.00",
+        "rdb_changes_since_last_save": facts.changes,
         "rdb_bgsave_in_progress": u8::from(facts.snapshot_in_progress),
         "rdb_last_save_time": facts.snapshot_last_time,
         "rdb_last_bgsave_status": word(facts.snapshot_ok),
@@ -337,9 +367,10 @@ fn stats(facts: &Facts, text: &mut String) {
         "total_forks": 0,
         "migrate_cached_sockets": 0,
         "slave_expires_tracked_keys": 0,
-        "tracking_total_keys": 0,
-        "tracking_total_items": 0,
-        "tracking_total_prefixes": 0,
+        "total_error_replies": stats.errors,
+        "tracking_total_keys": facts.tracking[1],
+        "tracking_total_items": facts.tracking[2],
+        "tracking_total_prefixes": facts.tracking[3],
         "client_output_buffer_limit_disconnections": stats.output_limit_disconnections,
     );
 }

@@ -71,6 +71,7 @@ const EVEN_UNKNOWN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth
 const UNIT: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
 const OWN: &[&str] = &["noscript", "loading", "stale"];
 const ADMIN: &[&str] = &["admin", "noscript", "loading", "stale"];
+const ADMIN_EVER: &[&str] = &["admin", "loading", "stale"];
 const LISTEN: &[&str] = &["pubsub", "noscript", "loading", "stale"];
 const LISTENERS: &[&str] = &["pubsub", "loading", "stale"];
 const PUBLISH: &[&str] = &["pubsub", "loading", "stale", "fast"];
@@ -101,6 +102,8 @@ pub static DOOR_SPECS: &[DoorSpec] = &[
     spec("command", -1, ALWAYS, "server", "2.8.13", "Tells about commands.").of(CONNECTION).with(COMMAND),
     spec("config", -2, &[], "server", "2.0.0", "Shows and changes parameters.").with(CONFIG),
     spec("monitor", 1, ADMIN, "server", "1.0.0", "Shows what this node's clients ask for, as it runs."),
+    spec("slowlog", -2, &[], "server", "2.2.12", "Shows commands that took long.").with(SLOWLOG),
+    spec("latency", -2, &[], "server", "2.8.13", "Tells how long commands take.").with(LATENCY),
     spec("time", 1, ALWAYS_FAST, "server", "2.6.0", "Tells the node's time."),
     spec(
         "q.commitoffset",
@@ -163,8 +166,10 @@ pub static DOOR_SPECS: &[DoorSpec] = &[
 const HELP: &str = "Lists the subcommands.";
 
 const CLIENT: &[DoorSpec] = &[
+    spec("client|caching", 3, OWN, "connection", "6.0.0", "Tells whether the next command's keys are to be tracked.")
+        .of(CONNECTION),
     spec("client|getname", 2, OWN, "connection", "2.6.9", "Tells this connection's name.").of(CONNECTION),
-    spec("client|getredir", 2, OWN, "connection", "6.0.0", "Tells where tracking messages go: nowhere.").of(CONNECTION),
+    spec("client|getredir", 2, OWN, "connection", "6.0.0", "Tells whom tracking messages go to.").of(CONNECTION),
     spec("client|help", 2, ALWAYS, "connection", "5.0.0", HELP).of(CONNECTION),
     spec("client|id", 2, OWN, "connection", "5.0.0", "Tells this connection's number.").of(CONNECTION),
     spec("client|info", 2, OWN, "connection", "6.2.0", "Tells about this connection.").of(CONNECTION),
@@ -179,6 +184,9 @@ const CLIENT: &[DoorSpec] = &[
     spec("client|setinfo", 4, OWN, "connection", "7.2.0", "Tells the node which library the client uses.")
         .of(CONNECTION),
     spec("client|setname", 3, OWN, "connection", "2.6.9", "Names this connection.").of(CONNECTION),
+    spec("client|tracking", -3, OWN, "connection", "6.0.0", "Has changes of the keys that were read told.")
+        .of(CONNECTION),
+    spec("client|trackinginfo", 2, OWN, "connection", "6.2.0", "Tells how this connection tracks.").of(CONNECTION),
     spec("client|unblock", -3, ADMIN, "connection", "5.0.0", "Ends another connection's blocking command.")
         .of(CONNECTION),
     spec("client|unpause", 2, ADMIN, "connection", "6.2.0", "Ends CLIENT PAUSE.").of(CONNECTION),
@@ -217,6 +225,23 @@ const PUBSUB: &[DoorSpec] = &[
     spec("pubsub|numsub", -2, LISTENERS, "pubsub", "2.8.0", "Counts the listeners of channels."),
     spec("pubsub|shardchannels", -2, LISTENERS, "pubsub", "7.0.0", "Lists shard channels that somebody listens to."),
     spec("pubsub|shardnumsub", -2, LISTENERS, "pubsub", "7.0.0", "Counts the listeners of shard channels."),
+];
+
+const SLOWLOG: &[DoorSpec] = &[
+    spec("slowlog|get", -2, ADMIN_EVER, "server", "2.2.12", "Shows the newest commands that took long."),
+    spec("slowlog|help", 2, ALWAYS, "server", "6.2.0", HELP),
+    spec("slowlog|len", 2, ADMIN_EVER, "server", "2.2.12", "Counts the commands that took long."),
+    spec("slowlog|reset", 2, ADMIN_EVER, "server", "2.2.12", "Forgets the commands that took long."),
+];
+
+const LATENCY: &[DoorSpec] = &[
+    spec("latency|doctor", 2, ADMIN, "server", "2.8.13", "Explains the samples in words."),
+    spec("latency|graph", 3, ADMIN, "server", "2.8.13", "Draws the samples of an event."),
+    spec("latency|help", 2, ALWAYS, "server", "2.8.13", HELP),
+    spec("latency|histogram", -2, ADMIN, "server", "7.0.0", "Tells how long commands took, as a distribution."),
+    spec("latency|history", 3, ADMIN, "server", "2.8.13", "Shows the samples of an event."),
+    spec("latency|latest", 2, ADMIN, "server", "2.8.13", "Shows the latest sample of each event."),
+    spec("latency|reset", -2, ADMIN, "server", "2.8.13", "Forgets the samples."),
 ];
 
 const CLUSTER: &[DoorSpec] = &[
@@ -284,7 +309,7 @@ mod tests {
             ("client kill", "-ERR wrong number of arguments for 'client|kill' command"),
             ("client id x", "-ERR wrong number of arguments for 'client|id' command"),
             ("client foo", "-ERR unknown subcommand 'foo'. Try CLIENT HELP."),
-            ("CLIENT TRACKING on", "-ERR unknown subcommand 'TRACKING'. Try CLIENT HELP."),
+            ("CLIENT TRACKINGX on", "-ERR unknown subcommand 'TRACKINGX'. Try CLIENT HELP."),
             ("client killx x", "-ERR unknown subcommand 'killx'. Try CLIENT HELP."),
             ("pubsub numpat x", "-ERR wrong number of arguments for 'pubsub|numpat' command"),
             ("config get", "-ERR wrong number of arguments for 'config|get' command"),
