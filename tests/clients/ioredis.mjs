@@ -166,6 +166,20 @@ const parts = {
     assert.equal(members.size, 700);
   },
 
+  async users(r) {
+    await r.call("ACL", "SETUSER", "io", "on", ">pass", "~io:*", "+@all", "-@dangerous");
+    // Its ready check asks INFO, which this user may not: ioredis goes on without.
+    const own = open({ username: "io", password: "pass" });
+    assert.equal(await own.set("io:a", "1"), "OK");
+    await assert.rejects(own.set("a", "1"), /NOPERM/);
+    await assert.rejects(own.config("GET", "x"), /NOPERM/);
+    assert.deepEqual(await own.multi().incr("io:a").get("io:a").exec(), [[null, 2], [null, "2"]]);
+    assert.equal(await own.eval("return redis.call('get', KEYS[1])", 1, "io:a"), "2");
+    const wrong = open({ username: "io", password: "other", retryStrategy: null });
+    await assert.rejects(wrong.ping());
+    assert.equal(await r.call("ACL", "DELUSER", "io"), 1);
+  },
+
   async reconnect(r) {
     const client = open({ connectionName: "doomed", maxRetriesPerRequest: 5, retryStrategy: () => 20 });
     await until(() => client.status === "ready", "ready");

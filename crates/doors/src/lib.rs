@@ -2,6 +2,7 @@
 //!
 //! Knows nothing about sockets, clocks, threads or files.
 
+pub mod access;
 pub mod admin;
 pub mod consul;
 pub mod dns;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use base::Limit;
 use bytes::Bytes;
+use doors::access;
 use doors::admin::guard::{self, Asked, Refused};
 use doors::admin::rates::Minute;
 use doors::admin::{CONSOLE, NONCE, auth, metrics};
@@ -397,7 +398,9 @@ fn refusal(admin: &Admin, request: &Request<Incoming>) -> Option<Response<Body>>
         && !auth::is_open(request.uri().path())
     {
         let given = header_text(headers, header::AUTHORIZATION);
-        if !auth::allows(password, given) {
+        let is_administrator =
+            |name: &str, given: &str| access::is_administrator(&admin.node.door.users(), name, given);
+        if !auth::allows(password, given, is_administrator) {
             // A browser's first request comes without one: that is no wrong password.
             admin.auth_failures.fetch_add(u64::from(given.is_some()), Ordering::Relaxed);
             let mut refused = text(StatusCode::UNAUTHORIZED, "the admin door wants its password (Basic or Bearer)\n");

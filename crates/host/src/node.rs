@@ -292,6 +292,9 @@ impl World for HostWorld {
         let links = self.peers.links();
         links.iter().find(|link| link.node == node.0)?.heard.map(|heard| heard.as_millis() as u64)
     }
+    fn random(&self) -> u64 {
+        clock::seed()
+    }
     fn spawn(&self, task: Soon<()>) {
         tokio::spawn(task);
     }
@@ -388,6 +391,7 @@ impl Node {
         door.found(config.data_shards);
         door.forward.join(member.own, opened.shards[0].clone());
         door.map_slots();
+        door.watch_users();
         let told = tell();
         let reads = registry.join(door.clone(), Box::new(move |token| told(Input::Read(base::GroupId::META, token))));
         links.forward_to(Arc::new(Forwards::new(door.clone(), reads.clone())));

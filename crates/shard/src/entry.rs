@@ -18,6 +18,7 @@
 //!          20 queue       a command of the queue (see `queue::command`), whose batches are read from here for ever
 //!          21 topics      a change of the topics (see `queue::topics`); in the meta group's log only
 //!          22 stream      flags:u8  what is done to a topic as a stream (see `streams`); its batches are read from here for ever
+//!          23 users       a change of the users (see `users::room`); in the meta group's log only
 //!   words   count:varint (len:varint bytes)*
 //! ```
 //!
@@ -54,6 +55,7 @@ const ETCD: u8 = 17;
 const QUEUE: u8 = 20;
 const TOPICS: u8 = 21;
 const STREAM: u8 = 22;
+const USERS: u8 = 23;
 const RESP3: u8 = 0x80;
 /// Of a MULTI: some of its parts work on topics.
 const HAS_STREAMS: u8 = 1;
@@ -154,6 +156,8 @@ pub enum Unit<'a> {
     Queue(queue::Command<'a>, usize),
     /// A change of the topics.
     Topics(queue::topics::Change),
+    /// A change of the users.
+    Users(users::Change),
     /// Work on a topic as a stream. Its form ends where the unit does.
     Stream {
         /// What the client speaks.
@@ -361,6 +365,12 @@ pub fn put_topics(out: &mut Vec<u8>, change: &queue::topics::Change) {
     put_bytes(out, &change.encode());
 }
 
+/// Appends a change of the users.
+pub fn put_users(out: &mut Vec<u8>, change: &users::Change) {
+    out.push(USERS);
+    put_bytes(out, &change.encode());
+}
+
 /// Appends work on a topic, by its [form](StreamOp).
 pub fn put_stream(out: &mut Vec<u8>, protocol: Protocol, form: &[u8]) {
     out.push(STREAM);
@@ -479,6 +489,7 @@ pub fn read_unit<'a>(input: &mut Input<'a>) -> Result<Unit<'a>, Corrupt> {
             Ok(Unit::Stream { protocol: protocol(byte), op: StreamOp::read(input.bytes()?)? })
         }
         TOPICS => Ok(Unit::Topics(queue::topics::Change::decode(input.bytes()?)?)),
+        USERS => Ok(Unit::Users(users::Change::decode(input.bytes()?)?)),
         _ => Err(Corrupt("unknown kind of unit")),
     }
 }

@@ -154,6 +154,8 @@ pub struct Shard<C> {
     pub bell: Bell,
     /// Rings when etcd's keys have changed, with their revision.
     pub etcd_bell: Bell,
+    /// Rings when the users have changed, with their revision.
+    pub users_bell: Bell,
     /// Rings when partitions have grown.
     pub board: Board,
     /// Whether keys may lie here that are not the shard's.
@@ -247,6 +249,7 @@ impl<C> Shard<C> {
             littered: AtomicBool::new(state.slots().litter().is_some()),
             bell: Bell::new(state.catalog().index()),
             etcd_bell: Bell::new(state.coordination().store().revision() as u64),
+            users_bell: Bell::new(state.users().revision()),
             board: Board::default(),
             group,
             clock: Clock::default(),

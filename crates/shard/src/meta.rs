@@ -88,6 +88,11 @@ impl<C> Changed<C> {
     pub fn etcd(shard: Arc<Shard<C>>, after: u64) -> Changed<C> {
         Changed { shard, bell: |shard| &shard.etcd_bell, after, place: None }
     }
+
+    /// The same for the users: waits until their revision is beyond the one given.
+    pub fn users(shard: Arc<Shard<C>>, after: u64) -> Changed<C> {
+        Changed { shard, bell: |shard| &shard.users_bell, after, place: None }
+    }
 }
 
 impl<C> Future for Changed<C> {

@@ -176,6 +176,11 @@ impl<C> Batch<C> {
         entry::put_topics(self.logged(Some(client), frees), change);
     }
 
+    /// Adds a change of the users. Its answer is the outcome's form ([`users::Outcome`]).
+    pub fn users(&mut self, client: C, change: &users::Change) {
+        entry::put_users(self.logged(Some(client), true), change);
+    }
+
     /// Adds a change of the shard's slots. Its answer is a [`SlotAnswer`](crate::slots::SlotAnswer)'s form.
     pub fn slots(&mut self, client: Option<C>, change: &crate::slots::SlotChange) {
         entry::put_slots(self.logged(client, change.frees()), change);

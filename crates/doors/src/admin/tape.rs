@@ -179,6 +179,10 @@ impl Held {
                 Unit::Cluster(change) => self.count(&format!("cluster {}", change.word())),
                 Unit::Queue(command, _) => self.count(command.word()),
                 Unit::Stream { op, .. } => self.stream(&op),
+                Unit::Users(change) => self.count(match change {
+                    users::Change::Set { .. } => "user set",
+                    users::Change::Delete { .. } => "users deleted",
+                }),
                 Unit::Topics(change) => self.count(change.word()),
                 Unit::Slots(change) => self.count(&format!("slots {}", change.word())),
                 Unit::Commit(step) => self.step(&step)?,

@@ -23,6 +23,7 @@ use discovery::watch::{Waiting, Watch};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::access;
 use crate::registry::{ChangeError, Registry};
 use crate::secret::Secret;
 
@@ -74,7 +75,7 @@ pub struct Door {
     pub checks: Arc<Mutex<Runner>>,
     /// See [`NodeFacts`].
     pub facts: NodeFacts,
-    /// What a client must show; `None` lets everybody in.
+    /// What a client must show, or else `USER:PASSWORD` of who may do everything (ACL SETUSER); `None` lets everybody in.
     pub token: Option<Secret>,
 }
 
@@ -283,7 +284,13 @@ fn bad(text: impl Into<String>) -> Refused {
 impl Door {
     /// Whether a request with this token is let in. Takes as long for a wrong token as for the right one.
     fn admits(&self, shown: Option<&str>) -> bool {
-        self.token.as_ref().is_none_or(|token| token.matches(shown.unwrap_or("").as_bytes()))
+        let Some(token) = &self.token else { return true };
+        let shown = shown.unwrap_or("");
+        token.matches(shown.as_bytes())
+            || shown.split_once(':').is_some_and(|(name, password)| {
+                let users = self.registry.shard().state().users().clone();
+                access::is_administrator(&users, name, password)
+            })
     }
 
     /// What is to be done with a request.

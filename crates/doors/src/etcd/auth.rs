@@ -19,8 +19,10 @@ use coordination::proto::{
 use parking_lot::Mutex;
 use prost::Message;
 use ring::{hmac, pbkdf2};
+use shard::state::State;
 
 use super::{Door, read};
+use crate::access;
 
 /// Rounds of PBKDF2.
 const ROUNDS: NonZeroU32 = NonZeroU32::new(20_000).expect("not zero");
@@ -111,6 +113,21 @@ fn signed(user: &str, made: u64, kept: &[u8]) -> Vec<u8> {
     [user.as_bytes(), &[0], &made.to_le_bytes(), kept].concat()
 }
 
+/// Begins what is kept of a password that is not etcd's own.
+const SHARED: u8 = 0;
+
+/// What is kept of a user's password. Of one that was added without (`--no-password`), what the access control list (ACL SETUSER) has of the
+/// user of that name: so that one password serves all doors, and a token ends with it.
+fn kept_of(state: &State, name: &str) -> Option<Vec<u8>> {
+    let own = state.coordination().auth().users.get(name)?;
+    if !own.password.is_empty() {
+        return Some(own.password.clone());
+    }
+    let shared = state.users().get(name.as_bytes()).filter(|user| user.enabled && !user.nopass);
+    let digests = shared.map(|user| user.passwords.iter().flat_map(|password| password.digest));
+    Some(digests.map_or_else(Vec::new, |digests| std::iter::once(SHARED).chain(digests).collect()))
+}
+
 impl Door {
     /// Whose a token is; empty where nobody is asked, or none was shown.
     pub(super) fn user(&self, token: Option<&str>) -> Result<String, Error> {
@@ -124,7 +141,7 @@ impl Door {
             let mut parts = token.rsplitn(3, '.');
             let (signature, made) = (unhex(parts.next()?)?, parts.next()?.parse::<u64>().ok()?);
             let user = parts.next()?;
-            let kept = &auth.users.get(user)?.password;
+            let kept = &kept_of(&state, user)?;
             let key = hmac::Key::new(hmac::HMAC_SHA256, &auth.secret);
             hmac::verify(&key, &signed(user, made, kept), &signature).ok()?;
             (now < made.saturating_add(TOKEN_MS)).then(|| user.to_owned())
@@ -230,12 +247,23 @@ impl Door {
             if !auth.enabled {
                 return Err(error::AUTH_NOT_ENABLED);
             }
-            (auth.secret.clone(), auth.users.get(&request.name).map(|user| user.password.clone()))
+            (auth.secret.clone(), kept_of(&state, &request.name))
         };
         let kept = kept.unwrap_or_default();
+        let shared = self.registry.shard().state().users().get(request.name.as_bytes()).cloned();
         let (name, verdict) = (request.name, Arc::new(Mutex::new(false)));
         let (there, known) = (verdict.clone(), kept.clone());
-        self.world.aside(Box::new(move || *there.lock() = is_it(&request.password, &known))).await;
+        self.world
+            .aside(Box::new(move || {
+                *there.lock() = match shared {
+                    // etcd's own user of that name has no password: it is the one of the access control list.
+                    Some(user) if known.first() == Some(&SHARED) => {
+                        access::is_right(&user, request.password.as_bytes())
+                    }
+                    _ => is_it(&request.password, &known),
+                }
+            }))
+            .await;
         if !*verdict.lock() {
             self.counters.auth_failures.fetch_add(1, Ordering::Relaxed);
             return Err(error::AUTH_FAILED);

@@ -45,6 +45,9 @@ pub mod wire;
 use messages::{RequestHeader, SaslAuthenticateRequest, SaslAuthenticateResponse};
 use messages::{SaslHandshakeRequest, SaslHandshakeResponse};
 use sasl::{Mechanism, Proof, Step, User};
+use users::Grant;
+
+use crate::access::{self, Area};
 use wire::{Garbage, Reader};
 
 /// Most bytes of one request (Kafka's `socket.request.max.bytes`).
@@ -176,6 +179,8 @@ pub struct Session {
     /// The client's address.
     peer: String,
     pending: VecDeque<Pending>,
+    /// A user of the access control list, and as of which revision it may be here.
+    user: Option<(Arc<Grant>, u64)>,
 }
 
 /// A request as it is passed on.
@@ -192,7 +197,7 @@ impl Session {
     /// Somebody has come from this address.
     pub fn new(door: Arc<Door>, peer: String) -> Session {
         let trust = if door.config.user.is_some() { Trust::Stranger } else { Trust::Friend };
-        Session { door, trust, peer, pending: VecDeque::new() }
+        Session { door, trust, peer, pending: VecDeque::new(), user: None }
     }
 
     /// How long a frame of this client may be.
@@ -263,6 +268,9 @@ impl Session {
         reader.become_message(version, flexible);
         reader.tags()?;
         let call = Call { header, flexible, peer: self.peer.clone(), asking: asking.clone() };
+        if !self.may_stay() {
+            return Err(Garbage("its user is gone, or may not be here any more"));
+        }
         match (call.header.key, &mut self.trust) {
             (apis::key::SASL_HANDSHAKE, _) => {
                 let request = dispatch::read(&mut reader)?;
@@ -282,13 +290,26 @@ impl Session {
         }
     }
 
+    /// Whether the user may still be here, where the users have changed since that was looked at.
+    fn may_stay(&mut self) -> bool {
+        let Some((before, seen)) = &mut self.user else { return true };
+        let revision = self.door.registry.shard().users_bell.index();
+        if *seen == revision {
+            return true;
+        }
+        *seen = revision;
+        let now = self.door.registry.shard().state().users().get(&before.name).cloned();
+        let now = now.filter(|now| now.born == before.user.born).map(|user| Grant::new(&before.name, user));
+        now.is_some_and(|now| access::may_enter(&now, Area::Topics))
+    }
+
     fn handshake(&mut self, request: &SaslHandshakeRequest, version: i16) -> SaslHandshakeResponse {
         let mechanisms: Vec<String> = Mechanism::ALL.iter().map(|known| known.name().to_owned()).collect();
         let error = match (&self.trust, Mechanism::of(&request.mechanism)) {
             // Version 0 would go on without frames of its own; no client that is not ten years old does.
             _ if version == 0 => errors::UNSUPPORTED_SASL_MECHANISM,
             (_, None) => errors::UNSUPPORTED_SASL_MECHANISM,
-            (Trust::Friend, Some(_)) if self.door.config.user.is_none() => errors::ILLEGAL_SASL_STATE,
+            (Trust::Friend, Some(_)) if self.door.knows_nobody() => errors::ILLEGAL_SASL_STATE,
             (_, Some(mechanism)) => {
                 self.trust = Trust::Proving(Proof::new(mechanism));
                 errors::NONE
@@ -304,14 +325,17 @@ impl Session {
             ..SaslAuthenticateResponse::default()
         };
         let door = self.door.clone();
-        let (Trust::Proving(proof), Some(user)) = (&mut self.trust, &door.config.user) else {
+        let Trust::Proving(proof) = &mut self.trust else {
             return refused(errors::ILLEGAL_SASL_STATE, "SaslHandshake comes first");
         };
-        match proof.step(user, &request.bytes, door.world.random()) {
+        match proof.step(&*door, &request.bytes, door.world.random()) {
             Step::More(bytes) => {
                 SaslAuthenticateResponse { bytes: bytes.into(), ..SaslAuthenticateResponse::default() }
             }
             Step::Proven(bytes) => {
+                let revision = door.registry.shard().users_bell.index();
+                let is_own = door.config.user.as_ref().is_some_and(|user| user.is(&proof.name));
+                self.user = door.guest(&proof.name).filter(|_| !is_own).map(|grant| (grant, revision));
                 self.trust = Trust::Friend;
                 SaslAuthenticateResponse { bytes: bytes.into(), ..SaslAuthenticateResponse::default() }
             }
@@ -321,6 +345,41 @@ impl Session {
                 refused(errors::SASL_AUTHENTICATION_FAILED, why)
             }
         }
+    }
+}
+
+impl Door {
+    /// A user of the access control list who may come in here.
+    fn guest(&self, name: &str) -> Option<Arc<Grant>> {
+        let user = self.registry.shard().state().users().get(name.as_bytes()).cloned()?;
+        let grant = Grant::new(name.as_bytes(), user);
+        (grant.user.enabled && access::may_enter(&grant, Area::Topics)).then(|| Arc::new(grant))
+    }
+
+    /// Whether there is nobody who could say who they are.
+    fn knows_nobody(&self) -> bool {
+        self.config.user.is_none() && self.registry.shard().state().users().is_empty()
+    }
+}
+
+impl sasl::Directory for Door {
+    fn is_right(&self, name: &str, password: &[u8]) -> bool {
+        if let Some(own) = self.config.user.as_ref().filter(|own| own.is(name)) {
+            return own.is_right(name, password);
+        }
+        // Nobody's password takes as long.
+        let known = self.guest(name);
+        let nobody = users::User::default();
+        access::is_right(known.as_ref().map_or(&nobody, |grant| &grant.user), password)
+    }
+
+    fn kept(&self, name: &str) -> Vec<users::Proof> {
+        if let Some(own) = self.config.user.as_ref().filter(|own| own.is(name)) {
+            return own.kept(name);
+        }
+        let known = self.guest(name);
+        let passwords = known.iter().flat_map(|grant| &grant.user.passwords);
+        passwords.filter_map(|password| password.proof.clone()).collect()
     }
 }
 

@@ -1,13 +1,14 @@
-//! Who may come in: SASL PLAIN (RFC 4616) and SCRAM (RFC 5802, RFC 7677) against the one user and password of the door.
+//! Who may come in: SASL PLAIN (RFC 4616) and SCRAM (RFC 5802, RFC 7677) against the door's own user, and the users of the access control
+//! list ([`Directory`]).
 //!
-//! The salt is made once for a door, so a wrong password costs the door two hashes and not thousands.
+//! Salted keys are made when a password is set, so a wrong password costs the door two hashes and not thousands.
 
-use ring::{digest, hmac, pbkdf2};
+use ring::digest;
+use users::Proof as Kept;
 
+use crate::access::{Hash, ROUNDS, mac, prove};
 use crate::secret::Secret;
 
-/// Rounds of PBKDF2 that clients are asked for (Kafka's own least).
-const ROUNDS: u32 = 4096;
 /// Bytes of one message of a client.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
@@ -41,47 +42,43 @@ impl Mechanism {
     }
 }
 
-/// The door's user, and what is known of the password.
+/// The door's own user: the one of its settings.
 #[derive(Debug)]
 pub struct User {
     name: String,
     password: Secret,
-    salt: [u8; 16],
-    keys: [Keys; 2],
-}
-
-#[derive(Debug)]
-struct Keys {
-    stored: Vec<u8>,
-    server: Vec<u8>,
-}
-
-fn hash(mechanism: Mechanism) -> (hmac::Algorithm, pbkdf2::Algorithm, &'static digest::Algorithm) {
-    match mechanism {
-        Mechanism::Scram512 => (hmac::HMAC_SHA512, pbkdf2::PBKDF2_HMAC_SHA512, &digest::SHA512),
-        _ => (hmac::HMAC_SHA256, pbkdf2::PBKDF2_HMAC_SHA256, &digest::SHA256),
-    }
-}
-
-fn mac(algorithm: hmac::Algorithm, key: &[u8], text: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(algorithm, key), text).as_ref().to_vec()
+    kept: Kept,
 }
 
 impl User {
     /// `random` makes the salt.
     pub fn new(name: String, password: Secret, random: [u64; 2]) -> User {
-        let mut salt = [0; 16];
-        salt[..8].copy_from_slice(&random[0].to_be_bytes());
-        salt[8..].copy_from_slice(&random[1].to_be_bytes());
-        let keys = [Mechanism::Scram256, Mechanism::Scram512].map(|mechanism| {
-            let (by, rounds, digest) = hash(mechanism);
-            let mut salted = vec![0; digest.output_len()];
-            let count = std::num::NonZeroU32::new(ROUNDS).expect("it is not zero");
-            pbkdf2::derive(rounds, count, &salt, password.reveal().as_bytes(), &mut salted);
-            let stored = digest::digest(digest, &mac(by, &salted, b"Client Key")).as_ref().to_vec();
-            Keys { stored, server: mac(by, &salted, b"Server Key") }
-        });
-        User { name, password, salt, keys }
+        let salt: Vec<u8> = random.iter().flat_map(|word| word.to_be_bytes()).collect();
+        let kept = prove(password.reveal().as_bytes(), &salt);
+        User { name, password, kept }
+    }
+
+    /// Whether it is this one.
+    pub fn is(&self, name: &str) -> bool {
+        self.name == name
+    }
+}
+
+/// Who may come in.
+pub trait Directory {
+    /// Whether this is a user's password.
+    fn is_right(&self, name: &str, password: &[u8]) -> bool;
+    /// What is kept of a user's passwords, the one whose salt is told last. None: nobody of that name may come in so.
+    fn kept(&self, name: &str) -> Vec<Kept>;
+}
+
+impl Directory for User {
+    fn is_right(&self, name: &str, password: &[u8]) -> bool {
+        self.password.matches(password) & (name == self.name)
+    }
+
+    fn kept(&self, name: &str) -> Vec<Kept> {
+        if name == self.name { vec![self.kept.clone()] } else { Vec::new() }
     }
 }
 
@@ -89,8 +86,10 @@ impl User {
 #[derive(Debug)]
 pub struct Proof {
     mechanism: Mechanism,
-    /// Of SCRAM: what was said so far, and the nonce of both.
-    said: Option<(String, String)>,
+    /// Of SCRAM: what was said so far, the nonce of both, and what is kept of the passwords.
+    said: Option<(String, String, Vec<Kept>)>,
+    /// Who it says it is.
+    pub name: String,
 }
 
 /// How it goes on.
@@ -110,11 +109,11 @@ const ODD: Step = Step::Failed("Authentication failed: that is not how this mech
 impl Proof {
     /// Nothing said yet.
     pub fn new(mechanism: Mechanism) -> Proof {
-        Proof { mechanism, said: None }
+        Proof { mechanism, said: None, name: String::new() }
     }
 
     /// What a client's next message comes to. `random` for a nonce.
-    pub fn step(&mut self, user: &User, message: &[u8], random: u64) -> Step {
+    pub fn step(&mut self, users: &dyn Directory, message: &[u8], random: u64) -> Step {
         let Ok(text) = std::str::from_utf8(message) else {
             return ODD;
         };
@@ -129,15 +128,15 @@ impl Proof {
                 else {
                     return ODD;
                 };
-                let is_right = user.password.matches(password.as_bytes());
-                if is_right & (name == user.name) { Step::Proven(Vec::new()) } else { WRONG }
+                name.clone_into(&mut self.name);
+                if users.is_right(name, password.as_bytes()) { Step::Proven(Vec::new()) } else { WRONG }
             }
-            (_, None) => self.first(user, text, random).unwrap_or(ODD),
-            (_, Some((said, nonce))) => self.last(user, text, &said, &nonce).unwrap_or(ODD),
+            (_, None) => self.first(users, text, random).unwrap_or(ODD),
+            (_, Some((said, nonce, kept))) => self.last(&kept, text, &said, &nonce).unwrap_or(ODD),
         }
     }
 
-    fn first(&mut self, user: &User, text: &str, random: u64) -> Option<Step> {
+    fn first(&mut self, users: &dyn Directory, text: &str, random: u64) -> Option<Step> {
         // gs2-header: no channel binding, perhaps an authorisation identity.
         let mut parts = text.splitn(3, ',');
         let binding = parts.next()?;
@@ -148,16 +147,19 @@ impl Proof {
         }
         let name = attribute(bare, "n")?.replace("=2C", ",").replace("=3D", "=");
         let nonce = attribute(bare, "r").filter(|nonce| !nonce.is_empty())?;
-        if name != user.name {
+        let mut kept = users.kept(&name);
+        let Some(salt) = kept.last().map(|kept| kept.salt.clone()) else {
             return Some(WRONG);
-        }
+        };
+        kept.retain(|kept| kept.salt == salt);
+        self.name = name;
         let nonce = format!("{nonce}{random:016x}");
-        let answer = format!("r={nonce},s={},i={ROUNDS}", base64(&user.salt));
-        self.said = Some((format!("{bare},{answer}"), nonce));
+        let answer = format!("r={nonce},s={},i={ROUNDS}", base64(&salt));
+        self.said = Some((format!("{bare},{answer}"), nonce, kept));
         Some(Step::More(answer.into_bytes()))
     }
 
-    fn last(&self, user: &User, text: &str, said: &str, nonce: &str) -> Option<Step> {
+    fn last(&self, kept: &[Kept], text: &str, said: &str, nonce: &str) -> Option<Step> {
         let (without, proof) = text.rsplit_once(",p=")?;
         let binding = attribute(without, "c")?;
         // librdkafka before 2.6.1 writes its own nonce twice, so ours is what it must end in: it is the fresh half that matters.
@@ -166,20 +168,23 @@ impl Proof {
             return None;
         }
         let proof = unbase64(proof)?;
-        let (by, _, digest) = hash(self.mechanism);
-        let keys = &user.keys[usize::from(self.mechanism == Mechanism::Scram512)];
+        let hash = if self.mechanism == Mechanism::Scram512 { Hash::Sha512 } else { Hash::Sha256 };
+        let (by, _, digest) = hash.algorithms();
         let all = format!("{said},{without}");
-        let signature = mac(by, &keys.stored, all.as_bytes());
-        if proof.len() != signature.len() {
-            return None;
+        for kept in kept {
+            let [stored, server] = if hash == Hash::Sha512 { &kept.sha512 } else { &kept.sha256 };
+            let signature = mac(by, stored, all.as_bytes());
+            if proof.len() != signature.len() {
+                return None;
+            }
+            let key: Vec<u8> = proof.iter().zip(&signature).map(|(a, b)| a ^ b).collect();
+            let shown = digest::digest(digest, &key);
+            let difference = shown.as_ref().iter().zip(stored).fold(0, |sum, (a, b)| sum | (a ^ b));
+            if difference == 0 && shown.as_ref().len() == stored.len() {
+                return Some(Step::Proven(format!("v={}", base64(&mac(by, server, all.as_bytes()))).into_bytes()));
+            }
         }
-        let key: Vec<u8> = proof.iter().zip(&signature).map(|(a, b)| a ^ b).collect();
-        let stored = digest::digest(digest, &key);
-        let difference = stored.as_ref().iter().zip(&keys.stored).fold(0, |sum, (a, b)| sum | (a ^ b));
-        if difference != 0 {
-            return Some(WRONG);
-        }
-        Some(Step::Proven(format!("v={}", base64(&mac(by, &keys.server, all.as_bytes()))).into_bytes()))
+        Some(WRONG)
     }
 }
 
@@ -220,6 +225,8 @@ fn unbase64(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use ring::pbkdf2;
+
     use super::*;
 
     fn user() -> User {
@@ -256,11 +263,11 @@ mod tests {
                     panic!("refused")
                 };
                 let first = String::from_utf8(first).expect("text");
-                let (by, rounds, digest) = hash(mechanism);
+                let hash = if mechanism == Mechanism::Scram512 { Hash::Sha512 } else { Hash::Sha256 };
+                let (by, rounds, digest) = hash.algorithms();
                 let salt = unbase64(attribute(&first, "s").expect("a salt")).expect("base64");
                 let mut salted = vec![0; digest.output_len()];
-                let count = std::num::NonZeroU32::new(4096).expect("not zero");
-                pbkdf2::derive(rounds, count, &salt, password.as_bytes(), &mut salted);
+                pbkdf2::derive(rounds, ROUNDS, &salt, password.as_bytes(), &mut salted);
                 let client = mac(by, &salted, b"Client Key");
                 let stored = digest::digest(digest, &client);
                 let without = format!("c=biws,r={twice}{}", attribute(&first, "r").expect("a nonce"));

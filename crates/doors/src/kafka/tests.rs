@@ -41,6 +41,9 @@ impl crate::resp::door::World for Nowhere {
     fn wall_micros(&self) -> u64 {
         1_700_000_000_000_000
     }
+    fn random(&self) -> u64 {
+        7
+    }
     fn facts(&self) -> introspect::Facts {
         introspect::Facts::default()
     }

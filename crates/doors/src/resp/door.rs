@@ -16,6 +16,7 @@ use shard::reply::{Protocol, Reply};
 use shard::state::Sink;
 use store::disk::ReadError;
 
+use super::acl::Access;
 use super::commits::{Commits, NUMBERS};
 use super::figures::{self, Figures, Note};
 use super::forward::{AWAY, Forward};
@@ -83,6 +84,8 @@ pub trait World: Send + Sync {
     fn now(&self) -> Instant;
     /// The wall clock, microseconds since the Unix epoch.
     fn wall_micros(&self) -> u64;
+    /// A number nobody can guess.
+    fn random(&self) -> u64;
     /// What INFO tells of the node; the door fills in its clients.
     fn facts(&self) -> introspect::Facts;
     /// Milliseconds since another node was heard of, where that is known.
@@ -123,7 +126,7 @@ pub struct Door {
     mapped: AtomicU64,
     /// How many of the shards there were from the beginning.
     founded: AtomicUsize,
-    /// The password, if one is set.
+    /// The default user's password by the settings, if one is set; what ACL SETUSER says of that user counts more.
     pub password: Option<Secret>,
     /// Who listens to what.
     pub channels: RwLock<Registry>,
@@ -154,6 +157,8 @@ pub struct Door {
     pub figures: Figures,
     /// Who looks at what the others ask for.
     pub monitors: Monitors,
+    /// What it remembers of users.
+    pub(super) access: Access,
     /// What it keeps for topics as streams.
     pub(super) topic_counts: topics::Counts,
     /// Transactions over several shards that are under way.
@@ -203,6 +208,7 @@ impl Door {
             notifications: AtomicU16::new(0),
             figures: Figures::default(),
             monitors: Monitors::default(),
+            access: Access::default(),
             topic_counts: topics::Counts::default(),
             commits: Commits::default(),
             forward: Forward::default(),

@@ -3,6 +3,7 @@
 //! [`session`] is one client's conversation, [`door`] what all of them share, [`peer`] a client as others see it; the other
 //! modules are the protocol's parts. Sockets are the host's.
 
+mod acl;
 pub mod client;
 mod commits;
 pub mod decode;

@@ -11,6 +11,7 @@ use shard::entry::Unblock;
 use shard::error::CommandError;
 use shard::reply::{Protocol, Reply};
 
+use super::acl::door_places;
 use super::door::{Client, Pause};
 use super::introspect::{self, Change, ClientFacts, ListFilter, ReplyMode, SetInfo};
 use super::pubsub::Kind;
@@ -19,7 +20,6 @@ use super::text;
 use super::tracking;
 
 const NO_AUTH: CommandError = CommandError::new("NOAUTH Authentication required.");
-const WRONG_PASS: CommandError = CommandError::new("WRONGPASS invalid username-password pair or user is disabled.");
 
 impl Session {
     /// A client that has not given its password may only do that, or leave.
@@ -44,6 +44,11 @@ impl Session {
             return self.refuse_with(out, |reply| reply.bytes.extend_from_slice(&refusal.bytes));
         };
         let name = spec.name;
+        if self.authenticated
+            && let Some(error) = self.forbidden(name, || door_places(spec, args), args)
+        {
+            return self.refuse(error, out);
+        }
         if self.protocol == Protocol::Resp2
             && self.is_subscriber()
             && !matches!(
@@ -98,6 +103,9 @@ impl Session {
         }
         if name == "q.topic" {
             return self.topic_settings(args, out);
+        }
+        if matches!(name, "acl|setuser" | "acl|deluser") {
+            return self.acl_change(name, args, out);
         }
         if self.transaction.is_some() {
             return self.door_command_in_multi(name, args, out);
@@ -227,7 +235,7 @@ impl Session {
                     [_, user, password] => (*user, *password),
                     _ => return Err(shard::error::SYNTAX),
                 };
-                if self.door.password.is_none() && args.len() == 2 {
+                if args.len() == 2 && self.door.default_grant().0.user.nopass {
                     return Err(CommandError::new(
                         "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
                     ));
@@ -299,6 +307,7 @@ impl Session {
             name if name.starts_with("latency|") => self.door.figures.latency(name, args, out)?,
             name if name.starts_with("cluster") => self.cluster(args, out)?,
             "readonly" | "readwrite" | "asking" => self.cluster_mode(name, out)?,
+            name if name.starts_with("acl|") => self.acl_command(name, args, out)?,
             name if name.starts_with("client") => self.client_command(name, args, out)?,
             _ => return Err(format!("ERR unknown command '{name}'").into()),
         }
@@ -306,19 +315,6 @@ impl Session {
     }
 
     // ---- who it is -----------------------------------------------------------------------------------------------------
-
-    fn check_password(&mut self, user: &[u8], password: &[u8]) -> Result<(), CommandError> {
-        let matches = match &self.door.password {
-            None => user == b"default",
-            Some(wanted) => wanted.matches(password) & (user == b"default"),
-        };
-        if !matches {
-            self.door.counters.auth_failures.fetch_add(1, Ordering::Relaxed);
-            return Err(WRONG_PASS);
-        }
-        self.authenticate();
-        Ok(())
-    }
 
     fn hello(&mut self, args: &[&[u8]], out: &mut Reply) -> Result<(), CommandError> {
         let hello = introspect::parse_hello(args)?;
@@ -523,6 +519,9 @@ impl Session {
     /// Dooms all others that match. Gives them, and how many matched with this client among them.
     fn doom_matching(&mut self, args: &[&[u8]]) -> Result<(introspect::KillFilter, Vec<Client>, usize), CommandError> {
         let filter = introspect::parse_kill(args)?;
+        if let Some(user) = filter.user.as_ref().filter(|user| self.door.grant(user).is_none()) {
+            return Err(format!("ERR No such user '{}'", String::from_utf8_lossy(user)).into());
+        }
         let mut clients: Vec<Client> = self.door.clients.lock().values().cloned().collect();
         clients.retain(|client| filter.matches(&self.facts_of(client, ""), self.client.id));
         let killed = clients.len();
@@ -533,7 +532,7 @@ impl Session {
         Ok((filter, clients, killed))
     }
 
-    fn facts_of(&self, client: &Arc<super::peer::Peer>, command: &str) -> ClientFacts {
+    pub(super) fn facts_of(&self, client: &Arc<super::peer::Peer>, command: &str) -> ClientFacts {
         let channels = self.door.channels.read();
         let card = client.card.lock();
         let seconds = |since| self.now.since(since).as_secs();
@@ -565,6 +564,7 @@ impl Session {
             total_bytes: outstanding + card.buffered + size_of_val(&**client),
             last_command: if command.is_empty() { card.command.to_owned() } else { command.to_owned() },
             resp: card.resp,
+            user: card.grant.as_ref().map_or_else(String::new, |grant| text(&grant.name)),
             lib_name: text(&card.lib_name),
             lib_ver: text(&card.lib_ver),
             ..ClientFacts::default()

@@ -1,11 +1,13 @@
 //! One connected client as everybody else sees it: a mailbox for answers and messages, and what CLIENT LIST tells.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use base::Instant;
 use parking_lot::Mutex;
+use users::Grant;
 
 /// What is put into a client's mailbox by the driver and by publishers, until its own task takes it.
 #[derive(Debug, Default)]
@@ -61,6 +63,8 @@ pub struct Card {
     pub buffered: usize,
     /// Bytes read and written in total.
     pub traffic: (u64, u64),
+    /// Who it is, and what it may do.
+    pub grant: Option<Arc<Grant>>,
     /// CLIENT NO-EVICT and NO-TOUCH.
     pub no_evict: bool,
     /// See `no_evict`.

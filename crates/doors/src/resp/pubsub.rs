@@ -126,6 +126,14 @@ impl Registry {
         self.clients.get(&client).map_or(0, |own| own[kind as usize].len())
     }
 
+    /// Whether this holds of everything that the client listens to; patterns are said to be some.
+    pub fn all_of(&self, client: u64, holds: impl Fn(&[u8], bool) -> bool) -> bool {
+        self.clients.get(&client).is_none_or(|own| {
+            let named = |kind: Kind| own[kind as usize].iter().all(|name| holds(name, matches!(kind, Kind::Pattern)));
+            [Kind::Channel, Kind::Pattern, Kind::Shard].into_iter().all(named)
+        })
+    }
+
     /// Whether a client has any subscription: in RESP2 it may then do little else.
     pub fn is_subscribed(&self, client: u64) -> bool {
         self.clients.contains_key(&client)

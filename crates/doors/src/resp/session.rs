@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::{Instant, Limit, Rng};
+use shard::command::rights as user_rights;
 use shard::command::{self, Flags, Spec};
 use shard::entry::{Unblock, Watch};
 use shard::error::CommandError;
@@ -22,6 +23,7 @@ use shard::reply::{Protocol, Reply};
 use shard::state::Call;
 use smallvec::SmallVec;
 use store::keyspace::Durability;
+use users::Grant;
 
 use super::decode::{self, DecodeLimits, DecodeState, Decoded};
 use super::door::{Client, Door, Outbox};
@@ -77,6 +79,9 @@ pub struct Session {
     pub(super) protocol: Protocol,
     pub(super) db: u8,
     pub(super) authenticated: bool,
+    /// What its user may do, and as of which revision of the users.
+    pub(super) grant: Arc<Grant>,
+    pub(super) users_seen: u64,
     /// It came by the cluster door.
     pub(super) is_cluster: bool,
     /// READONLY: it takes what a replica has.
@@ -90,7 +95,7 @@ pub struct Session {
     watched_bytes: usize,
     decode: DecodeState,
     words: decode::Words,
-    limits: DecodeLimits,
+    pub(super) limits: DecodeLimits,
     pub(super) rng: Rng,
     /// Requests sent into the queue, and answers received for them.
     pub(super) sent: u64,
@@ -141,7 +146,10 @@ pub struct Session {
 impl Session {
     /// A conversation with a client that has just come.
     pub fn new(door: Arc<Door>, client: Client, seed: u64) -> Session {
-        let authenticated = door.password.is_none();
+        // Before the user is looked at: a change in between is looked at again.
+        let users_seen = door.users_index();
+        let (grant, authenticated) = door.default_grant();
+        client.card.lock().grant = Some(grant.clone());
         let limits = if authenticated {
             DecodeLimits::authenticated(&door.limits)
         } else {
@@ -153,6 +161,8 @@ impl Session {
             protocol: Protocol::Resp2,
             db: 0,
             authenticated,
+            grant,
+            users_seen,
             is_cluster: false,
             readonly: false,
             transaction: None,
@@ -424,10 +434,13 @@ impl Session {
         if !self.authenticated {
             return self.before_password(args, out);
         }
-        let Some(spec) = spec else {
+        let Some(spec) = spec.filter(|spec| !user_rights::is_internal(spec)) else {
             return self.door_command(args, out);
         };
         if let Err(error) = command::check(spec, args) {
+            return self.refuse(error, out);
+        }
+        if let Some(error) = self.forbidden(spec.name, || spec.key_places(args), args) {
             return self.refuse(error, out);
         }
         if self.protocol == Protocol::Resp2 && self.is_subscriber() {
@@ -442,6 +455,17 @@ impl Session {
         if self.door.tracking.is_on() {
             self.track(spec, args);
         }
+        if spec.flags.has(Flags::SCRIPT)
+            && let Some((spec, rights)) = self.wrapped(spec)
+        {
+            let args: Words<'_> = [spec.name.as_bytes(), &rights].into_iter().chain(args.iter().copied()).collect();
+            return self.data_command(spec, &args, out);
+        }
+        self.data_command(spec, args, out)
+    }
+
+    /// A command that may be done, and is no work on a topic.
+    fn data_command(&mut self, spec: &'static Spec, args: &[&[u8]], out: &mut Reply) -> Step {
         if self.transaction.is_some() {
             return self.enqueue(spec, args, out);
         }
@@ -676,10 +700,7 @@ impl Session {
         card.resp = 2;
         card.name.clear();
         drop(card);
-        if self.door.password.is_some() {
-            self.authenticated = false;
-            self.limits = DecodeLimits::unauthenticated(&self.door.limits);
-        }
+        self.become_default();
     }
 }
 
@@ -708,6 +729,8 @@ mod cross;
 #[cfg(test)]
 mod limits;
 mod multi;
+#[cfg(test)]
+mod rights;
 mod slots;
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,12 @@ fn subcommands(container: &str) -> Subcommands {
     }
 }
 
+/// The names of a container's subcommands.
+#[cfg(test)]
+pub(super) fn subcommands_of(container: &str) -> impl Iterator<Item = &'static str> {
+    subcommands(container).iter().map(|(name, _)| *name)
+}
+
 /// The subcommand that a container's second word names, and whether the number of words can be right. `None` where there is
 /// none of that name.
 pub fn subcommand(spec: &Spec, args: Args<'_>) -> Option<(&'static str, bool)> {

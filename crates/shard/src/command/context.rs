@@ -1,7 +1,10 @@
 //! What a command sees while it runs.
 
+use std::sync::Arc;
+
 use base::{Limits, Millis, Rng};
 use store::table::Tables;
+use users::Grant;
 
 use crate::commit::Commits;
 use crate::notify::Event;
@@ -92,6 +95,8 @@ pub struct Writing<'a> {
     pub slots: &'a Slots,
     /// Which of them transactions across shards hold.
     pub commits: &'a Commits,
+    /// Whose a script is that may not do everything; `None` where nobody has to be asked.
+    pub user: Option<Arc<Grant>>,
 }
 
 impl Writing<'_> {

@@ -28,6 +28,7 @@ mod list;
 mod long_double;
 pub mod named;
 mod number;
+pub mod rights;
 pub(crate) mod scan;
 mod script;
 mod set;
@@ -41,6 +42,8 @@ mod testing;
 mod zset;
 
 pub use args::{float, integer, is, milliseconds, timeout, upper};
+#[cfg(test)]
+use container::subcommands_of;
 pub use container::{check, subcommand};
 pub use context::{Block, Reading, Served, Writing};
 pub use spec::{Args, Flags, Keys, Outcome, Run, Spec};
@@ -82,7 +85,8 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
 pub fn find(name: &[u8]) -> Option<&'static Spec> {
     static REGISTRY: OnceLock<HashMap<&'static [u8], &'static Spec, store::hash::State>> = OnceLock::new();
     const LONGEST: usize = 24;
-    let registry = REGISTRY.get_or_init(|| all().map(|spec| (spec.name.as_bytes(), spec)).collect());
+    let registry =
+        REGISTRY.get_or_init(|| all().chain(rights::SPECS).map(|spec| (spec.name.as_bytes(), spec)).collect());
     let mut folded = [0; LONGEST];
     let folded = folded.get_mut(..name.len())?;
     folded.copy_from_slice(name);

@@ -132,6 +132,7 @@ fn execute(world: &mut World, args: &[&[u8]], served: Served, reply: &mut Reply)
                 events: &mut Vec::new(),
                 slots: &Slots::default(),
                 commits: &Commits::default(),
+                user: None,
             };
             let outcome = write(&mut writing, args, reply);
             *block = writing.block;

@@ -854,6 +854,7 @@ impl<C: Clone> Lane<C> {
         }
         let (changed, stamp, grown) = (state.catalog().index(), state.stamp(), state.take_grown());
         let revision = state.coordination().store().revision();
+        let users = state.users().revision();
         self.note_litter(&state);
         drop(state);
         self.run_beside(entry.index, now, sink)?;
@@ -866,6 +867,7 @@ impl<C: Clone> Lane<C> {
         // Whoever wakes up reads.
         self.shard.bell.ring(changed);
         self.shard.etcd_bell.ring(revision as u64);
+        self.shard.users_bell.ring(users);
         if entry.data.is_empty() {
             self.shard.board.ring_all()
         } else {

@@ -134,10 +134,12 @@ impl<C: Clone> Lane<C> {
         let old = own.replace(*state);
         let (changed, files) = (own.catalog().index(), own.files_to_keep());
         let revision = own.coordination().store().revision();
+        let users = own.users().revision();
         self.note_litter(&own);
         drop(own);
         self.shard.bell.ring(changed);
         self.shard.etcd_bell.ring(revision as u64);
+        self.shard.users_bell.ring(users);
         self.shard.board.ring_all();
         (self.applied, self.installed, self.membership) = (position, position.index, membership);
         (self.bytes_since_snapshot, self.bytes_held, self.covered) = (0, 0, position.index);

@@ -3,7 +3,7 @@
 use base::Millis;
 use store::keyspace::Durability;
 
-use crate::command::{self, Flags, Reading, Run, Served, Writing};
+use crate::command::{self, Flags, Reading, Run, Served, Writing, rights};
 use crate::error::{self, CommandError};
 use crate::notify;
 use crate::reply::{Protocol, Reply};
@@ -189,6 +189,7 @@ impl<'a, 'w> Session<'a, 'w> {
         if never {
             return Err(NOT_ALLOWED);
         }
+        self.authorize(spec.name, &spec.key_places(words), words)?;
         if self.read_only && spec.is_write() {
             return Err(READ_ONLY);
         }
@@ -244,6 +245,7 @@ impl<'a, 'w> Session<'a, 'w> {
                     events: outer.events,
                     slots,
                     commits,
+                    user: None,
                 };
                 let outcome = run(&mut writing, words, reply);
                 if outer.tables.has_noted() {
@@ -254,10 +256,24 @@ impl<'a, 'w> Session<'a, 'w> {
         }
     }
 
+    /// Whether the script's user may do that. It is the entry that says whose the script is, so every replica says the same.
+    fn authorize(&self, name: &str, places: &[usize], words: &[&[u8]]) -> Result<(), CommandError> {
+        let Some(user) = &self.writing.user else {
+            return Ok(());
+        };
+        let denied = rights::check(user, name, places, words);
+        denied.map_err(|denied| {
+            format!("ERR ACL failure in script: {}", rights::why_not(denied, user, name, words)).into()
+        })
+    }
+
     /// Commands that live outside the registry.
     fn door(&mut self, words: &[&[u8]], reply: &mut Reply) -> Result<(), CommandError> {
         let name = command::upper(words[0]);
         let count = words.len();
+        if matches!(&name[..], b"PING" | b"ECHO" | b"TIME" | b"SELECT" | b"PUBLISH" | b"SPUBLISH") {
+            self.authorize(&String::from_utf8_lossy(&name).to_ascii_lowercase(), &[], words)?;
+        }
         match (&name[..], count) {
             (b"PING", 1) => reply.simple("PONG"),
             (b"PING", 2) | (b"ECHO", 2) => reply.bulk(words[1]),

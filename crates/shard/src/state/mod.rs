@@ -40,6 +40,7 @@ use store::codec::{Corrupt, Input, put_u64};
 use store::keyspace::{Durability, Keyspaces};
 use store::table::Tables;
 use store::value::Stream;
+use users::Users;
 
 use crate::bounds;
 use crate::command::{self, Args, Flags, Spec};
@@ -80,7 +81,9 @@ pub struct State {
     catalog: Catalog,
     /// etcd's keys, leases and users: the meta group's; empty in any other.
     coordination: Coordination,
-    /// Whether the snapshot that is being written holds them, and whether it has come to them.
+    /// Who may come in by the doors: the meta group's; empty in any other. Shared, for its readers keep it.
+    users: Arc<Users>,
+    /// Whether the snapshot that is being written holds etcd's keys, and whether it has come to them.
     holds_etcd: bool,
     /// See `holds_etcd`.
     walks_etcd: bool,
@@ -202,6 +205,7 @@ impl State {
             local_rng: Rng::new(!seed),
             catalog: Catalog::default(),
             coordination: Coordination::default(),
+            users: Arc::default(),
             holds_etcd: false,
             walks_etcd: false,
             cluster: Arc::default(),
@@ -278,6 +282,11 @@ impl State {
         let wanted = self.wanted.is_on();
         self.logged.tables.set_noting(self.tracking || wanted && self.leads);
         self.memory.tables.set_noting(self.tracking || wanted);
+    }
+
+    /// Who may come in by the doors, as of the last entry: the meta group's; empty in any other.
+    pub fn users(&self) -> &Arc<Users> {
+        &self.users
     }
 
     /// Index of the last entry that was applied.
@@ -598,6 +607,11 @@ impl State {
             }
             Unit::Topics(change) => {
                 self.topics_change(&change, &mut reply);
+                true
+            }
+            Unit::Users(change) => {
+                let outcome = Arc::make_mut(&mut self.users).apply(&change);
+                reply.bytes.extend_from_slice(&outcome.encode());
                 true
             }
             Unit::Commit(step) => {

@@ -181,6 +181,7 @@ impl State {
                     events: &mut self.events,
                     slots: &self.slots,
                     commits: &self.commits,
+                    user: None,
                 };
                 let outcome = run(&mut writing, args, reply);
                 let block = writing.block;

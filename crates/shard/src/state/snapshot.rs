@@ -8,6 +8,7 @@ use coordination::Coordination;
 use store::codec::{Corrupt, Input, Stored, put_bytes, put_u64, put_varint};
 use store::table::Tables;
 use store::value::{Value, View};
+use users::Users;
 
 use super::State;
 use super::streams::Turns;
@@ -22,7 +23,7 @@ use store::extent::ExtentId;
 
 /// The stored form of a shard. In 2 a key's value may go on in the next chunk; otherwise it is as 1 was. In 3 there are bounds,
 /// in 4 the cluster, in 5 topics and queue, in 6 the slots, in 7 there may be groups of topics as streams, in 8 commits across shards, in 9 etcd's keys,
-/// in 10 libraries of functions.
+/// in 10 users and libraries of functions.
 const VERSION: u8 = 10;
 
 /// Begins a chunk of the registry's records; any other begins with the number of a database, which is smaller, or in the
@@ -55,6 +56,7 @@ impl State {
         if self.holds_etcd {
             self.coordination.begin_walk(&mut chunk);
         }
+        self.users.encode(&mut chunk);
         self.logged.waiters.encode(&mut chunk);
         self.logged.scripts.encode(&mut chunk);
         self.libraries.encode(&mut chunk);
@@ -243,6 +245,7 @@ impl State {
             true => Coordination::read_books(&mut input)?,
             false => Coordination::default(),
         };
+        self.users = if version >= 10 { Arc::new(Users::decode(&mut input)?) } else { Arc::default() };
         self.logged.waiters = Waiters::decode(&mut input)?;
         self.logged.scripts = Scripts::decode(&mut input)?;
         self.libraries = if version >= 10 { Libraries::decode(&mut input)? } else { Libraries::default() };

@@ -243,6 +243,7 @@ impl State {
                     events: &mut self.events,
                     slots: &self.slots,
                     commits: &self.commits,
+                    user: None,
                 };
                 run(&mut writing, words, reply)
             }

@@ -238,7 +238,7 @@ fn snapshots_of_this_version_and_of_those_before_are_read_and_none_that_ends_in_
     assert!(restored(&chunks).expect("as written").is_whole());
     let cut = restored(&chunks[..chunks.len() / 2]).expect("what there is can be read");
     assert!(!cut.is_whole());
-    // Before version 10 there were no libraries of functions, before 9 there was no word of etcd's keys, before 8 there were no commits across shards, before 7 there were no groups of topics as streams, before 6 there were no slots in it, before 5 no topics and no queue, before 4 no cluster, before 3 no bounds, and version 1 never parted a key.
+    // Before version 10 there were neither users nor libraries of functions, before 9 there was no word of etcd's keys, before 8 there were no commits across shards, before 7 there were no groups of topics as streams, before 6 there were no slots in it, before 5 no topics and no queue, before 4 no cluster, before 3 no bounds, and version 1 never parted a key.
     let mut cluster = Vec::new();
     pair.leader.cluster().encode(&mut cluster);
     let mut bounds = Vec::new();
@@ -257,7 +257,9 @@ fn snapshots_of_this_version_and_of_those_before_are_read_and_none_that_ends_in_
     let mut scripts = Vec::new();
     pair.leader.logged.waiters.encode(&mut scripts);
     pair.leader.logged.scripts.encode(&mut scripts);
-    assert_eq!(before[0].remove(begins + commits.len() + 1 + scripts.len()), 0, "no libraries");
+    let users = begins + commits.len() + 1;
+    assert_eq!(before[0].remove(users + 2 + scripts.len()), 0, "no libraries");
+    assert_eq!(before[0].drain(users..users + 2).as_slice(), [0, 0], "none are there");
     before[0][0] = 9;
     assert!(restored(&before).expect("the version before").is_whole());
     assert_eq!(before[0].remove(begins + commits.len()), 0, "none are there");

@@ -86,6 +86,7 @@ fn kind_of(shard: &Shard<Client>, unit: &mut Unit<'_>) -> Result<Kind, CommandEr
         Unit::Topics(change) if shard.group == GroupId(0) => {
             Ok(Kind { place: Place::Logged, frees: matches!(change, queue::topics::Change::Delete { .. }) })
         }
+        Unit::Users(_) if shard.group == GroupId(0) => Ok(Kind { place: Place::Logged, frees: true }),
         Unit::Queue(command, _) if shard.group != GroupId(0) => {
             Ok(Kind { place: Place::Logged, frees: command.frees() })
         }

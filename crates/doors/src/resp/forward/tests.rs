@@ -43,6 +43,9 @@ impl World for End {
     fn wall_micros(&self) -> u64 {
         self.clock.load(Ordering::SeqCst) / 1000
     }
+    fn random(&self) -> u64 {
+        7
+    }
     fn facts(&self) -> Facts {
         Facts::default()
     }

@@ -50,6 +50,8 @@ pub struct ClientFacts {
     pub fd: i64,
     /// CLIENT SETNAME.
     pub name: String,
+    /// Its user; nothing for the default one.
+    pub user: String,
     /// Since it connected.
     pub age_seconds: u64,
     /// Since its last command.
@@ -160,7 +162,7 @@ impl ClientFacts {
             writeln!(
                 line,
                 "qbuf={} qbuf-free={} argv-mem={} multi-mem={} rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem={} events={} cmd={} \
-                 user=default redir={} resp={} lib-name={} lib-ver={}",
+                 user={} redir={} resp={} lib-name={} lib-ver={}",
                 self.query_bytes,
                 self.query_free_bytes,
                 self.argv_bytes,
@@ -170,6 +172,7 @@ impl ClientFacts {
                 self.total_bytes,
                 if self.output_bytes > 0 { "rw" } else { "r" },
                 if self.last_command.is_empty() { "NULL" } else { &self.last_command },
+                if self.user.is_empty() { "default" } else { &self.user },
                 self.redirect.map_or(-1, |id| id as i64),
                 self.resp,
                 self.lib_name,
@@ -192,10 +195,19 @@ pub struct KillFilter {
     pub laddr: Option<Vec<u8>>,
     /// Only those of this kind.
     pub kind: Option<ClientType>,
+    /// Only those of this user.
+    pub user: Option<Vec<u8>>,
     /// Not the one that asks.
     pub skip_me: bool,
     /// `CLIENT KILL addr:port`: answers OK or `ERR No such client` instead of the number of connections.
     pub old_form: bool,
+}
+
+impl ClientFacts {
+    /// Whose it is.
+    fn user(&self) -> &[u8] {
+        if self.user.is_empty() { users::DEFAULT } else { self.user.as_bytes() }
+    }
 }
 
 impl KillFilter {
@@ -205,6 +217,7 @@ impl KillFilter {
             && self.addr.as_ref().is_none_or(|addr| addr == client.addr.as_bytes())
             && self.laddr.as_ref().is_none_or(|laddr| laddr == client.laddr.as_bytes())
             && self.kind.is_none_or(|kind| kind == client.kind())
+            && self.user.as_ref().is_none_or(|user| user == client.user())
             && !(self.skip_me && client.id == me)
     }
 
@@ -218,9 +231,10 @@ impl KillFilter {
     }
 }
 
-/// Reads CLIENT KILL. `default` is the only user there is.
+/// Reads CLIENT KILL. Whether there is the user that it names is for whoever knows the users.
 pub fn parse_kill(args: &[&[u8]]) -> Result<KillFilter, CommandError> {
-    let mut filter = KillFilter { id: None, addr: None, laddr: None, kind: None, skip_me: true, old_form: false };
+    let mut filter =
+        KillFilter { id: None, addr: None, laddr: None, kind: None, user: None, skip_me: true, old_form: false };
     if let [_, _, addr] = args {
         return Ok(KillFilter { addr: Some(addr.to_vec()), skip_me: false, old_form: true, ..filter });
     }
@@ -240,10 +254,7 @@ pub fn parse_kill(args: &[&[u8]]) -> Result<KillFilter, CommandError> {
             word if is(word, "type") => filter.kind = Some(ClientType::parse(value)?),
             word if is(word, "addr") => filter.addr = Some(value.to_vec()),
             word if is(word, "laddr") => filter.laddr = Some(value.to_vec()),
-            word if is(word, "user") && value == b"default" => {}
-            word if is(word, "user") => {
-                return Err(format!("ERR No such user '{}'", String::from_utf8_lossy(value)).into());
-            }
+            word if is(word, "user") => filter.user = Some(value.to_vec()),
             word if is(word, "skipme") && is(value, "yes") => filter.skip_me = true,
             word if is(word, "skipme") && is(value, "no") => filter.skip_me = false,
             _ => return Err(SYNTAX),
@@ -506,7 +517,6 @@ mod tests {
             ("client kill id 0 skipme no", "ERR client-id should be greater than 0"),
             ("client kill id x id 1", "ERR client-id should be greater than 0"),
             ("client kill type foo id 1", "ERR Unknown client type 'foo'"),
-            ("client kill user foo id 1", "ERR No such user 'foo'"),
             ("client kill skipme maybe id 1", "ERR syntax error"),
             ("client kill id 1 foo", "ERR syntax error"),
             ("client kill foo bar", "ERR syntax error"),

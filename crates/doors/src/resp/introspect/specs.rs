@@ -97,6 +97,7 @@ pub static DOOR_SPECS: &[DoorSpec] = &[
     .of(CONNECTION),
     spec("auth", -2, EVEN_UNKNOWN, "connection", "1.0.0", "Gives the password.").of(CONNECTION),
     spec("select", 2, ALWAYS_FAST, "connection", "1.0.0", "Changes the database of the connection.").of(CONNECTION),
+    spec("acl", -2, &[], "server", "6.0.0", "Who may do what.").with(ACL),
     spec("client", -2, &[], "connection", "2.4.0", "About this and other connections.").with(CLIENT),
     spec("info", -1, ALWAYS, "server", "1.0.0", "Tells how the node is doing.").of("@dangerous"),
     spec("command", -1, ALWAYS, "server", "2.8.13", "Tells about commands.").of(CONNECTION).with(COMMAND),
@@ -164,6 +165,22 @@ pub static DOOR_SPECS: &[DoorSpec] = &[
 ];
 
 const HELP: &str = "Lists the subcommands.";
+
+const ACL: &[DoorSpec] = &[
+    spec("acl|cat", -2, OWN, "server", "6.0.0", "Lists the categories of commands, or the commands of one."),
+    spec("acl|deluser", -3, ADMIN, "server", "6.0.0", "Removes users, and ends their connections."),
+    spec("acl|dryrun", -4, ADMIN, "server", "7.0.0", "Tells whether a user may run a command, without running it."),
+    spec("acl|genpass", -2, OWN, "server", "6.0.0", "Makes up a password."),
+    spec("acl|getuser", 3, ADMIN, "server", "6.0.0", "Tells what a user may do."),
+    spec("acl|help", 2, ALWAYS, "server", "6.0.0", HELP),
+    spec("acl|list", 2, ADMIN, "server", "6.0.0", "Lists the users and their rules."),
+    spec("acl|load", 2, ADMIN, "server", "6.0.0", "Reads users from a file: there is none."),
+    spec("acl|log", -2, ADMIN, "server", "6.0.0", "Tells who was refused what at this node."),
+    spec("acl|save", 2, ADMIN, "server", "6.0.0", "Writes users to a file: there is none, they are in the log."),
+    spec("acl|setuser", -3, ADMIN, "server", "6.0.0", "Makes or changes a user."),
+    spec("acl|users", 2, ADMIN, "server", "6.0.0", "Lists the names of the users."),
+    spec("acl|whoami", 2, OWN, "server", "6.0.0", "Tells who this connection's user is."),
+];
 
 const CLIENT: &[DoorSpec] = &[
     spec("client|caching", 3, OWN, "connection", "6.0.0", "Tells whether the next command's keys are to be tracked.")

@@ -1,6 +1,7 @@
 //! MULTI, EXEC, DISCARD and WATCH: what is collected between them, and the one unit that it becomes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::{Limit, key_slot};
@@ -11,6 +12,7 @@ use shard::pending::Place;
 use shard::reply::Reply;
 use shard::state::MIXED;
 use store::keyspace::Durability;
+use users::Grant;
 
 use super::ask::Ask;
 use super::{CROSS_SLOT, Session, Step, held_with_writes};
@@ -38,6 +40,8 @@ pub(in crate::resp) struct Transaction {
     slots: BTreeSet<u16>,
     /// What was watched has moved to another shard.
     stale: bool,
+    /// What the user might do at MULTI, by which its commands were let in.
+    grant: Option<Arc<Grant>>,
     /// Database at MULTI, to return to on DISCARD or abort.
     db: u8,
 }
@@ -91,7 +95,9 @@ impl Session {
         let stale = places.any(|(watch, place)| self.door.shard_of(&watch.key) != *place);
         let shard = self.watch_places.first().copied().filter(|_| !stale);
         let crosses = self.watch_places.iter().any(|place| Some(*place) != shard);
-        self.transaction = Some(Transaction { db, frees_only: true, shard, crosses, stale, ..Transaction::default() });
+        let grant = Some(self.grant.clone());
+        self.transaction =
+            Some(Transaction { db, frees_only: true, shard, crosses, stale, grant, ..Transaction::default() });
         self.answer(out, Reply::ok)
     }
 
@@ -258,6 +264,14 @@ impl Session {
             self.db = transaction.db;
             return self.answer(out, |reply| {
                 reply.error("EXECABORT Transaction discarded because of previous errors.");
+            });
+        }
+        if transaction.grant.is_some_and(|before| !Arc::ptr_eq(&before, &self.grant)) {
+            self.db = transaction.db;
+            return self.answer(out, |reply| {
+                reply.error(
+                    "EXECABORT Transaction discarded because of: the rules of its user have changed since MULTI",
+                );
             });
         }
         if stale {

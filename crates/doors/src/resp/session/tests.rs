@@ -24,6 +24,9 @@ impl World for Nothing {
     fn wall_micros(&self) -> u64 {
         0
     }
+    fn random(&self) -> u64 {
+        7
+    }
     fn facts(&self) -> Facts {
         Facts::default()
     }

@@ -16,6 +16,7 @@ use base::{Duration, Instant};
 use queue::topics::{Change, Edit, How, KNOWN, Outcome};
 use shard::command::is;
 use shard::error::{CommandError, SYNTAX};
+use shard::pending::Batch;
 use shard::reply::Reply;
 
 use super::errand::NUMBERS;
@@ -125,23 +126,42 @@ impl Session {
 impl Door {
     /// Changes the topics, wherever the meta group is led, and waits until this node has heard of it. `None`: it may have been done.
     async fn change_topics(self: &Arc<Door>, change: &Change) -> Option<Result<(), String>> {
+        let mut unit = Vec::new();
+        shard::entry::put_topics(&mut unit, change);
+        let frees = matches!(change, Change::Delete { .. });
+        let answer = match self.ask_meta(unit, frees, |batch, peer| batch.topics(peer, change)).await? {
+            Ok(answer) => answer,
+            Err(why) => return Some(Err(why)),
+        };
+        match Outcome::decode(&answer).ok()? {
+            Outcome::Refused(code, why) => Some(Err(format!("ERR {why} ({})", code.name()))),
+            Outcome::Done { .. } => {
+                self.until(|| self.has_heard(change)).await;
+                Some(Ok(()))
+            }
+        }
+    }
+
+    /// Asks the meta group for a unit, wherever it is led. `None`: it may have been done.
+    pub(in crate::resp) async fn ask_meta(
+        self: &Arc<Door>,
+        unit: Vec<u8>,
+        frees: bool,
+        add: impl FnOnce(&mut Batch<Client>, Client),
+    ) -> Option<Result<Vec<u8>, String>> {
         let Some(meta) = self.forward.meta.get().cloned() else {
-            return Some(Err("ERR this node keeps no topics".into()));
+            return Some(Err("ERR this node has no meta group to keep that".into()));
         };
         let is_away = meta.is_led_elsewhere();
         let number = if is_away { NUMBERS | self.topic_counts.asked.fetch_add(1, Ordering::Relaxed) } else { 0 };
         let peer: Client =
             Arc::new(Peer::new(number, String::new(), String::new(), Instant::default(), OUTCOME_BYTES_MAX));
         let begun = if is_away {
-            let mut unit = Vec::new();
-            shard::entry::put_topics(&mut unit, change);
             let begun = self.forward_unit(&peer, meta.group, unit, false, self.world.now());
             self.forward_flush();
             begun
         } else {
-            let submitted = meta
-                .refusal(matches!(change, Change::Delete { .. }))
-                .map_or_else(|| meta.submit(|batch| batch.topics(peer.clone(), change)), Err);
+            let submitted = meta.refusal(frees).map_or_else(|| meta.submit(|batch| add(batch, peer.clone())), Err);
             submitted.map(|is_idle| {
                 if is_idle {
                     self.world.wake_driver();
@@ -165,24 +185,23 @@ impl Door {
             self.forward_left(peer.id);
         }
         let answer = answer?;
-        if let Some(line) = answer.strip_prefix(b"-") {
-            return Some(Err(String::from_utf8_lossy(line).trim_end().to_owned()));
-        }
-        match Outcome::decode(&answer).ok()? {
-            Outcome::Refused(code, why) => Some(Err(format!("ERR {why} ({})", code.name()))),
-            Outcome::Done { .. } => {
-                let mut late = self.world.sleep(CHANGE_WAIT);
-                while !self.has_heard(change) {
-                    let mut look = self.world.sleep(LOOK_EVERY);
-                    let is_late = std::future::poll_fn(|context| match late.as_mut().poll(context) {
-                        Poll::Ready(()) => Poll::Ready(true),
-                        Poll::Pending => look.as_mut().poll(context).map(|()| false),
-                    });
-                    if is_late.await {
-                        break;
-                    }
-                }
-                Some(Ok(()))
+        Some(match answer.strip_prefix(b"-") {
+            Some(line) => Err(String::from_utf8_lossy(line).trim_end().to_owned()),
+            None => Ok(answer),
+        })
+    }
+
+    /// Waits until this is so, but not for ever.
+    pub(in crate::resp) async fn until(&self, is_so: impl Fn() -> bool) {
+        let mut late = self.world.sleep(CHANGE_WAIT);
+        while !is_so() {
+            let mut look = self.world.sleep(LOOK_EVERY);
+            let is_late = std::future::poll_fn(|context| match late.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(true),
+                Poll::Pending => look.as_mut().poll(context).map(|()| false),
+            });
+            if is_late.await {
+                break;
             }
         }
     }
