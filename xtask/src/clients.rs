@@ -70,6 +70,21 @@ const SCRIPTS: &[Script] = &[
         door: Door::Redis,
     },
     Script {
+        name: "redis-users",
+        file: "redis_users.py",
+        runtime: Runtime::Venv("redis8"),
+        seconds_max: 60,
+        door: Door::Redis,
+    },
+    // Out of a Debian's redis-server and into one, by a node of its own.
+    Script {
+        name: "redis-import",
+        file: "redis_import.py",
+        runtime: Runtime::Venv("redis8"),
+        seconds_max: 120,
+        door: Door::Redis,
+    },
+    Script {
         name: "redis-py-cluster",
         file: "redis_cluster.py",
         runtime: Runtime::Venv("redis8"),

@@ -28,3 +28,4 @@ pub mod snapshots;
 pub mod start;
 pub mod tls;
 pub mod topics;
+pub mod transfer;

@@ -13,6 +13,7 @@ mod loading;
 mod route;
 mod status;
 mod tour;
+mod transfer;
 mod up;
 mod verify;
 
@@ -122,6 +123,12 @@ enum Command {
         #[command(subcommand)]
         verb: Option<route::Verb<route::ListenerOptions>>,
     },
+    /// Take what a Redis server, or a file of one, holds into a node.
+    #[command(subcommand, after_help = transfer::IMPORT_EXAMPLES)]
+    Import(transfer::Import),
+    /// Write all keys of a node, or of the cluster that it is of, into an RDB file, which Redis loads.
+    #[command(after_help = transfer::EXPORT_EXAMPLES)]
+    Export(transfer::Export),
     /// Tell the gateway all that a file says about routes, upstreams and listeners: all of it or nothing.
     #[command(
         after_help = "Examples:\n  quorate apply routes.toml\n  quorate apply routes.toml --check\n  quorate apply routes.toml --replace"
@@ -419,6 +426,8 @@ fn main() -> ExitCode {
         Command::Route { at, verb } => route::run(&at, verb.as_ref()),
         Command::Upstream { at, verb } => route::run(&at, verb.as_ref()),
         Command::Listener { at, verb } => route::run(&at, verb.as_ref()),
+        Command::Import(import) => transfer::import(&import),
+        Command::Export(export) => transfer::export(&export),
         Command::Apply { at, file, replace, check } => route::apply(&at, &file, replace, check),
         Command::Tour { name } => tour::run(name.as_deref()),
         Command::Config(ConfigCommand::Check { file }) => check::run(file),

@@ -11,6 +11,7 @@
 //! `ziplist.c`, `intset.c` of Redis 7.2.
 
 mod crc64;
+pub mod file;
 mod listpack;
 mod lzf;
 mod read;

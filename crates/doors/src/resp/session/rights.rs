@@ -83,7 +83,7 @@ fn a_user_may_what_the_rules_say() {
         ("RESET|ACL WHOAMI", "+RESET $7 default ".into()),
         // What doors put before scripts is nothing that a client may say.
         ("\0as x EVAL return(1) 0", "-ERR unknown command '', with args beginning with: 'x' 'EVAL' 'return(1)' '0'  ".into()),
-        ("ACL DRYRUN app GET b", "$52 User app has no permissions to access the 'b' key ".into()),
+        ("ACL DRYRUN app GET b", "$49 User app has no permissions to access the 'b' key ".into()),
         ("ACL DRYRUN app GET app:b|ACL DRYRUN app client id", "+OK +OK ".into()),
         ("ACL DRYRUN x GET b", "-ERR User 'x' not found ".into()),
         ("ACL DRYRUN app x", "-ERR Command 'x' not found ".into()),
@@ -100,7 +100,7 @@ fn a_user_may_what_the_rules_say() {
         assert_eq!(scene.say(&mut own, lines), answer, "{lines}");
     }
     let log = scene.say(&mut own, "ACL LOG 100");
-    for part in ["$4 auth", "$6 client", "$5 multi", "$10 config|get", "user=app"] {
+    for part in ["$4 auth", "$11 client|list", "$5 multi", "$10 config|get", "user=app"] {
         assert!(log.contains(part), "{part}: {log}");
     }
     assert_eq!(scene.say(&mut own, "ACL LOG RESET|ACL LOG"), "+OK *0 ");
