@@ -187,7 +187,8 @@ impl Tracking {
         self.is_on()
             && self.inner.lock().trackers.get(&id).is_some_and(|tracker| {
                 let options = &tracker.options;
-                !options.broadcast && !(options.opt_in && !caching) && !(options.opt_out && caching)
+                let against = if caching { options.opt_out } else { options.opt_in };
+                !options.broadcast && !against
             })
     }
 
@@ -323,7 +324,7 @@ impl Inner {
         let Some(ids) = self.keys.remove(key) else { return };
         for id in ids {
             let is_wanted =
-                self.trackers.get(&id).is_some_and(|own| !own.options.broadcast && !(own.options.no_loop && id == by));
+                self.trackers.get(&id).is_some_and(|own| !own.options.broadcast && (id != by || !own.options.no_loop));
             if is_wanted {
                 self.send(id, Some(&[key]), door, wakers);
             }

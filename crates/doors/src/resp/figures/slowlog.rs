@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn words_are_cut_and_passwords_hidden() {
-        let many = words(&"w ".repeat(40).trim_end().to_owned());
+        let many = words("w ".repeat(40).trim_end());
         assert_eq!((many.len(), many[31].as_str()), (32, "... (9 more arguments)"));
         assert!(words(&format!("set k {}", "A".repeat(129)))[2].ends_with("A... (1 more bytes)"));
         for (line, shown) in [
