@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ACL users by redis-py at a running node, and what Debian's redis-server answers to the same.
 
-    redis_users.py QUORATE_PORT
+    redis_users.py HOST PORT
 """
 import socket
 import subprocess
@@ -13,7 +13,7 @@ import redis
 
 warnings.simplefilter("ignore", DeprecationWarning)
 
-NODE = int(sys.argv[1])
+NODE = int(sys.argv[2])
 
 # What an administrator sends, and what users then may: the answers of both servers must be the same.
 SETUP = [

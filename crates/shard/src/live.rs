@@ -431,13 +431,12 @@ impl<C> Shard<C> {
         !self.queue.lock().is_empty()
     }
 
-    /// After a change outside the driver: whether something is now due earlier than the driver knows, so that it must be woken.
+    /// After a change outside the driver: whether it must be woken, for something is now due earlier than it knows, or there is something
+    /// to be freed.
     pub fn is_due_earlier(&self, state: &State) -> bool {
         let earlier = state.next_due().is_some_and(|due| due < self.due.load(Ordering::Relaxed));
-        if earlier || state.has_leftovers() {
-            self.touch();
-        }
-        earlier
+        // Whoever touches it without waking the driver takes the wake of the next request away.
+        (earlier || state.has_leftovers()) && self.touch()
     }
 
     /// Remembers when the driver will look by itself.

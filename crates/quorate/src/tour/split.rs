@@ -7,7 +7,7 @@ use doors::resp::client::{Value, write_command};
 use serde_json::Value as Json;
 
 use super::grouped;
-use super::trio::{Load, Trio, list, number};
+use super::trio::{Load, Trio, list, number, patiently};
 
 /// Keys that are there before, and bytes of each.
 const KEYS: usize = 150_000;
@@ -70,7 +70,7 @@ pub fn run(directory: &Path) -> Result<(), String> {
     let sample = (0..KEYS).step_by(97);
     for at in sample {
         let key = format!("old:{at}");
-        match connection.must(&[b"STRLEN", key.as_bytes()])? {
+        match patiently(&mut connection, &[b"STRLEN", key.as_bytes()])? {
             Value::Int(length) if length as usize == BYTES => {}
             other => return Err(format!("{key} was there before, and now its length is {other:?}")),
         }

@@ -263,13 +263,26 @@ impl Load {
         for (client, answered) in self.answered.iter().enumerate() {
             for at in 1..=answered.load(Ordering::Relaxed) {
                 let key = key(client, at);
-                let value = connection.must(&[b"GET", key.as_bytes()])?;
+                let value = patiently(connection, &[b"GET", key.as_bytes()])?;
                 if value != Value::Bulk(at.to_string().into_bytes()) {
                     return Err(format!("{key} was answered with OK and now holds {value:?}"));
                 }
             }
         }
         Ok(self.answered())
+    }
+}
+
+/// Asks again while nobody leads the shard: a lead may be handed over just then.
+pub fn patiently(connection: &mut Connection, words: &[&[u8]]) -> Result<Value, String> {
+    let began = Instant::now();
+    loop {
+        match connection.must(words) {
+            Err(why) if why.contains("TRYAGAIN") && began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
     }
 }
 

@@ -41,8 +41,10 @@ fn call(writing: &mut Writing<'_>, args: Args<'_>, read_only: bool, reply: &mut 
 }
 
 fn function(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Outcome {
-    let too_many = |name: &str| {
-        let text = format!("ERR unknown subcommand or wrong number of arguments for '{name}'. Try FUNCTION HELP.");
+    // As the client wrote it, like Redis.
+    let too_many = || {
+        let shown: String = String::from_utf8_lossy(args[1]).chars().take(128).collect();
+        let text = format!("ERR unknown subcommand or wrong number of arguments for '{shown}'. Try FUNCTION HELP.");
         Err(CommandError::from(text))
     };
     match super::upper(args[1]).as_slice() {
@@ -69,7 +71,7 @@ fn function(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Out
             [] => flush(writing, reply),
             [mode] if is(mode, "sync") || is(mode, "async") => flush(writing, reply),
             [_] => return Err(CommandError::new("ERR FUNCTION FLUSH only supports SYNC|ASYNC option")),
-            _ => return too_many("flush"),
+            _ => return too_many(),
         },
         b"LIST" => list(writing, &args[2..], reply)?,
         b"DUMP" => reply.bulk(&writing.libraries.dump()),
@@ -84,7 +86,7 @@ fn function(writing: &mut Writing<'_>, args: Args<'_>, reply: &mut Reply) -> Out
                         "ERR Wrong restore policy given, value should be either FLUSH, APPEND or REPLACE.",
                     ));
                 }
-                _ => return too_many("restore"),
+                _ => return too_many(),
             };
             writing.libraries.restore(args[2], policy, writing.limits)?;
             reply.ok();

@@ -6,13 +6,14 @@
 //! lease they ride in an entry, if need be one of nothing but a header, and are run when it is applied: that it was
 //! committed in this term proves that nobody led later.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use base::{Instant, Millis};
 use store::codec::Corrupt;
 
 use super::{Flight, Kind, Lane, lose, refuse};
+use crate::command::{Args, Spec};
 use crate::live::Shard;
 use crate::pending::Batch;
 use crate::state::{Sink, State};
@@ -105,6 +106,25 @@ impl<C: Clone, S: Sink<C>> Sink<C> for Held<'_, C, S> {
     }
     fn receivers(&self, channel: &[u8]) -> i64 {
         self.sink.receivers(channel)
+    }
+    // An invalidation too many does no harm, and figures are of what was done.
+    fn changed(&mut self, by: Option<&C>, keys: &BTreeSet<&[u8]>) {
+        self.sink.changed(by, keys);
+    }
+    fn all_changed(&mut self) {
+        self.sink.all_changed();
+    }
+    fn begin(&mut self) {
+        self.sink.begin();
+    }
+    fn ran(&mut self, client: &C, spec: &'static Spec, words: Args<'_>, answer: &[u8]) {
+        self.sink.ran(client, spec, words, answer);
+    }
+    fn ran_late(&mut self, waiter: u64, spec: &'static Spec, words: Args<'_>, answer: &[u8]) {
+        self.sink.ran_late(waiter, spec, words, answer);
+    }
+    fn number(&self, client: &C) -> u64 {
+        self.sink.number(client)
     }
 }
 
