@@ -257,17 +257,9 @@ fn text(value: &Value) -> String {
     text.chars().map(|one| if one.is_control() && one != '\t' { '\u{fffd}' } else { one }).collect()
 }
 
-/// A moment of shard time, UTC, by the civil calendar (Hinnant, "chrono-compatible low-level date algorithms").
+/// A moment of shard time, to the second.
 fn moment(at_ms: u64) -> String {
-    let (seconds, days) = (at_ms / 1000, (at_ms / 86_400_000) as i64 + 719_468);
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let (day, month) = (of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let [hour, minute, second] = [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60];
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    format!("{} UTC", crate::explain::to_the_second(at_ms))
 }
 
 #[cfg(test)]

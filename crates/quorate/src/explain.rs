@@ -130,8 +130,12 @@ fn summary(told: &Value) -> String {
     out
 }
 
-/// Milliseconds since the Unix epoch as a date and a time, UTC (days to dates by Howard Hinnant's `civil_from_days`).
 fn moment(ms: u64) -> String {
+    format!("{}.{:03} UTC", to_the_second(ms), ms % 1000)
+}
+
+/// Milliseconds since the Unix epoch as a date and a time, UTC (days to dates by Howard Hinnant's `civil_from_days`).
+pub fn to_the_second(ms: u64) -> String {
     let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
@@ -141,8 +145,8 @@ fn moment(ms: u64) -> String {
     let day = of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second, part) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{part:03} UTC")
+    let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
 #[cfg(test)]

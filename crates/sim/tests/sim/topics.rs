@@ -100,6 +100,17 @@ impl Scene {
         self.next
     }
 
+    /// Retention lets go of everything.
+    fn trim(&mut self, node: &mut Node) {
+        for partition in 0..3 {
+            let high = node.shards[1].state().queue().partition(TOPIC, partition).expect("written").high();
+            let trim = Command::Trim { topic: TOPIC, partition, to: high };
+            node.shards[1].put(|batch| batch.queue_upkeep(&trim));
+        }
+        node.wake();
+        self.settle(node);
+    }
+
     /// What was answered counts.
     fn note(&mut self, asked: u64, partition: u32, values: &[&[u8]]) {
         if let Some(Outcome::Produced { base, .. }) = self.answers.get(&asked) {
@@ -201,13 +212,7 @@ fn what_was_produced_is_read_from_the_log_and_from_extent_files_also_after_start
     assert!(rows < 200, "{rows} rows are held in memory after all has been copied out");
     // What retention lets go of takes its files with it.
     let mut node = scene.open(&disk, &options(true));
-    for partition in 0..3 {
-        let high = node.shards[1].state().queue().partition(TOPIC, partition).expect("written").high();
-        let trim = Command::Trim { topic: TOPIC, partition, to: high };
-        node.shards[1].put(|batch| batch.queue_upkeep(&trim));
-    }
-    node.wake();
-    scene.settle(&mut node);
+    scene.trim(&mut node);
     scene.stored.clear();
     node.want_snapshot(GROUP);
     scene.settle(&mut node);
@@ -224,13 +229,7 @@ fn files_that_the_newest_snapshot_names_stay_though_their_records_have_been_dele
     drop(node);
     // No snapshot is taken from here on.
     let mut node = scene.open(&disk, &options(false));
-    for partition in 0..3 {
-        let high = node.shards[1].state().queue().partition(TOPIC, partition).expect("written").high();
-        let trim = Command::Trim { topic: TOPIC, partition, to: high };
-        node.shards[1].put(|batch| batch.queue_upkeep(&trim));
-    }
-    node.wake();
-    scene.settle(&mut node);
+    scene.trim(&mut node);
     drop(node);
     for life in 0..3 {
         let node = scene.open(&disk, &options(false));
@@ -314,13 +313,7 @@ fn a_segment_that_is_linked_is_read_from_where_it_was_written_also_after_starts_
         assert_eq!(files, node.shards[1].state().queue().files());
     }
     let mut node = scene.open(&disk, &links());
-    for partition in 0..3 {
-        let high = node.shards[1].state().queue().partition(TOPIC, partition).expect("written").high();
-        let trim = Command::Trim { topic: TOPIC, partition, to: high };
-        node.shards[1].put(|batch| batch.queue_upkeep(&trim));
-    }
-    node.wake();
-    scene.settle(&mut node);
+    scene.trim(&mut node);
     node.want_snapshot(GROUP);
     scene.settle(&mut node);
     assert_eq!(extent::list(&disk, GROUP).expect("a list"), []);

@@ -198,8 +198,9 @@ impl<D: Disk> Log<D> {
         let (id, capacity) = (self.take_spare_id(), self.options.segment_bytes);
         while let Some(at) = self.retired.iter().position(|(_, length)| *length == capacity) {
             let (name, _) = self.retired.remove(at);
-            if let Some(spare) = upkeep::recycle(&self.disk, &name, id, Some(capacity))? {
-                self.full = false;
+            let recycled = upkeep::recycle(&self.disk, &name, id, Some(capacity));
+            self.full = matches!(recycled, Err(DiskError::Full));
+            if let Some(spare) = recycled? {
                 self.spares.push(spare);
                 return Ok(());
             }
